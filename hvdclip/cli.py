@@ -1,0 +1,201 @@
+"""The hvdclip command."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from hvdclip import __version__, algorithms
+from hvdclip.comm import Communicator
+from hvdclip.comm.environment import announced_rank, launched
+from hvdclip.config import Config, ConfigError, check, load
+from hvdclip.methods import NonFiniteGradient
+from hvdclip.training.display import Display, Silent
+from hvdclip.training.evaluation import evaluate
+from hvdclip.training.job import Job
+from hvdclip.training.loop import Trainer
+from hvdclip.training.recorder import FileRecorder, Recorder
+from hvdclip.training.rundir import RunDirectory
+
+BAD_INPUT = 2
+Made = TypeVar("Made")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Train with local clipped steps and one average of the parameters every I steps.
+
+    The same train line works alone, under horovodrun -np N, mpirun -np N and srun.
+    """
+
+
+@main.command("train")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
+def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool) -> None:
+    """Train the job of a YAML file on the ranks that the launcher started."""
+    checked = _bad_input(lambda: load(config, overrides))
+    comm = _bad_input(launched)
+    with_ranks(comm, lambda: _train(checked, comm, run_dir or _default_run_dir(config), overwrite))
+
+
+def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -> None:
+    job = together(comm, lambda: Job(config, comm))
+    run = RunDirectory(run_dir)
+    recorder, display = Recorder(), Silent()
+    together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
+    if comm.rank == 0:
+        run.write_config(config.resolved)
+        recorder, display = FileRecorder(run, config.log.tensorboard), Display()
+    try:
+        Trainer(job, recorder, display).train()
+    finally:
+        display.stop()
+    display.say(f"run directory: {run.path}")
+
+
+@main.command("eval")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--model", type=click.Choice(["final", "best"]), default="final", show_default=True)
+def eval_command(run: Path, model: str) -> None:
+    """Evaluate the averaged model that a run has saved, on all its splits."""
+    directory = RunDirectory(run)
+    config = _bad_input(lambda: check(directory.config()))
+    comm = _bad_input(launched)
+    with_ranks(comm, lambda: _evaluate(config, comm, directory, model))
+
+
+def _evaluate(config: Config, comm: Communicator, run: RunDirectory, name: str) -> None:
+    job = together(comm, lambda: Job(config, comm))
+    together(comm, lambda: job.model.load_state_dict(run.model(name)))
+    job.check_alike()
+    for split in job.task.splits():
+        row = evaluate(job.task, job.model, split, comm)
+        if comm.rank == 0:
+            print("  ".join(f"{key} {value:.6g}" if key != "split" else f"{value:<5}" for key, value in row.items()))
+
+
+@main.command("algorithms")
+def algorithms_command() -> None:
+    """List the algorithms: name, formula, paper, message (P: number of trainable floats)."""
+    table = Table(*(column for column in ("name", "formula", "message", "paper")))
+    for row in algorithms():
+        table.add_row(row["name"], row["formula"], row["message"], row["paper"])
+    _console().print(table)
+
+
+@main.command("configs")
+@click.argument("name", required=False)
+def configs_command(name: str | None) -> None:
+    """List the configurations that come along, or print one."""
+    folder = Path(__file__).parent.parent / "configs"
+    if name is not None:
+        file = folder / f"{name.removesuffix('.yaml')}.yaml"
+        print(_bad_input(file.read_text), end="")
+        return
+    table = Table("file", "what it is")
+    for file in sorted(folder.glob("*.yaml")):
+        table.add_row(os.path.relpath(file), file.read_text().splitlines()[0].lstrip("# "))
+    _console().print(table)
+
+
+@main.command("plot")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the pictures. Default: plots/ in the first run."
+)
+def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Compare finished runs: a table, and curves as PNG and SVG."""
+    from hvdclip.report import plot, table
+    from hvdclip.report import runs as reading
+
+    read = _bad_input(lambda: reading.read(runs))
+    console = _console()
+    console.print(table.table(read))
+    for file in plot.plot(read, out or runs[0] / "plots"):
+        console.print(f"picture: {file}", soft_wrap=True)
+
+
+def together(comm: Communicator, make: Callable[[], Made]) -> Made:
+    """make() on every rank; bad input on any of them ends all of them, with one line from rank 0."""
+    made, mistake = None, ""
+    try:
+        made = make()
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        mistake = _in_words(error)
+    mistakes = comm.gather(mistake)
+    if any(mistakes):
+        for rank, text in enumerate(mistakes):
+            if comm.rank == 0 and text and text not in mistakes[:rank]:
+                _complain(text if comm.size == 1 or all(mistakes) else f"rank {rank}: {text}")
+        sys.exit(BAD_INPUT)
+    return made  # type: ignore[return-value]
+
+
+def with_ranks(comm: Communicator, run: Callable[[], None]) -> None:
+    """run(), ending the whole job when it fails on this rank only."""
+    try:
+        run()
+    except ValueError as error:
+        # what ranks disagree on is known to all of them
+        if comm.rank == 0:
+            _complain(_in_words(error))
+        sys.exit(BAD_INPUT)
+    except NonFiniteGradient as error:
+        if comm.rank == 0:
+            _complain(str(error))
+        sys.exit(1)
+    except Exception as error:
+        if comm.size == 1:
+            raise
+        print(f"rank {comm.rank} on {socket.gethostname()} failed: {_in_words(error)}", file=sys.stderr)
+        traceback.print_exc()
+        sys.stderr.flush()
+        # sys.exit would wait for ranks that wait for this one; the launcher ends them when this process ends
+        os._exit(1)
+
+
+def _bad_input(make: Callable[[], Made]) -> Made:
+    """make() before any communicator exists; its error is bad input, told once by the rank announced as 0."""
+    try:
+        return make()
+    except (ConfigError, OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
+        if announced_rank() == 0:
+            _complain(_in_words(error))
+        sys.exit(BAD_INPUT)
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        print(f"hvdclip: {line}", file=sys.stderr)
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _default_run_dir(config: Path) -> Path:
+    return Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    return console

@@ -1,0 +1,76 @@
+"""What a launcher (mpirun, horovodrun, srun) announces in the environment, and the communicator that follows."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from hvdclip.comm.base import Communicator
+from hvdclip.comm.single import SingleRank
+
+# In this order: under mpirun inside a SLURM job SLURM's own variables describe the batch step, not the ranks.
+SIZES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS")
+RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def announced_ranks() -> tuple[int, str]:
+    """The number of ranks that the launcher announces and the variable that says so; (1, "") where there is none."""
+    for name in SIZES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name]), name
+    return 1, ""
+
+
+def announced_rank() -> int:
+    """This process's rank as the launcher announces it, before any communicator exists; 0 where there is none."""
+    for name in RANKS:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def default() -> Communicator:
+    """Horovod if it is initialised, else one rank; RuntimeError when a launcher announces more than one rank."""
+    horovod = sys.modules.get("horovod.torch")
+    if horovod is not None and horovod.is_initialized():
+        from hvdclip.comm.horovod import Horovod
+
+        return Horovod()
+    ranks, variable = announced_ranks()
+    if ranks > 1:
+        raise RuntimeError(
+            f"{variable}={ranks} announces {ranks} ranks, but Horovod is not initialised: call horovod.torch.init() "
+            "before hvdclip.optimizer(...), or pass comm= (otherwise each rank would train alone)"
+        )
+    return SingleRank()
+
+
+def launched() -> Communicator:
+    """The communicator of a process that a launcher may have started: starts Horovod where several ranks are announced.
+
+    Raises RuntimeError, before Horovod starts, for a launch that would give N worlds of one rank, and after it when
+    Horovod's world is not the announced one.
+    """
+    ranks, variable = announced_ranks()
+    if not variable:
+        return SingleRank()
+    if variable == "SLURM_STEP_NUM_TASKS" and ranks == 1:
+        return SingleRank()
+    if variable == "SLURM_STEP_NUM_TASKS" and not any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")):
+        raise RuntimeError(
+            f"srun started {ranks} tasks without MPI support, so each would train alone: use srun --mpi=pmix "
+            "(srun --mpi=list shows what this cluster has)"
+        )
+    try:
+        from hvdclip.comm.horovod import initialise
+    except ImportError as error:
+        raise RuntimeError(
+            f"{variable}={ranks} announces {ranks} ranks, but Horovod cannot be imported ({error}): run jobs/setup.sh"
+        ) from error
+    comm = initialise()
+    if comm.size != ranks:
+        raise RuntimeError(
+            f"{variable}={ranks} announces {ranks} ranks, but Horovod's world has {comm.size}: the launcher and "
+            "Horovod's MPI do not fit together"
+        )
+    return comm

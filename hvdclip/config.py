@@ -1,0 +1,271 @@
+"""The configuration: a YAML file, overridden by key.path=value, checked strictly before anything starts."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from hvdclip import data, models
+from hvdclip.methods import METHODS, Method
+from hvdclip.mistakes import describe, lines
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ConfigError(ValueError):
+    """The mistakes of a configuration, one a line."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Train(Section):
+    steps: int | None = Field(None, ge=1, description="local steps per rank; or epochs")
+    epochs: int | None = Field(None, ge=1, description="passes over the data by all ranks together; or steps")
+    seed: int = Field(1, ge=0, description="of the initial model, the order of the data and each rank's dropout")
+    evaluate_every_steps: int | None = Field(
+        None, ge=1, description="local steps between evaluations, moved to the next round end; default: every epoch"
+    )
+    milestones: list[int] = Field([], description="epochs after which lr (and gamma with it) is multiplied by decay")
+    decay: Number = Field(0.1, gt=0, description="factor of lr at each milestone")
+    nt_asgd: Literal["epoch", "per_step"] | None = Field(
+        None,
+        description="evaluate a running mean of models once the validation loss stalls: at epoch ends, or per step",
+    )
+    nonmono: int = Field(5, ge=1, description="evaluations that NT-ASGD looks back")
+    loss: str = Field("cross_entropy", description="for data of one's own: a function of torch.nn.functional")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("exactly one of steps and epochs must be given")
+        if self.nt_asgd == "epoch" and self.evaluate_every_steps is not None:
+            raise ValueError("nt_asgd: epoch takes models at epoch ends, so evaluate_every_steps must be left out")
+        if not callable(getattr(torch.nn.functional, self.loss, None)):
+            raise ValueError(f"loss is {self.loss!r}; allowed are the functions of torch.nn.functional, say mse_loss")
+        return self
+
+
+class Log(Section):
+    every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
+    drift: bool = Field(True, description="measure drift, for one more copy of the parameters and pass (local methods)")
+    tensorboard: bool = Field(False, description="write TensorBoard files too")
+
+
+class Columns(Section):
+    """How text is read; the corpus's own settings stand beside these."""
+
+    batch: int = Field(20, ge=1, description="sequences per rank and step")
+    bptt: int = Field(70, ge=5, description="base length of a sequence")
+    evaluation_columns: int = Field(10, ge=1, description="sequences in which a split is evaluated, over all ranks")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration; `resolved` is all of it with the defaults filled in."""
+
+    method: type[Method]
+    algorithm: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    columns: Columns
+    train: Train
+    log: Log
+    resolved: dict[str, Any]
+
+
+SECTIONS: dict[str, str] = {
+    "algorithm": "the method by name and its settings (hvdclip algorithms)",
+    "model": "awd_lstm or lstm and its settings, or my.module:build",
+    "data": "stdlib, wikitext-2 or ptb and its settings, or my.module:loaders",
+    "train": "how long, seed, schedule",
+    "log": "metrics",
+}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a configuration; ConfigError has one line per mistake, with the valid keys and their defaults."""
+    raw = _read(Path(path))
+    for override in overrides:
+        _override(raw, override)
+    return check(raw)
+
+
+def check(raw: dict[str, Any]) -> Config:
+    """Check a configuration given as nested dictionaries; ConfigError has one line per mistake."""
+    mistakes: list[str] = []
+    raw = {section: value for section, value in raw.items() if value is not None}
+    for section in raw:
+        if section not in SECTIONS:
+            mistakes.append(f"{section}: unknown section; valid are {', '.join(SECTIONS)}")
+    mistakes += [f"{section}: missing; {SECTIONS[section]}" for section in SECTIONS if section not in raw | {"log": 0}]
+
+    method, algorithm = _algorithm(raw.get("algorithm"), mistakes)
+    model = _named(raw.get("model"), "model", models.MODELS, mistakes, exclude=("vocabulary",))
+    corpus = _named(raw.get("data"), "data", data.CORPORA, mistakes, beside=Columns)
+    columns = Columns(**{key: corpus[key] for key in Columns.model_fields if key in corpus})
+    train = _section(Train, raw.get("train"), "train", mistakes)
+    log = _section(Log, raw.get("log", {}), "log", mistakes)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    assert method is not None and isinstance(train, Train) and isinstance(log, Log)
+    resolved = {
+        "algorithm": algorithm,
+        "model": model,
+        "data": corpus,
+        "train": train.model_dump(),
+        "log": log.model_dump(),
+    }
+    corpus = {key: value for key, value in corpus.items() if key not in Columns.model_fields}
+    if "drift" in method.Settings.model_fields:
+        algorithm = algorithm | {"drift": log.drift}
+    return Config(method, algorithm, model, corpus, columns, train, log, resolved)
+
+
+def own(reference: str) -> Callable[..., Any]:
+    """The function that `my.module:name` refers to; ConfigError if there is none."""
+    module, _, name = reference.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{reference!r} cannot be imported: {error}") from error
+    if not callable(function):
+        raise ConfigError(f"{reference!r} is not a function")
+    return function
+
+
+def settings_model(function: Callable[..., Any], exclude: tuple[str, ...] = ()) -> type[BaseModel]:
+    """The keyword arguments of a function as a strict settings model."""
+    fields: dict[str, Any] = {
+        p.name: (
+            Any if p.annotation is inspect.Parameter.empty else p.annotation,
+            ... if p.default is p.empty else p.default,
+        )
+        for p in inspect.signature(function, eval_str=True).parameters.values()
+        if p.name not in exclude
+    }
+    return create_model(function.__name__, __base__=Section, **fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for a string; this takes it for the number that it is."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}; hvdclip configs lists those that come along") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no sections; valid are {', '.join(SECTIONS)}")
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{override!r} is no override; allowed is key.path=value, say algorithm.interval=4")
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {text!r} is not YAML: {' '.join(str(error).split())}") from error
+    for key in keys[:-1]:
+        inside = raw.get(key)
+        raw[key] = {"name": inside} if isinstance(inside, str) else copy.copy(inside or {})
+        raw = raw[key]
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path}: {key} has no settings of its own")
+    raw[keys[-1]] = value
+
+
+def _algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | None, dict[str, Any]]:
+    if section is None:
+        return None, {}
+    settings = _with_name(section, "algorithm", mistakes)
+    name = settings.pop("name", None)
+    if name not in METHODS:
+        mistakes.append(f"algorithm.name is {name!r}; allowed: {', '.join(METHODS)}")
+        return None, {}
+    if "drift" in settings:
+        mistakes.append("algorithm.drift: set log.drift instead")
+    method = METHODS[name]
+    checked = _section(method.Settings, settings, "algorithm", mistakes)
+    resolved = {} if checked is None else checked.model_dump(exclude={"drift"}) | _given(settings, "inner")
+    return method, {"name": name} | resolved
+
+
+def _named(
+    section: Any,
+    path: str,
+    registry: Mapping[str, Callable[..., Any]],
+    mistakes: list[str],
+    exclude: tuple[str, ...] = (),
+    beside: type[Section] | None = None,
+) -> dict[str, Any]:
+    """A section that names a function of a registry, or one's own, and its settings."""
+    if section is None:
+        return {}
+    settings = _with_name(section, path, mistakes)
+    name = settings.pop("name", None)
+    if isinstance(name, str) and ":" in name:
+        try:
+            own(name)
+        except ConfigError as error:
+            mistakes.append(f"{path}: {error}")
+        return {"name": name} | settings
+    if name not in registry:
+        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)} or my.module:function")
+        return {}
+    model = settings_model(registry[name], exclude)
+    if beside is not None:
+        model = create_model(path, __base__=(beside, model))
+    checked = _section(model, settings, path, mistakes)
+    return {} if checked is None else {"name": name} | checked.model_dump()
+
+
+def _section(model: type[BaseModel], section: Any, path: str, mistakes: list[str]) -> BaseModel | None:
+    if section is None:
+        return None
+    if not isinstance(section, dict):
+        mistakes.append(f"{path} is {section!r}; allowed: settings, valid are {describe(model)}")
+        return None
+    try:
+        return model(**{str(key): value for key, value in section.items() if value is not None})
+    except ValidationError as error:
+        mistakes += lines(error, model, path)
+        return None
+
+
+def _with_name(section: Any, path: str, mistakes: list[str]) -> dict[str, Any]:
+    if isinstance(section, str):
+        return {"name": section}
+    if isinstance(section, dict):
+        return {str(key): value for key, value in section.items() if value is not None}
+    mistakes.append(f"{path} is {section!r}; allowed: a name, or name and settings")
+    return {}
+
+
+def _given(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {key: settings[key]} if key in settings else {}

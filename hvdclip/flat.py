@@ -1,0 +1,129 @@
+"""Parameters as vectors: contiguous memory per dtype, of which the module's parameters are views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Vector:
+    """One number per trainable parameter entry.
+
+    `parts` are shaped like the parameters; `flats` are the contiguous tensors, one per dtype, of which the parts are
+    views (none for gradients, which stay where autograd left them). `common` says that all ranks hold the same values.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], flats: Sequence[Tensor] = ()):
+        self.parts, self.flats = list(parts), list(flats)
+        self.common = False
+
+    @property
+    def pieces(self) -> list[Tensor]:
+        """All entries in as few tensors as there are."""
+        return self.flats or self.parts
+
+    def norm(self) -> Tensor:
+        """L2 norm over all entries together: a 0-dim tensor, float32 or, where there are float64 entries, float64."""
+        pieces = self.pieces
+        exact = torch.float64 if any(p.dtype == torch.float64 for p in pieces) else torch.float32
+        # halves are summed in float32: a square of 300 overflows float16
+        norms = [
+            norm.to(exact)
+            for dtype in dict.fromkeys(p.dtype for p in pieces)
+            for norm in torch._foreach_norm(
+                [p for p in pieces if p.dtype == dtype], 2, dtype=torch.promote_types(dtype, torch.float32)
+            )
+        ]
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def copy_(self, other: Vector) -> Vector:
+        torch._foreach_copy_(*self._matched(other))
+        return self
+
+    def sub_(self, other: Vector) -> Vector:
+        torch._foreach_sub_(*self._matched(other))
+        return self
+
+    def mul_(self, factor: Tensor) -> Vector:
+        for piece in self.pieces:
+            piece.mul_(factor.to(piece.dtype))
+        return self
+
+    def zero_(self) -> Vector:
+        torch._foreach_zero_(self.pieces)
+        return self
+
+    def _matched(self, other: Vector) -> tuple[list[Tensor], list[Tensor]]:
+        return (self.flats, other.flats) if self.flats and other.flats else (self.parts, other.parts)
+
+
+class Gradient(Vector):
+    """The gradients as autograd left them; the norm is taken once."""
+
+    def __init__(self, parts: Sequence[Tensor]):
+        super().__init__(parts)
+        self._norm = super().norm()
+
+    def norm(self) -> Tensor:
+        return self._norm
+
+
+class Space:
+    """The shapes and dtypes of the parameters that are trained, and the vectors of that shape.
+
+    Parameters that several layers share count once. Raises TypeError or ValueError for parameters that cannot lie in
+    one vector: other dtypes than float16, bfloat16, float32 and float64, sparse ones, several devices.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = list(parameters)
+        for p in self.parameters:
+            if p.layout != torch.strided or p.dtype not in DTYPES:
+                raise TypeError(
+                    f"a parameter of shape {tuple(p.shape)} has dtype {p.dtype} and layout {p.layout}; allowed are "
+                    "dense float16, bfloat16, float32 and float64 parameters"
+                )
+        devices = sorted({str(p.device) for p in self.parameters})
+        if len(devices) != 1:
+            raise ValueError(f"parameters lie on {', '.join(devices) or 'no device'}; all must lie on one device")
+        self.device = self.parameters[0].device
+        self.numel: dict[torch.dtype, int] = {}
+        for p in self.parameters:
+            self.numel[p.dtype] = self.numel.get(p.dtype, 0) + p.numel()
+
+    @property
+    def size(self) -> int:
+        """P, the number of trainable floats."""
+        return sum(self.numel.values())
+
+    def vector(self, flats: dict[torch.dtype, Tensor] | None = None) -> Vector:
+        """A vector on the given memory (one tensor per dtype), or a new one of zeros."""
+        if flats is None:
+            flats = {dtype: torch.zeros(n, dtype=dtype, device=self.device) for dtype, n in self.numel.items()}
+        offsets = dict.fromkeys(flats, 0)
+        parts = []
+        for p in self.parameters:
+            start = offsets[p.dtype]
+            parts.append(flats[p.dtype][start : start + p.numel()].view(p.shape))
+            offsets[p.dtype] = start + p.numel()
+        return Vector(parts, [flats[dtype] for dtype in self.numel])
+
+    def bind(self, x: Vector) -> None:
+        """Move the parameters' values into x and make the parameters views of it."""
+        with torch.no_grad():
+            for p, part in zip(self.parameters, x.parts, strict=True):
+                part.copy_(p)
+                p.data = part
+
+    def check_bound(self, x: Vector) -> None:
+        """Raise RuntimeError when something, say module.to(...), has given the parameters other memory since bind."""
+        for p, part in zip(self.parameters, x.parts, strict=True):
+            if p.data_ptr() != part.data_ptr():
+                raise RuntimeError(
+                    "the model's parameters no longer lie in the optimizer's vector: move or cast the model before "
+                    "hvdclip.optimizer(...), not after"
+                )

@@ -1,0 +1,45 @@
+"""The methods, one paper a file; `METHODS` is their registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from hvdclip.comm import Communicator, default
+from hvdclip.methods.base import Method, NonFiniteGradient, Parameters
+from hvdclip.methods.celgc import CELGC
+from hvdclip.methods.clip_then_average import ClipThenAverage
+from hvdclip.methods.local_sgd import LocalSGD
+from hvdclip.methods.minibatch_sgd import MinibatchSGD
+from hvdclip.methods.naive_parallel_clip import NaiveParallelClip
+from hvdclip.mistakes import one_line
+
+__all__ = ["METHODS", "Method", "NonFiniteGradient", "method", "optimizer"]
+
+METHODS: dict[str, type[Method]] = {
+    m.name: m for m in (CELGC, NaiveParallelClip, LocalSGD, MinibatchSGD, ClipThenAverage)
+}
+
+
+def method(name: str) -> type[Method]:
+    """The method of that name; ValueError names all there are."""
+    if name not in METHODS:
+        raise ValueError(f"algorithm {name!r} is unknown; allowed are {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def optimizer(name: str, model_or_params: Parameters, *, comm: Communicator | None = None, **settings: Any) -> Method:
+    """A torch optimizer that trains with the named algorithm on all ranks of `comm`.
+
+    `model_or_params` is a module (its buffers then take part), parameters or parameter groups with their own `lr` and
+    `weight_decay`; `comm` defaults to Horovod where it is initialised, else one rank. The settings are those that
+    `hvdclip algorithms` lists. Raises ValueError or TypeError naming the setting, its value and what is allowed, and
+    RuntimeError where a launcher announces several ranks and Horovod is not initialised.
+    """
+    chosen = method(name)
+    try:
+        checked = chosen.Settings(**settings)
+    except ValidationError as error:
+        raise one_line(error, chosen.Settings, prefix=name) from None
+    return chosen(model_or_params, checked, default() if comm is None else comm)

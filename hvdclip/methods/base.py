@@ -1,0 +1,257 @@
+"""What every method is built on: a torch optimizer over one vector x, and one message."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hvdclip.buffers import Buffers
+from hvdclip.comm import Communicator
+from hvdclip.flat import Gradient, Space, Vector
+from hvdclip.message import Message
+from hvdclip.methods.settings import Settings
+from hvdclip.statistics import Statistics
+
+Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+GROUP_KEYS = ("params", "lr", "weight_decay")
+
+
+class NonFiniteGradient(FloatingPointError):
+    """A gradient was not finite on some rank; raised on every rank, naming rank and step."""
+
+
+class Method(torch.optim.Optimizer):
+    """A distributed optimizer: `step()` moves x by one gradient and communicates when the method says so.
+
+    Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient in
+    a step counts as one with a zero gradient.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+    message_size: ClassVar[str]
+    Settings: ClassVar[type[Settings]]
+
+    # GradScaler then always calls step() and leaves the handling of overflows to it: a rank that skipped the call
+    # would fall behind the others, and the next average would never complete.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
+        module = model_or_params if isinstance(model_or_params, nn.Module) else None
+        self._open = True
+        super().__init__(_trainable_groups(model_or_params), self._group_defaults(settings))
+        self._open = False
+        self.settings, self.comm = settings, comm
+        self.space = Space([p for group in self.param_groups for p in group["params"]])
+        self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size)
+        self.statistics = Statistics(comm.rank, comm.size, self.space.device)
+        self._check_agreement()
+        self.state_vectors: dict[str, Vector] = {}
+        self.message, self.x = self._lay_out()
+        self.space.bind(self.x)
+        self._start_equal(module)
+
+        self.steps = self.rounds = self.steps_in_round = 0
+        self.step_scale = 1.0
+        self._first_lr = self.param_groups[0]["lr"]
+        self._skip = torch.zeros((), device=self.space.device)
+        self._round: dict[str, Any] = {}
+        self._round_start = time.perf_counter()
+        self._paid = (0, 0.0)
+
+    # What a method's file defines
+
+    def _lay_out(self) -> tuple[Message, Vector]:
+        """The message and the vector x, which may lie in it."""
+        raise NotImplementedError
+
+    def _advance(self, g: Gradient) -> None:
+        """One step from the gradient g, with whatever communication is due."""
+        raise NotImplementedError
+
+    # What it is written with
+
+    @property
+    def eta(self) -> float:
+        """The present step size: the constructor's lr times the schedule factor of the first group."""
+        return self.settings.lr * (self.param_groups[0]["lr"] / self._first_lr)
+
+    @property
+    def gamma(self) -> float | None:
+        """The present cap on the length of a step; None for methods that do not clip."""
+        return None
+
+    # What a user calls
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step from the gradients in .grad, or from those that closure() makes; returns the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            self.record(loss=loss)
+        self.steps += 1
+        self.steps_in_round += 1
+        self._advance(self._gradient())
+        return loss
+
+    @torch.no_grad()
+    def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
+        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message."""
+        if loss is not None:
+            loss = torch.as_tensor(loss, device=self.space.device).detach().float()
+            finite = loss.isfinite()
+            self.statistics.add("loss", loss.nan_to_num(0.0, 0.0, 0.0))
+            self.statistics.add("losses", finite)
+        self.statistics.add("samples", samples)
+
+    def synchronize(self) -> None:
+        """Average the incomplete last round, if there is one, so that all ranks hold the same parameters."""
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the parameters are the mean over the ranks; afterwards each rank's own again.
+
+        Free at the end of a round; elsewhere one average of P, which all ranks must enter.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._round_start += time.perf_counter() - start
+
+    @property
+    def last_round(self) -> dict[str, Any]:
+        """The metrics of the last completed round, under the keys of metrics.jsonl; empty before the first."""
+        return self._round | self.statistics.summary() if self._round else {}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if not self._open:
+            raise RuntimeError("parameters cannot be added to an hvdclip optimizer: pass all groups to the constructor")
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state_dict (the groups) with this rank's own state under "hvdclip"; tensors and numbers only."""
+        state = super().state_dict()
+        state["hvdclip"] = {
+            "method": self.name,
+            "steps": self.steps,
+            "rounds": self.rounds,
+            "steps_in_round": self.steps_in_round,
+            "statistics": self.statistics.state_dict(),
+            "vectors": {name: [flat.clone() for flat in v.flats] for name, v in self.state_vectors.items()},
+        }
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what state_dict gave for the same method and parameters; ValueError for another method's state."""
+        own = state_dict.get("hvdclip", {})
+        if own.get("method") != self.name:
+            raise ValueError(f"the state is of method {own.get('method')!r}, this optimizer's method is {self.name!r}")
+        super().load_state_dict(state_dict)
+        self.steps, self.rounds, self.steps_in_round = own["steps"], own["rounds"], own["steps_in_round"]
+        self.statistics.load_state_dict(own["statistics"])
+        for name, vector in self.state_vectors.items():
+            torch._foreach_copy_(vector.flats, own["vectors"][name])
+
+    # Inside
+
+    def _group_defaults(self, settings: Any) -> dict[str, Any]:
+        return {"lr": settings.lr, "weight_decay": settings.weight_decay}
+
+    def _gradient(self) -> Gradient:
+        parameters = self.space.parameters
+        if all(p.grad is None for p in parameters):
+            raise RuntimeError("no parameter has a gradient: call backward() before step(), or pass a closure")
+        g = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if any(part.layout != torch.strided for part in g):
+            raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
+        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if scale is not None:
+            torch._foreach_div_(g, scale)
+        gradient = Gradient(g)
+        self._observe(gradient.norm(), overflow)
+        return gradient
+
+    def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
+        bad = ~norm.isfinite() if overflow is None else ~norm.isfinite() | (overflow > 0)
+        self._skip = bad.float()
+        self.statistics.add("steps", 1)
+        self.statistics.add("skipped", self._skip)
+        self.statistics.add("norm", norm.masked_fill(bad, 0.0))
+        if overflow is None:
+            self.statistics.mark_failed(self.steps_in_round, self._skip)
+        else:
+            self.statistics.add("overflowed", self._skip)
+
+    def _finish_round(self) -> None:
+        first_step = self.steps - self.steps_in_round
+        self.rounds += 1
+        self.steps_in_round = 0
+        tally, now = self.comm.ledger["round"], time.perf_counter()
+        self._round = {
+            "step": self.steps,
+            "round": self.rounds,
+            "lr": self.eta,
+            "gamma": self.gamma,
+            "interval": None,
+            "bytes": tally.bytes - self._paid[0],
+            "comm_s": tally.seconds - self._paid[1],
+            "round_s": now - self._round_start,
+            "ranks": self.comm.size,
+        }
+        self._paid, self._round_start = (tally.bytes, tally.seconds), now
+        if self.statistics.failed and self.settings.on_nonfinite == "raise":
+            where = ", ".join(f"rank {r} at step {first_step + s}" for r, s in self.statistics.failed.items())
+            raise NonFiniteGradient(f"the gradient is not finite on {where} (on_nonfinite: skip leaves such steps out)")
+
+    def _check_agreement(self) -> None:
+        settings = self.settings.model_dump(exclude={"inner"})
+        mine = {"method": self.name, "parameters": [tuple(p.shape) for p in self.space.parameters]} | settings
+        everyone = self.comm.gather(mine)
+        for key in mine:
+            values = [theirs.get(key) for theirs in everyone]
+            if any(value != values[0] for value in values):
+                other = next(r for r, value in enumerate(values) if value != values[0])
+                raise ValueError(
+                    f"ranks disagree on {key}: rank 0 has {values[0]}, rank {other} has {values[other]}; allowed is one "
+                    "value for all"
+                )
+
+    @torch.no_grad()
+    def _start_equal(self, module: nn.Module | None) -> None:
+        frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
+        self.comm.broadcast_([*self.x.flats, *frozen, *self.buffers.all])
+
+
+def _trainable_groups(model_or_params: Parameters) -> list[dict[str, Any]]:
+    if isinstance(model_or_params, nn.Module):
+        model_or_params = model_or_params.parameters()
+    entries: list[Any] = list(model_or_params)
+    groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    trainable = []
+    for group in groups:
+        unknown = [key for key in group if key not in GROUP_KEYS]
+        if unknown:
+            raise ValueError(f"parameter group key {unknown[0]!r} is unknown; allowed are {', '.join(GROUP_KEYS)}")
+        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        kept = [p for p in params if p.requires_grad]
+        if kept:
+            trainable.append(group | {"params": kept})
+    if not trainable:
+        raise ValueError("there is no parameter to train: the model has none, or all are frozen")
+    for key in ("lr", "weight_decay"):
+        for group in trainable:
+            if not 0 <= group.get(key, 0) < float("inf"):
+                raise ValueError(f"parameter group {key} is {group[key]}; allowed are numbers from 0")
+    if trainable[0].get("lr") == 0:
+        raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
+    return trainable

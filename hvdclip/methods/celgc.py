@@ -1,0 +1,23 @@
+"""Local gradient clipping with an average every I steps.
+
+Liu, Zhuang, Lei, Liao: A Communication-Efficient Distributed Gradient Clipping Algorithm for Training Deep Neural
+Networks. NeurIPS 2022, Algorithm 1.
+"""
+
+from hvdclip.flat import Gradient
+from hvdclip.methods.local import LocalMethod
+from hvdclip.methods.settings import ClippedSgdSettings, LocalSettings
+
+
+class CELGC(LocalMethod):
+    name = "celgc"
+    formula = "x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x"
+    paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1"
+    message_size = "P every I steps"
+
+    class Settings(LocalSettings, ClippedSgdSettings):
+        """eta is lr, I is interval."""
+
+    def local_step(self, g: Gradient) -> None:
+        d = self.direction(g)
+        self.descend(d, self.clip(d))  # x -= min(eta, gamma/||g||) * d

@@ -1,0 +1,44 @@
+"""Gradient methods: one gradient message a step, so that all ranks hold the same x at all times."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from torch import Tensor
+
+from hvdclip.flat import Gradient, Vector
+from hvdclip.message import Message
+from hvdclip.methods.sgd_family import SgdFamily
+
+
+class _StepLeftOut(Exception):
+    """Some rank's gradient is not finite, as the message has told all of them."""
+
+
+class GradientMethod(SgdFamily):
+    """A method's file defines `gradient_step(g)`, which calls `mean` once."""
+
+    def gradient_step(self, g: Gradient) -> None:
+        """Move the common x, given this rank's gradient g."""
+        raise NotImplementedError
+
+    def mean(self, v: Vector, factor: Tensor | None = None) -> Vector:
+        """The mean of v, or of factor * v, over the ranks: the step's one collective."""
+        total = self.message.vectors[0].copy_(v)
+        if factor is not None:
+            total.mul_(factor)
+        self.message.average()
+        total.common = True
+        if self.statistics.failed or self.statistics.overflowed:
+            raise _StepLeftOut
+        return total
+
+    def _lay_out(self) -> tuple[Message, Vector]:
+        return Message(self.space, 1, [self.buffers, self.statistics], self.comm), self.space.vector()
+
+    def _advance(self, g: Gradient) -> None:
+        if self._host_skips and self._skip:
+            g.zero_()  # keeps the momentum finite; the step is left out on all ranks
+        with suppress(_StepLeftOut):
+            self.gradient_step(g)
+        self._finish_round()

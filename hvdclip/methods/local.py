@@ -1,0 +1,88 @@
+"""Local methods: steps of each rank's own, and one average of the parameters every I steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from hvdclip.flat import Gradient, Vector
+from hvdclip.message import Message
+from hvdclip.methods.sgd_family import SgdFamily
+
+
+class LocalMethod(SgdFamily):
+    """A method's file defines `local_step(g)`; the average after each I-th step is done here."""
+
+    def local_step(self, g: Gradient) -> None:
+        """Move this rank's x by its own gradient g."""
+        raise NotImplementedError
+
+    def _lay_out(self) -> tuple[Message, Vector]:
+        momentum_travels = self.settings.momentum > 0 and self.settings.momentum_policy == "average"
+        message = Message(self.space, 1 + momentum_travels, [self.buffers, self.statistics], self.comm)
+        if momentum_travels:
+            self.state_vectors["momentum"] = message.vectors[1]
+        self._before = self.space.vector() if self.settings.drift else None
+        return message, message.vectors[0]
+
+    def _advance(self, g: Gradient) -> None:
+        if not (self._host_skips and self._skip):
+            self.local_step(g)
+        if self.steps_in_round == self.settings.interval:
+            self._average()
+
+    def _average(self) -> None:
+        self.space.check_bound(self.x)
+        if self._before is None:
+            self.message.average()
+        else:
+            self._before.copy_(self.x)
+            self.message.average()
+            # ||x_i - mean x||: known only now, so it travels in the next message
+            self.statistics.add("drift", self._before.sub_(self.x).norm())
+        if self.settings.momentum_policy == "reset":
+            self._reset_momentum()
+        self._finish_round()
+
+    def _reset_momentum(self) -> None:
+        if "momentum" in self.state_vectors:
+            self.state_vectors["momentum"].zero_()
+            self._fresh = True
+
+    def _finish_round(self) -> None:
+        first = self.rounds == 0
+        super()._finish_round()
+        self._round["interval"] = self.settings.interval
+        self._drift_known = self.settings.drift and not first
+
+    @property
+    def last_round(self) -> dict[str, Any]:
+        metrics = super().last_round
+        if metrics and not self._drift_known:
+            metrics["drift"] = None
+        return metrics
+
+    @torch.no_grad()
+    def synchronize(self) -> None:
+        if self.steps_in_round:
+            self._average()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        with super().averaged():
+            if self.steps_in_round == 0:
+                yield
+                return
+            places = [*self.message.wires.values(), *self.x.flats, *self.buffers.all]
+            kept = [place.clone() for place in places]
+            with torch.no_grad():
+                self.message.average("evaluation", riders=[self.buffers])
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for place, value in zip(places, kept, strict=True):
+                        place.copy_(value)

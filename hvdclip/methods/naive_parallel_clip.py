@@ -1,0 +1,22 @@
+"""The baseline of the CELGC paper: gradients averaged at every step, then clipped.
+
+Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5 ("Naive Parallel SGDClip").
+"""
+
+from hvdclip.flat import Gradient
+from hvdclip.methods.gradient import GradientMethod
+from hvdclip.methods.settings import ClippedSgdSettings
+
+
+class NaiveParallelClip(GradientMethod):
+    name = "naive_parallel_clip"
+    formula = "g = mean g_i; x -= min(eta, gamma/||g||) d"
+    paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5"
+    message_size = "P every step"
+
+    class Settings(ClippedSgdSettings):
+        """eta is lr."""
+
+    def gradient_step(self, g: Gradient) -> None:
+        d = self.direction(self.mean(g))
+        self.descend(d, self.clip(d))  # x -= min(eta, gamma/||mean g||) * d

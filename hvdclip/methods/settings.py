@@ -1,0 +1,105 @@
+"""The settings that methods share, each group once; a method's own Settings class puts its groups together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hvdclip.buffers import BufferPolicy
+
+Positive = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """What every method has."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, frozen=True)
+
+    lr: Finite = Field(gt=0, description="eta, the step size")
+    weight_decay: Finite = Field(0.0, ge=0, description="wd, added to the direction as wd * x")
+    on_nonfinite: Literal["raise", "skip"] = Field(
+        "raise", description="a non-finite gradient on one rank: an error on all ranks, or a step left out"
+    )
+    buffer_policy: BufferPolicy = Field("average", description="float buffers of the module at an average")
+
+
+class LocalSettings(Settings):
+    """Local methods: an average of the parameters every I steps."""
+
+    interval: int = Field(1, ge=1, description="I, local steps between two averages")
+    momentum_policy: Literal["keep", "average", "reset"] = Field(
+        "keep", description="the momentum buffers at an average; average doubles the message"
+    )
+    drift: bool = Field(True, description="measure ||x_i - mean x|| at each average, for one more copy of x and pass")
+
+
+class SgdSettings(Settings):
+    """Methods whose step is that of SGD, or of any torch optimizer."""
+
+    momentum: Finite = Field(0.0, ge=0, lt=1, description="momentum of the direction")
+    dampening: Finite = Field(0.0, ge=0, le=1, description="dampening of the momentum")
+    nesterov: bool = Field(False, description="Nesterov's form of the momentum")
+    inner: Any = Field(
+        None,
+        description="a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step",
+    )
+
+    @field_validator("inner")
+    @classmethod
+    def _is_optimizer(cls, inner: Any) -> Any:
+        name, kwargs = inner, {}
+        if isinstance(inner, dict):
+            kwargs = dict(inner)
+            name = kwargs.pop("name", None)
+        if isinstance(name, str):
+            found = getattr(torch.optim, name, None)
+            if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+                raise ValueError("allowed are the optimizers of torch.optim, say AdamW")
+            return partial(found, **kwargs)
+        if inner is None or callable(inner) or isinstance(inner, torch.optim.Optimizer):
+            return inner
+        raise ValueError("allowed are a torch optimizer's class, name or instance")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("nesterov: true needs momentum > 0 and dampening 0")
+        if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
+            raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
+        return self
+
+
+class ClipSettings(Settings):
+    """Methods that clip, in the papers' spelling (gamma) or torch's (max_norm)."""
+
+    gamma: Positive | None = Field(None, description="cap on the length of the step, min(lr, gamma/||g||); or max_norm")
+    max_norm: Positive | None = Field(None, description="cap on the norm of the gradient; gamma = lr * max_norm")
+    norm_of: Literal["gradient", "update"] = Field(
+        "gradient", description="clip by the norm of the raw gradient, or of the update with weight decay and momentum"
+    )
+    gamma_follows_lr: bool = Field(True, description="learning-rate schedules scale gamma with lr")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        if (self.gamma is None) == (self.max_norm is None):
+            raise ValueError("exactly one of gamma and max_norm must be given")
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """c = gamma/eta at the constructor's lr, the threshold on the norm."""
+        return self.max_norm if self.max_norm is not None else self.gamma / self.lr  # type: ignore[operator]
+
+
+class ClippedSgdSettings(SgdSettings, ClipSettings):
+    """Methods that clip and then take an SGD step."""
+
+    @model_validator(mode="after")
+    def _norm_is_known(self) -> Self:
+        if self.inner is not None and self.norm_of == "update":
+            raise ValueError("norm_of: update is not known before an inner optimizer's step; allowed is gradient")
+        return self

@@ -1,0 +1,159 @@
+"""What methods with an SGD step share: the direction, the clip factor and the move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvdclip.flat import Vector
+from hvdclip.methods.base import Method
+from hvdclip.methods.sgd import sgd_direction, sgd_step_
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where the step goes. With `norm_of: gradient` still the raw gradient: weight decay and momentum join in the
+    same pass over memory that moves x. With `norm_of: update` they are in it already."""
+
+    vector: Vector
+    decayed: bool
+
+
+class SgdFamily(Method):
+    """x_k -= lr_k * factor * d for each parameter group k, with d = g + weight decay and momentum, or by `inner`."""
+
+    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
+        super().__init__(model_or_params, settings, comm)
+        self._fresh = True  # the next step is the first for the momentum: buf = d, without dampening
+        if settings.momentum and "momentum" not in self.state_vectors:
+            self.state_vectors["momentum"] = self.space.vector()
+        self.inner = None if settings.inner is None else self._build_inner(settings.inner)
+        # norms of the update and inner steps cannot be masked on the device, so the host has to look
+        self._host_skips = self.inner is not None or getattr(settings, "norm_of", "gradient") == "update"
+
+    @property
+    def gamma(self) -> float | None:
+        return self._threshold() * self.eta if hasattr(self.settings, "threshold") else None
+
+    def direction(self, g: Vector) -> Direction:
+        """d = g + wd*x, then momentum."""
+        if getattr(self.settings, "norm_of", "gradient") == "gradient":
+            return Direction(g, decayed=False)
+        x, buffers = self.x.parts, self._momentum()
+        parts: list[Tensor] = []
+        for group, span in self._spans():
+            rule = (group["weight_decay"], *self._momentum_rule())
+            parts += sgd_direction(x[span], g.parts[span], buffers[span], *rule)
+        self._fresh = False
+        d = Vector(parts)
+        d.common = g.common
+        return Direction(d, decayed=True)
+
+    def clip(self, d: Direction | Vector) -> Tensor:
+        """min(1, c/||d||) with c = gamma/eta; the step is counted as clipped when it is below 1."""
+        v = d.vector if isinstance(d, Direction) else d
+        ratio = self._threshold() / (1e-10 + v.norm())
+        self.statistics.add("clipped", (ratio < 1) * (1 - self._skip), common=v.common)
+        return ratio.clamp(max=1.0)
+
+    def descend(self, d: Direction, factor: Tensor | float = 1.0) -> None:
+        """x_k -= lr_k * factor * d, leaving all unchanged where this rank's gradient is not finite."""
+        if self.inner is not None:
+            self._inner_step(d.vector, factor)
+            return
+        factor = torch.as_tensor(factor, dtype=torch.float64, device=self.space.device) * self.step_scale
+        buffers = [] if d.decayed else self._momentum()
+        momentum, dampening, nesterov = (0.0, 0.0, False) if d.decayed else self._momentum_rule()
+        for group, span in self._spans():
+            weight_decay = 0.0 if d.decayed else group["weight_decay"]
+            for same in self._dtypes(span):
+                sgd_step_(
+                    [self.x.parts[i] for i in same],
+                    [d.vector.parts[i] for i in same],
+                    [buffers[i] for i in same] if buffers else [],
+                    step_size=group["lr"] * factor,
+                    weight_decay=weight_decay,
+                    momentum=momentum,
+                    dampening=dampening,
+                    nesterov=nesterov,
+                    skip=self._skip,
+                )
+        self._fresh = False
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["hvdclip"]["fresh"] = self._fresh
+        if self.inner is not None:
+            state["inner"] = self.inner.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._fresh = state_dict["hvdclip"]["fresh"]
+        if self.inner is not None:
+            self.inner.load_state_dict(state_dict["inner"])
+            self.param_groups = self.inner.param_groups
+
+    def _threshold(self) -> float:
+        """c, the threshold on the norm: gamma/eta now."""
+        c = self.settings.threshold
+        return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
+
+    def _momentum(self) -> list[Tensor]:
+        return self.state_vectors["momentum"].parts if "momentum" in self.state_vectors else []
+
+    def _momentum_rule(self) -> tuple[float, float, bool]:
+        return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov
+
+    def _spans(self) -> Iterator[tuple[dict[str, Any], slice]]:
+        start = 0
+        for group in self.param_groups:
+            yield group, slice(start, start + len(group["params"]))
+            start += len(group["params"])
+
+    def _dtypes(self, span: slice) -> list[list[int]]:
+        by_dtype: dict[torch.dtype, list[int]] = {}
+        for i in range(span.start, span.stop):
+            by_dtype.setdefault(self.x.parts[i].dtype, []).append(i)
+        return list(by_dtype.values())
+
+    def _group_defaults(self, settings: Any) -> dict[str, Any]:
+        defaults = super()._group_defaults(settings)
+        if settings.inner is not None and "weight_decay" not in settings.model_fields_set:
+            del defaults["weight_decay"]  # the inner optimizer's own default holds
+        return defaults
+
+    def _build_inner(self, inner: Any) -> torch.optim.Optimizer:
+        if not isinstance(inner, torch.optim.Optimizer):
+            inner = inner([dict(group) for group in self.param_groups], lr=self.settings.lr)
+        ours = {id(p) for p in self.space.parameters}
+        if {id(p) for group in inner.param_groups for p in group["params"] if p.requires_grad} != ours:
+            raise ValueError("inner is an optimizer over other parameters than those given to hvdclip.optimizer")
+        # one list of groups: what a learning-rate scheduler writes into ours is what the inner optimizer reads
+        self.param_groups = inner.param_groups
+        self._first_lr = self.param_groups[0]["lr"]
+        return inner
+
+    def _inner_step(self, v: Vector, factor: Tensor | float) -> None:
+        assert self.inner is not None
+        for p, part in zip(self.space.parameters, v.parts, strict=True):
+            if p.grad is not None or v.common:
+                p.grad = part
+        if isinstance(factor, Tensor):
+            v.mul_(factor)
+        with self._scaled_lr():
+            self.inner.step()
+
+    @contextmanager
+    def _scaled_lr(self) -> Iterator[None]:
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= self.step_scale
+        yield
+        for group, lr in zip(self.param_groups, rates, strict=True):
+            group["lr"] = lr

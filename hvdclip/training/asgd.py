@@ -1,0 +1,64 @@
+"""NT-ASGD: once the validation loss stalls, a running mean of models is what is evaluated (Merity et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from hvdclip.methods import Method
+
+
+class NonMonotoneAverage:
+    """Starts when the validation loss exceeds the least of all but the last `nonmono` evaluations.
+
+    `epoch`: the mean of the averaged models at the evaluations from then on (the papers' code, which evaluates at
+    epoch ends). `per_step`: the mean of each rank's iterates, averaged over the ranks when evaluated.
+    """
+
+    def __init__(self, optimizer: Method, form: Literal["epoch", "per_step"], nonmono: int):
+        self.optimizer, self.form, self.nonmono = optimizer, form, nonmono
+        self.losses: list[float] = []
+        self.count = 0
+        self.mean = optimizer.space.vector()
+        self.started = False
+
+    def after_evaluation(self, loss: float) -> None:
+        """Take the validation loss of the averaged model."""
+        self.losses.append(loss)
+        earlier = self.losses[: -self.nonmono - 1]
+        if not self.started and earlier and loss > min(earlier):
+            self.started = True
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take the present parameters into the mean, once started."""
+        if self.started:
+            self.count += 1
+            for mean, x in zip(self.mean.flats, self.optimizer.x.flats, strict=True):
+                mean.lerp_(x, 1 / self.count)
+
+    def after_step(self) -> None:
+        if self.form == "per_step":
+            self.add()
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Inside, the parameters are the running mean, where there is one; afterwards the optimizer's again."""
+        if self.form == "epoch":
+            self.add()
+        if not self.count:
+            yield
+            return
+        x = [flat.clone() for flat in self.optimizer.x.flats]
+        with torch.no_grad():
+            self.optimizer.x.copy_(self.mean)
+            if self.form == "per_step":
+                self.optimizer.comm.average_(self.optimizer.x.flats, "evaluation")
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.optimizer.x.flats, x)

@@ -1,0 +1,76 @@
+"""What a run shows on rank 0's screen: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hvdclip.training.terminal import terminal
+
+
+class Silent:
+    """The other ranks' display."""
+
+    def start(self, title: str, steps: int) -> None: ...
+    def round(self, line: dict[str, Any]) -> None: ...
+    def evaluation(self, row: dict[str, Any], seconds: float) -> None: ...
+    def say(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Display(Silent):
+    """Rank 0's display."""
+
+    PLAIN_EVERY_S = 10.0
+
+    def __init__(self) -> None:
+        screen = terminal()
+        self.live = screen is not None
+        width = os.get_terminal_size(screen.fileno()).columns if screen else None
+        self.console = Console(file=screen or sys.stdout, force_terminal=self.live, width=width, highlight=False)
+        self._progress: Progress | None = None
+        self._last_plain = time.monotonic()
+
+    def start(self, title: str, steps: int) -> None:
+        self.say(title)
+        if not self.live:
+            return
+        self._progress = Progress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=steps, state="")
+        self._progress.start()
+
+    def round(self, line: dict[str, Any]) -> None:
+        state = f"loss {line['loss']:.4f}  clipped {line['clip_fraction']:4.0%}" if line["loss"] is not None else ""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=line["step"], state=state)
+        elif not self.live and time.monotonic() - self._last_plain > self.PLAIN_EVERY_S:
+            self._last_plain = time.monotonic()
+            self.say(f"step {line['step']:>7}  round {line['round']:>6}  {state}")
+
+    def evaluation(self, row: dict[str, Any], seconds: float) -> None:
+        metric = "".join(f"  {key} {row[key]:9.4g}" for key in ("perplexity", "accuracy") if key in row)
+        self._last_plain = time.monotonic()
+        self.say(
+            f"step {row['step']:>7}  epoch {row['epoch']:7.3f}  {row['split']:<5}  loss {row['loss']:8.4f}{metric}"
+            f"  {seconds:7.1f} s"
+        )
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,40 @@
+"""Evaluation of the averaged model, split over the ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from hvdclip.comm import Communicator
+from hvdclip.training.task import Task
+
+
+def evaluate(task: Task, model: nn.Module, split: str, comm: Communicator) -> dict[str, Any]:
+    """The loss of `model`, as it is on each rank, over a whole split, and the task's metric. All ranks must call it."""
+    with _evaluating(model), torch.no_grad():
+        mine = task.evaluate(model, split)
+    loss, correct, samples = comm.sum([mine.loss, mine.correct, mine.samples])
+    row: dict[str, Any] = {"split": split, "loss": loss / samples}
+    if task.metric == "perplexity":
+        row["perplexity"] = math.exp(min(row["loss"], 700))
+    elif task.metric == "accuracy":
+        row["accuracy"] = correct / samples
+    return row
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = {module: module.training for module in model.modules()}
+    # an evaluation must not change what is drawn afterwards
+    with torch.random.fork_rng():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in was_training.items():
+                module.training = training

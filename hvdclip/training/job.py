@@ -1,0 +1,83 @@
+"""From a configuration to the pieces of a run: device, task, model, seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hvdclip import data, models
+from hvdclip.comm import Communicator
+from hvdclip.config import Config, own
+from hvdclip.training.language_model import LanguageModelling
+from hvdclip.training.supervised import Supervised
+from hvdclip.training.task import Task
+
+
+def choose_device(name: str, comm: Communicator) -> torch.device:
+    """This rank's device; on the CPU its threads too, an equal share of the host's cores unless OMP_NUM_THREADS is set."""
+    if name != "cpu" and torch.cuda.is_available():
+        device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    if name == "cuda":
+        raise ValueError("train.device is 'cuda', but torch sees no CUDA device; allowed here: cpu, auto")
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // comm.local_size))
+    return torch.device("cpu")
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class Job:
+    """A rank's device, task and freshly initialised model (the same on all ranks); communicates nothing."""
+
+    def __init__(self, config: Config, comm: Communicator):
+        self.config, self.comm = config, comm
+        self.device = choose_device(config.train.device, comm)
+        self.task, self._read = build_task(config, comm, self.device)
+        seed_everything(config.train.seed)
+        self.model = build_model(config, self.task).to(self.device)
+
+    def check_alike(self) -> None:
+        """Compare what the ranks have read; ValueError, on all ranks, names the first that differs."""
+        what, mine = self._read
+        everyone = self.comm.gather((socket.gethostname(), mine))
+        for rank, (host, theirs) in enumerate(everyone):
+            if theirs != everyone[0][1]:
+                raise ValueError(
+                    f"{what} differs between ranks: rank 0 on {everyone[0][0]} has {everyone[0][1]}, rank {rank} on "
+                    f"{host} has {theirs}; give all hosts the same data"
+                )
+
+
+def build_task(config: Config, comm: Communicator, device: torch.device) -> tuple[Task, tuple[str, Any]]:
+    """The task of the data section, and what of it must be the same on all ranks."""
+    settings = dict(config.data)
+    name = settings.pop("name")
+    if ":" in name:
+        loaders = own(name)(rank=comm.rank, ranks=comm.size, **settings)
+        supervised = Supervised(loaders, config.train.loss, device)
+        return supervised, ("the number of train batches", supervised.epoch_steps(0))
+    corpus = data.load(name, **settings)
+    task = LanguageModelling(corpus, config.columns, config.train.seed, comm.rank, comm.size, device)
+    return task, (f"the text of {name} (its checksum)", corpus.checksum)
+
+
+def build_model(config: Config, task: Task) -> nn.Module:
+    """The model of the model section; language models learn the vocabulary's size from the task."""
+    settings = dict(config.model)
+    name = settings.pop("name")
+    if isinstance(task, LanguageModelling):
+        settings["vocabulary"] = task.corpus.vocabulary
+    build: Any = own(name) if ":" in name else models.MODELS[name]
+    return build(**settings)

@@ -1,0 +1,72 @@
+"""Language modelling as the papers do it: truncated back-propagation over text in columns.
+
+Merity, Keskar, Socher, ICLR 2018 (random lengths, step size scaled by the length); Liu et al., NeurIPS 2022 (the
+columns' blocks rotate over the ranks by epoch).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hvdclip import data
+from hvdclip.config import Columns
+from hvdclip.data import Corpus
+from hvdclip.models import detach
+from hvdclip.training.task import Batch, Evaluation
+
+
+class LanguageModelling:
+    """Samples are tokens; the metric is perplexity."""
+
+    metric = "perplexity"
+
+    def __init__(self, corpus: Corpus, columns: Columns, seed: int, rank: int, ranks: int, device: torch.device):
+        self.corpus, self.settings, self.seed = corpus, columns, seed
+        self.rank, self.ranks, self.device = rank, ranks, device
+        self.columns = data.cut(corpus.splits["train"], columns.batch * ranks)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        self._state = None
+        text = data.block(self.columns, self.rank, self.ranks, epoch).to(self.device)
+        for tokens, targets in data.windows(text, self._lengths(epoch)):
+            yield Batch(tokens, targets, tokens.numel(), scale=len(tokens) / self.settings.bptt)
+
+    def epoch_steps(self, epoch: int) -> int:
+        return len(self._lengths(epoch))
+
+    def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        if self._state is None:
+            self._state = model.initial_state(batch.inputs.shape[1])
+        logits, self._state, penalty = model(batch.inputs, detach(self._state))
+        loss = functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten())
+        return loss + penalty, loss.detach()
+
+    def evaluate(self, model: Any, split: str) -> Evaluation:
+        # A fixed number of columns, shared out, so that the figure does not depend on the number of ranks.
+        columns = data.cut(self.corpus.splits[split], self.settings.evaluation_columns)
+        mine = columns[:, self.rank :: self.ranks].to(self.device)
+        if mine.shape[1] == 0:
+            return Evaluation(0.0, 0.0, 0)
+        state, total, count = model.initial_state(mine.shape[1]), 0.0, 0
+        for tokens, targets in data.windows(mine, data.even_lengths(len(mine), self.settings.bptt)):
+            logits, state, _ = model(tokens, state)
+            total += functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+            count += targets.numel()
+        return Evaluation(total, 0.0, count)
+
+    def description(self) -> str:
+        tokens, vocabulary = len(self.corpus.splits["train"]), self.corpus.vocabulary
+        guess = f"a uniform guess has loss {math.log(vocabulary):.3f}, perplexity {vocabulary:,}"
+        return f"{tokens:,} {self.corpus.unit}s of text, {guess}"
+
+    def splits(self) -> tuple[str, ...]:
+        return ("valid", "test")
+
+    def _lengths(self, epoch: int) -> list[int]:
+        return data.sequence_lengths(len(self.columns), self.settings.bptt, self.seed, epoch)

@@ -1,0 +1,144 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from torch.optim.lr_scheduler import MultiStepLR
+
+from hvdclip.methods import optimizer
+from hvdclip.training.asgd import NonMonotoneAverage
+from hvdclip.training.display import Silent
+from hvdclip.training.evaluation import evaluate
+from hvdclip.training.job import Job, seed_everything
+from hvdclip.training.metrics import Metrics
+from hvdclip.training.provenance import sha256, versions
+from hvdclip.training.recorder import Recorder
+from hvdclip.training.task import Batch
+
+
+class Trainer:
+    """One run of a configuration on this rank: task, model, optimizer, and the loop over them."""
+
+    def __init__(self, job: Job, recorder: Recorder, display: Silent):
+        self.config, self.comm, self.task, self.model = job.config, job.comm, job.task, job.model
+        self.recorder, self.display = recorder, display
+        job.check_alike()
+        config, comm, train = job.config, job.comm, job.config.train
+        settings = dict(config.algorithm)
+        self.optimizer = optimizer(settings.pop("name"), self.model, comm=comm, **settings)
+        # one initial model for all, but dropout of each rank's own
+        seed_everything(train.seed + 1 + comm.rank)
+        self.schedule = MultiStepLR(self.optimizer, train.milestones, gamma=train.decay)
+        self.asgd = NonMonotoneAverage(self.optimizer, train.nt_asgd, train.nonmono) if train.nt_asgd else None
+        self.metrics = Metrics(1 if "interval" in settings else config.log.every_steps)
+        self.steps = train.steps or sum(self.task.epoch_steps(epoch) for epoch in range(train.epochs or 0))
+        self.epoch = 0.0
+        self.evaluations: list[dict[str, Any]] = []
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end, record everything, and return the summary."""
+        every, due = self.config.train.evaluate_every_steps, False
+        self.display.start(self._title(), self.steps)
+        self.began = time.perf_counter()
+        for step, epoch_ended in self._steps():
+            due |= epoch_ended if every is None else step % every == 0
+            if due and self.optimizer.steps_in_round == 0 and step < self.steps:
+                self._evaluate(self.task.splits()[:1])
+                due = False
+        if self.optimizer.steps_in_round:
+            self.optimizer.synchronize()
+            self._log(self.metrics.add(self.optimizer.last_round))
+        self._log(self.metrics.flush())
+        self._evaluate(self.task.splits(), final=True)
+        self.display.stop()
+        return self._summarise()
+
+    def _steps(self) -> Iterator[tuple[int, bool]]:
+        """Train, handing over after each step: (steps done, whether an epoch ended)."""
+        self.model.train()
+        for epoch in itertools.count():
+            length = self.task.epoch_steps(epoch)
+            for position, batch in enumerate(self.task.batches(epoch), start=1):
+                self.epoch = epoch + position / length
+                self._step(batch)
+                if position == length:
+                    self.schedule.step()
+                yield self.optimizer.steps, position == length
+                if self.optimizer.steps == self.steps:
+                    return
+
+    def _step(self, batch: Batch) -> None:
+        self.optimizer.zero_grad()
+        objective, loss = self.task.loss(self.model, batch)
+        objective.backward()
+        self.optimizer.record(loss=loss, samples=batch.samples)
+        self.optimizer.step_scale = batch.scale
+        self.optimizer.step()
+        if self.asgd:
+            self.asgd.after_step()
+        if self.optimizer.steps_in_round == 0:
+            self._log(self.metrics.add(self.optimizer.last_round))
+
+    def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
+        with self.optimizer.averaged(), self.asgd.evaluated() if self.asgd else nullcontext():
+            rows = [self._position() | evaluate(self.task, self.model, split, self.comm) for split in splits]
+            self.evaluations += rows
+            for row in rows:
+                self.recorder.evaluation(row)
+                self.display.evaluation(row, time.perf_counter() - self.began)
+            if self.best() is rows[0]:
+                self.recorder.model("best", self.model)
+            if final:
+                self.recorder.model("final", self.model)
+                self.model_sha256 = sha256(self.model)
+        if self.asgd:
+            self.asgd.after_evaluation(rows[0]["loss"])
+
+    def best(self) -> dict[str, Any]:
+        """The evaluation with the least loss on the split that is watched during training."""
+        watched = [row for row in self.evaluations if row["split"] == self.task.splits()[0]]
+        return min(watched, key=lambda row: row["loss"])
+
+    def _position(self) -> dict[str, Any]:
+        return {"step": self.optimizer.steps, "epoch": round(self.epoch, 6)}
+
+    def _log(self, line: dict[str, Any] | None) -> None:
+        if line is not None:
+            self.recorder.metrics(line | {"epoch": round(self.epoch, 6)})
+            self.display.round(line)
+
+    def _title(self) -> str:
+        interval = self.config.algorithm.get("interval")
+        rounds = f"average every {interval} steps" if interval else "gradients averaged every step"
+        return (
+            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {rounds}; "
+            f"{self.config.model['name']} with {self.optimizer.space.size:,} parameters; {self.task.description()}"
+        )
+
+    def _summarise(self) -> dict[str, Any]:
+        ledger = self.comm.ledger
+        summary = {
+            "algorithm": self.optimizer.name,
+            "ranks": self.comm.size,
+            **self._position(),
+            "samples": self.metrics.samples,
+            "parameters": self.optimizer.space.size,
+            "final": {row["split"]: row for row in self.evaluations[-len(self.task.splits()) :]},
+            "best": self.best(),
+            "rounds": self.optimizer.rounds,
+            "collectives": ledger["round"].collectives,
+            "bytes": ledger["round"].bytes,
+            "seconds": self.metrics.seconds,
+            "comm_s": ledger["round"].seconds,
+            "other_collectives": {p: ledger[p].collectives for p in ledger.purposes() if p != "round"},
+            "model_sha256": self.model_sha256,
+            "versions": versions(),
+            "exit": "done",
+        }
+        self.recorder.summary(summary)
+        return summary

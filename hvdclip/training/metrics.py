@@ -1,0 +1,43 @@
+"""From the optimizer's rounds to lines of metrics.jsonl."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SUMS = ("samples", "skipped", "bytes", "comm_s", "round_s")
+MEANS = ("loss", "clip_fraction", "grad_norm")
+
+
+class Metrics:
+    """Gathers rounds into lines: each round of a local method, `every` rounds of a gradient method.
+
+    In a line over several rounds, samples, skipped, bytes, comm_s and round_s are sums and loss, clip_fraction and
+    grad_norm are means; the rest is that of the last round. `samples` counts from the start of the run;
+    `seconds` adds up the rounds, evaluations left out.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self.samples, self.seconds = 0, 0.0
+        self._rounds: list[dict[str, Any]] = []
+
+    def add(self, metrics: dict[str, Any]) -> dict[str, Any] | None:
+        """Take a round; the line that it completes, if it does."""
+        self._rounds.append(metrics)
+        return self.flush() if len(self._rounds) == self.every else None
+
+    def flush(self) -> dict[str, Any] | None:
+        """The line of the rounds that are waiting for one."""
+        if not self._rounds:
+            return None
+        line = dict(self._rounds[-1])
+        for key in SUMS:
+            line[key] = sum(metrics[key] for metrics in self._rounds)
+        for key in MEANS:
+            known = [metrics[key] for metrics in self._rounds if metrics[key] is not None]
+            line[key] = sum(known) / len(known) if known else None
+        self.samples += line["samples"]
+        self.seconds += line["round_s"]
+        line["samples"] = self.samples
+        self._rounds = []
+        return line

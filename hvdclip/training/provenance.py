@@ -1,0 +1,29 @@
+"""What a result can be traced by: a hash of the model, the versions it was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import nn
+
+
+def sha256(model: nn.Module) -> str:
+    """SHA-256 over the bytes of parameters and buffers in state_dict order."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Python's, torch's, Horovod's and hvdclip's versions; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in ("hvdclip", "torch", "horovod", "mpi4py", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,73 @@
+"""A run's directory: configuration, metrics, evaluations, summary and models, written by rank 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+FILES = ("config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json", "checkpoints", "plots", "tensorboard")
+
+
+class RunDirectory:
+    """Names and formats of what a run leaves; see the README for the keys."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def create(self, overwrite: bool = False) -> None:
+        """Make the directory; FileExistsError if a run is in it already and may not be overwritten."""
+        present = [name for name in FILES if (self.path / name).exists()]
+        if present and not overwrite:
+            raise FileExistsError(f"{self.path} holds a run already: choose another --run-dir, or --overwrite it")
+        for name in present:
+            place = self.path / name
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def write_config(self, resolved: dict[str, Any]) -> None:
+        (self.path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    def append(self, name: str, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl or evals.jsonl."""
+        with (self.path / name).open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        self._replace("summary.json", lambda part: part.write_text(json.dumps(summary, indent=2) + "\n"))
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json; FileNotFoundError, saying so, where the run has not ended."""
+        file = self.path / "summary.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{self.path} holds no finished run: there is no summary.json in it")
+        return json.loads(file.read_text())
+
+    def save_model(self, name: str, state: dict[str, Tensor]) -> None:
+        """Write a plain state_dict as checkpoints/NAME.pt, for use with or without hvdclip."""
+        self._replace(f"checkpoints/{name}.pt", lambda part: torch.save(state, part))
+
+    def model(self, name: str) -> dict[str, Tensor]:
+        file = self.path / "checkpoints" / f"{name}.pt"
+        if not file.exists():
+            raise FileNotFoundError(f"{file} does not exist: the run has not saved its {name} model")
+        return torch.load(file, weights_only=True, map_location="cpu")
+
+    def _replace(self, name: str, write: Any) -> None:
+        # beside, then renamed: a reader never sees half a file
+        part = self.path / f"{name}.part"
+        write(part)
+        os.replace(part, self.path / name)

@@ -1,0 +1,53 @@
+"""What the training loop needs to know of a job: its batches, its loss, its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+
+class Batch(NamedTuple):
+    """One step's data on this rank; eta and gamma of the step are multiplied by `scale`, the same on all ranks."""
+
+    inputs: Any
+    targets: Any
+    samples: int
+    scale: float = 1.0
+
+
+class Evaluation(NamedTuple):
+    """Sums over this rank's share of a split: of the loss, of the metric's summand, and the number of samples."""
+
+    loss: float
+    correct: float
+    samples: int
+
+
+class Task(Protocol):
+    """A job: one pass of `batches(epoch)` on every rank is one epoch of all ranks together.
+
+    `metric` is perplexity, accuracy or None.
+    """
+
+    @property
+    def metric(self) -> str | None: ...
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """This rank's batches of an epoch; equally many on all ranks."""
+
+    def epoch_steps(self, epoch: int) -> int:
+        """How many those are."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(what to differentiate, the loss to report)."""
+
+    def evaluate(self, model: nn.Module, split: str) -> Evaluation:
+        """This rank's share of a split, in eval mode; the caller adds up the ranks."""
+
+    def description(self) -> str:
+        """The data in a few words."""
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits to evaluate on: first the one watched during training."""

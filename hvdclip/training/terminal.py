@@ -1,0 +1,52 @@
+"""The terminal in front of which the user sits, also from a rank behind a launcher's pipes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from hvdclip.comm import announced_ranks
+
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "horovodrun")
+
+
+def terminal() -> TextIO | None:
+    """The terminal to show live output on; None where output goes into a file, a pipe or another host's terminal.
+
+    Under a launcher a rank's own stdout tells nothing (Open MPI 5 gives ranks a pseudo-terminal whatever its own
+    output is, Horovod gives them a pipe), so the outermost launcher's stdout is looked at.
+    """
+    if announced_ranks()[1] == "":
+        return sys.stdout if sys.stdout.isatty() else None
+    launchers = [pid for pid in _ancestors(os.getpid()) if _is_launcher(pid)]
+    if not launchers:
+        return None
+    try:
+        path = os.readlink(f"/proc/{launchers[-1]}/fd/1")
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY) if path.startswith(("/dev/pts/", "/dev/tty")) else -1
+    except OSError:
+        return None
+    return os.fdopen(descriptor, "w") if descriptor >= 0 else None
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        try:
+            # the second field, the program's name in parentheses, may hold spaces
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            break
+        found.append(pid)
+    return found
+
+
+def _is_launcher(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    # horovodrun is a script, so its name is the interpreter's argument
+    return any(os.path.basename(word.decode(errors="replace")) in LAUNCHERS for word in words[:2])

@@ -1,0 +1,106 @@
+"""The published rules in plain NumPy, float64, one line a formula; shares no code with the package.
+
+Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1, with weight decay, momentum and dampening as in their published
+optimizer: the norm is that of the raw gradient, the direction d = g + wd*x goes through the momentum.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Gradient = Callable[[int, int, np.ndarray], np.ndarray]
+
+
+class Rank:
+    """One rank's x and momentum."""
+
+    def __init__(
+        self, x: np.ndarray, lr: np.ndarray, wd: np.ndarray, momentum: float, dampening: float, nesterov: bool
+    ):
+        self.x, self.lr, self.wd = x.copy(), lr, wd
+        self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
+        self.buf: np.ndarray | None = None
+
+    def direction(self, g: np.ndarray) -> np.ndarray:
+        d = g + self.wd * self.x
+        if self.momentum == 0:
+            return d
+        self.buf = d.copy() if self.buf is None else self.momentum * self.buf + (1 - self.dampening) * d
+        return d + self.momentum * self.buf if self.nesterov else self.buf
+
+
+def run(
+    name: str,
+    gradient: Gradient,
+    x0: np.ndarray,
+    *,
+    ranks: int,
+    steps: int,
+    lr: np.ndarray,
+    eta: float,
+    c: float = np.inf,
+    interval: int = 1,
+    wd: np.ndarray | float = 0.0,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    norm_of: str = "gradient",
+    momentum_policy: str = "keep",
+) -> np.ndarray:
+    """x of every rank after every step, before the average, and once more after the last one: (steps + 1, ranks, d).
+
+    lr and wd are per entry (parameter groups); eta is the step size that gamma refers to, c = gamma/eta.
+    """
+    wd = np.broadcast_to(np.asarray(wd, dtype=float), x0.shape)
+    world = [Rank(x0, lr, wd, momentum, dampening, nesterov) for _ in range(ranks)]
+    trajectory = []
+    since = 0
+    for t in range(steps):
+        g = [gradient(i, t, r.x) for i, r in enumerate(world)]
+        if name in ("celgc", "local_sgd"):
+            for r, gi in zip(world, g, strict=True):
+                d = r.direction(gi)
+                r.x = r.x - r.lr * factor(gi if norm_of == "gradient" else d, eta, c * eta) * d
+            trajectory.append([r.x.copy() for r in world])
+            since += 1
+            if since == interval:
+                average(world, momentum_policy)
+                since = 0
+            continue
+        if name in ("minibatch_sgd", "naive_parallel_clip"):
+            common = sum(g) / ranks
+            for r in world:
+                d = r.direction(common)
+                r.x = r.x - r.lr * factor(common if norm_of == "gradient" else d, eta, c * eta) * d
+        elif name == "clip_then_average" and norm_of == "gradient":
+            common = sum(factor(gi, eta, c * eta) * gi for gi in g) / ranks
+            for r in world:
+                r.x = r.x - r.lr * r.direction(common)
+        elif name == "clip_then_average":
+            d = [r.direction(gi) for r, gi in zip(world, g, strict=True)]
+            common = sum(factor(di, eta, c * eta) * di for di in d) / ranks
+            for r in world:
+                r.x = r.x - r.lr * common
+        else:
+            raise AssertionError(name)
+        trajectory.append([r.x.copy() for r in world])
+    if since:
+        average(world, momentum_policy)
+    trajectory.append([r.x.copy() for r in world])
+    return np.array(trajectory)
+
+
+def factor(v: np.ndarray, eta: float, gamma: float) -> float:
+    """min(eta, gamma / (1e-10 + ||v||)) / eta."""
+    return min(eta, gamma / (1e-10 + float(np.sqrt((v**2).sum())))) / eta
+
+
+def average(world: list[Rank], momentum_policy: str) -> None:
+    mean = sum(r.x for r in world) / len(world)
+    buffers = [r.buf for r in world]
+    for r in world:
+        r.x = mean.copy()
+        if momentum_policy == "reset":
+            r.buf = None
+        elif momentum_policy == "average" and r.buf is not None:
+            r.buf = sum(buffers) / len(world)
