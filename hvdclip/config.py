@@ -204,6 +204,8 @@ def _algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | None, 
     if section is None:
         return None, {}
     settings = _with_name(section, "algorithm", mistakes)
+    if settings is None:
+        return None, {}
     name = settings.pop("name", None)
     if name not in METHODS:
         mistakes.append(f"algorithm.name is {name!r}; allowed: {', '.join(METHODS)}")
@@ -228,6 +230,8 @@ def _named(
     if section is None:
         return {}
     settings = _with_name(section, path, mistakes)
+    if settings is None:
+        return {}
     name = settings.pop("name", None)
     if isinstance(name, str) and ":" in name:
         try:
@@ -258,13 +262,13 @@ def _section(model: type[BaseModel], section: Any, path: str, mistakes: list[str
         return None
 
 
-def _with_name(section: Any, path: str, mistakes: list[str]) -> dict[str, Any]:
+def _with_name(section: Any, path: str, mistakes: list[str]) -> dict[str, Any] | None:
     if isinstance(section, str):
         return {"name": section}
     if isinstance(section, dict):
         return {str(key): value for key, value in section.items() if value is not None}
     mistakes.append(f"{path} is {section!r}; allowed: a name, or name and settings")
-    return {}
+    return None
 
 
 def _given(settings: dict[str, Any], key: str) -> dict[str, Any]:

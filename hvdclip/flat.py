@@ -119,9 +119,9 @@ class Space:
                 part.copy_(p)
                 p.data = part
 
-    def check_bound(self, x: Vector) -> None:
-        """Raise RuntimeError when something, say module.to(...), has given the parameters other memory since bind."""
-        for p, part in zip(self.parameters, x.parts, strict=True):
+    def check_bound(self, x: Vector, first: int | None = None) -> None:
+        """Raise RuntimeError when something, say module.to(...), has given the (first) parameters other memory."""
+        for p, part in zip(self.parameters[:first], x.parts[:first], strict=True):
             if p.data_ptr() != part.data_ptr():
                 raise RuntimeError(
                     "the model's parameters no longer lie in the optimizer's vector: move or cast the model before "

@@ -168,6 +168,7 @@ class Method(torch.optim.Optimizer):
         return {"lr": settings.lr, "weight_decay": settings.weight_decay}
 
     def _gradient(self) -> Gradient:
+        self.space.check_bound(self.x, first=1)
         parameters = self.space.parameters
         if all(p.grad is None for p in parameters):
             raise RuntimeError("no parameter has a gradient: call backward() before step(), or pass a closure")
@@ -222,8 +223,8 @@ class Method(torch.optim.Optimizer):
             if any(value != values[0] for value in values):
                 other = next(r for r, value in enumerate(values) if value != values[0])
                 raise ValueError(
-                    f"ranks disagree on {key}: rank 0 has {values[0]}, rank {other} has {values[other]}; allowed is one "
-                    "value for all"
+                    f"ranks disagree on {key}: rank 0 has {values[0]}, rank {other} has {values[other]}; allowed is "
+                    "one value for all"
                 )
 
     @torch.no_grad()

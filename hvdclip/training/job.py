@@ -20,7 +20,7 @@ from hvdclip.training.task import Task
 
 
 def choose_device(name: str, comm: Communicator) -> torch.device:
-    """This rank's device; on the CPU its threads too, an equal share of the host's cores unless OMP_NUM_THREADS is set."""
+    """This rank's device; on the CPU its threads too: an equal share of the host's cores, or OMP_NUM_THREADS."""
     if name != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)

@@ -1,0 +1,246 @@
+"""The hvdclip command, alone and on real ranks: what it prints, writes and refuses."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from launch import run_ranks
+
+HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
+PROJECT = Path(__file__).parent.parent
+SMALL = ["model.embedding=8", "model.hidden=16", "data.batch=4", "data.bptt=16", "data.evaluation_columns=64"]
+METRICS = {
+    *("step", "round", "epoch", "samples", "loss", "lr", "gamma", "interval", "clip_fraction", "grad_norm", "drift"),
+    *("bytes", "comm_s", "round_s", "ranks"),
+}
+
+
+def hvdclip(*arguments, ranks=1, launcher="alone", check=True, env=None, timeout=120):
+    return run_ranks(
+        [HVDCLIP, *map(str, arguments)], ranks, launcher, cwd=PROJECT, check=check, env=env, timeout=timeout
+    )
+
+
+def train(folder, *overrides, **how):
+    hvdclip("train", "configs/quickstart.yaml", *SMALL, *overrides, "--run-dir", folder, **how)
+    return read(folder)
+
+
+def read(folder):
+    lines = [[json.loads(line) for line in (folder / f"{name}.jsonl").open()] for name in ("metrics", "evals")]
+    return json.loads((folder / "summary.json").read_text()), *lines
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """celgc and the baseline on two ranks, 20 steps each."""
+    folder = tmp_path_factory.mktemp("runs")
+    short = ["train.steps=20", "train.evaluate_every_steps=7"]
+    train(folder / "celgc", *short, ranks=2, launcher="mpirun")
+    naive = ["algorithm.name=naive_parallel_clip", "algorithm.interval=null", "log.every_steps=6"]
+    train(folder / "naive", *short, *naive, ranks=2, launcher="mpirun")
+    return folder
+
+
+@pytest.mark.ranks
+def test_a_run_directory(runs):
+    summary, metrics, evals = read(runs / "celgc")
+    assert [line["step"] for line in metrics] == [8, 16, 20], "two rounds and an incomplete one"
+    assert all(set(line) >= METRICS for line in metrics) and metrics[0]["drift"] is None and metrics[1]["drift"] > 0
+    assert [(row["step"], row["split"]) for row in evals] == [(8, "valid"), (16, "valid"), (20, "valid"), (20, "test")]
+    assert all(set(row) == {"step", "epoch", "split", "loss", "perplexity"} for row in evals)
+    assert evals[2]["loss"] < evals[0]["loss"] < 5.6
+    assert summary["rounds"] == summary["collectives"] == 3 and summary["ranks"] == 2 and summary["exit"] == "done"
+    assert summary["bytes"] == sum(line["bytes"] for line in metrics)
+    assert summary["final"]["test"] == evals[3] and summary["best"] == evals[2]
+    state = torch.load(runs / "celgc/checkpoints/final.pt", weights_only=True)
+    digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in state.values()))
+    assert summary["model_sha256"] == digest.hexdigest()
+
+
+@pytest.mark.ranks
+def test_celgc_communicates_an_eighth_of_the_baseline(runs, tmp_path):
+    summary, metrics, _ = read(runs / "naive")
+    assert [line["step"] for line in metrics] == [6, 12, 18, 20] and metrics[0]["interval"] is None
+    assert sum(line["bytes"] for line in metrics) == summary["bytes"] and summary["rounds"] == 20
+    local = read(runs / "celgc")[1][0]["bytes"]
+    baseline = summary["bytes"] / 20 * 8
+    assert local == pytest.approx(baseline / 8, rel=0.01)
+
+
+@pytest.mark.ranks
+def test_every_launcher_runs_the_same_line_to_the_same_model(runs, tmp_path):
+    expected = read(runs / "celgc")[0]["model_sha256"]
+    for launcher in ("horovodrun-mpi", "horovodrun-gloo"):
+        summary, *_ = train(
+            tmp_path / launcher, "train.steps=20", "train.evaluate_every_steps=7", ranks=2, launcher=launcher
+        )
+        assert summary["model_sha256"] == expected, "a sum of two floats has one order"
+
+
+@pytest.mark.ranks
+def test_the_evaluation_does_not_depend_on_the_number_of_ranks(runs):
+    def losses(**how):
+        return [float(loss) for loss in re.findall(r"loss (\S+)", hvdclip("eval", runs / "celgc", **how).stdout)]
+
+    alone, two = losses(), losses(ranks=2, launcher="mpirun")
+    assert alone == pytest.approx(two, rel=1e-5)
+    assert alone == pytest.approx([row["loss"] for row in read(runs / "celgc")[2][-2:]], rel=1e-5)
+
+
+@pytest.mark.ranks
+def test_plot_prints_the_table_and_draws_both_runs(runs, tmp_path):
+    done = hvdclip("plot", runs / "celgc", runs / "naive", "--out", tmp_path)
+    assert "celgc, I = 8" in done.stdout and "naive_parallel_clip" in done.stdout and "(1/6.7)" in done.stdout
+    image = (tmp_path / "comparison.png").read_bytes()
+    assert image[:4] == b"\x89PNG" and len(image) > 20_000
+    svg = (tmp_path / "comparison.svg").read_text()
+    assert svg.count('id="line2d_') > 20
+
+
+def test_alone_and_again(tmp_path):
+    summary, metrics, _ = train(tmp_path / "a", "train.steps=16", "train.evaluate_every_steps=16")
+    again, *_ = train(tmp_path / "b", "train.steps=16", "train.evaluate_every_steps=4")
+    assert summary["ranks"] == 1 and summary["bytes"] == 0 and len(metrics) == 2
+    assert again["model_sha256"] == summary["model_sha256"], "evaluating more often changes nothing"
+    done = hvdclip("train", "configs/quickstart.yaml", "--run-dir", tmp_path / "a", check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "choose another --run-dir" in done.stderr
+    assert read(tmp_path / "a")[0] == summary
+    new, *_ = train(tmp_path / "a", "train.steps=8", "--overwrite")
+    assert new["rounds"] == 1 and len(read(tmp_path / "a")[1]) == 1
+
+
+def test_epochs_milestones_and_nt_asgd(tmp_path):
+    (tmp_path / "ptb").mkdir()
+    for split, lines in (("train", 60), ("valid", 20), ("test", 20)):
+        (tmp_path / "ptb" / f"{split}.txt").write_text("a b c d e f g\n" * lines)
+    arguments = ["data=null", "data.name=ptb", f"data.root={tmp_path}", "data.batch=2", "data.bptt=20"]
+    arguments += ["data.evaluation_columns=3", "model.hidden=8", "model.embedding=4", "algorithm.interval=4"]
+    arguments += ["train.steps=null", "train.evaluate_every_steps=null", "train.epochs=8", "train.milestones=[2]"]
+    hvdclip("train", "configs/quickstart.yaml", *arguments, "train.nt_asgd=epoch", "train.nonmono=1",
+            "--run-dir", tmp_path / "run")  # fmt: skip
+    summary, metrics, evals = read(tmp_path / "run")
+    assert summary["epoch"] == 8 and [round(row["epoch"]) for row in evals] == [1, 2, 3, 4, 5, 6, 7, 8, 8]
+    by_epoch = {line["epoch"]: line["lr"] for line in metrics}
+    assert all(lr == pytest.approx(10.0 if epoch <= 2 else 1.0) for epoch, lr in by_epoch.items())
+
+
+MINE = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def build(hidden=8):
+    return torch.nn.Sequential(torch.nn.Linear(2, hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, 2))
+
+
+def loaders(rank, ranks, n=240, unequal=False):
+    torch.manual_seed(7)
+    inputs = torch.randn(n, 2)
+    targets = (inputs.sum(1) > 0).long()
+    mine = slice(rank, n - 60 - (16 * rank if unequal else 0), ranks)
+    held_out = slice(n - 60 + rank, n, ranks)
+    return {
+        "train": DataLoader(TensorDataset(inputs[mine], targets[mine]), batch_size=10, drop_last=True),
+        "valid": DataLoader(TensorDataset(inputs[held_out], targets[held_out]), batch_size=16),
+    }
+"""
+OWN = """
+algorithm: {name: celgc, lr: 0.5, gamma: 0.5, interval: 4}
+model: mine:build
+data: mine:loaders
+train: {epochs: 12, seed: 3}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "own.yaml").write_text(OWN)
+    return tmp_path
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.ranks)])
+def test_ones_own_model_and_data(own, ranks):
+    how = {"ranks": ranks, "launcher": "alone" if ranks == 1 else "mpirun", "env": {"PYTHONPATH": str(own)}}
+    hvdclip("train", own / "own.yaml", "model.hidden=6", "--run-dir", own / "run", **how)
+    summary, _, evals = read(own / "run")
+    assert (
+        summary["final"]["valid"]["accuracy"] > 0.9 and evals[-1]["accuracy"] == summary["final"]["valid"]["accuracy"]
+    )
+    assert summary["parameters"] == 2 * 6 + 6 + 6 * 2 + 2
+    assert "accuracy" in hvdclip("eval", own / "run", env={"PYTHONPATH": str(own)}).stdout
+
+
+@pytest.mark.ranks
+def test_shards_of_different_length_are_refused_before_training(own):
+    done = hvdclip("train", own / "own.yaml", "data.unequal=true", "--run-dir", own / "run", ranks=2,
+                   launcher="mpirun", env={"PYTHONPATH": str(own)}, check=False)  # fmt: skip
+    assert done.returncode == 2 and "the number of train batches differs between ranks" in done.stderr + done.stdout
+
+
+@pytest.mark.ranks
+def test_hosts_with_different_text_are_refused(tmp_path):
+    for rank in range(2):
+        (tmp_path / f"{rank}/ptb").mkdir(parents=True)
+        for split in ("train", "valid", "test"):
+            (tmp_path / f"{rank}/ptb/{split}.txt").write_text("a b c\n" * (100 + rank))
+    script = f'HVDCLIP_DATA={tmp_path}/$OMPI_COMM_WORLD_RANK exec {HVDCLIP} "$@"'
+    command = ["bash", "-c", script, "x", "train", "configs/quickstart.yaml", "data=null", "data.name=ptb"]
+    done = run_ranks([*command, "--run-dir", str(tmp_path / "run")], 2, cwd=PROJECT, check=False)
+    assert done.returncode == 2
+    assert re.search(
+        r"the text of ptb \(its checksum\) differs between ranks: rank 0 on \S+ has", done.stderr + done.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["configs/quickstart.yaml", "algorithm.intervall=3"],
+            "algorithm.intervall: unknown setting; did you mean interval",
+        ),
+        (["configs/nothing.yaml"], "configs/nothing.yaml: No such file"),
+        (["configs/quickstart.yaml", "data=wikitext-2", "data.root=/nonexistent"], "/nonexistent/wikitext-2/train.txt"),
+        (["configs/quickstart.yaml", "data.batch=100000000"], "lower the batch or the number of ranks"),
+        (["configs/quickstart.yaml", "data.level=letter"], "letter"),
+        (["configs/quickstart.yaml", "model.hidden=0"], "hidden"),
+        (["configs/quickstart.yaml", "train.device=cuda"], "torch sees no CUDA device"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, said):
+    if "train.device=cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    done = hvdclip("train", *arguments, "--run-dir", tmp_path / "run", check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ranks
+def test_bad_input_is_told_once_by_many_ranks(tmp_path):
+    for arguments in (["train.steps=0"], ["data.level=letter"]):
+        done = hvdclip("train", "configs/quickstart.yaml", *arguments, "--run-dir", tmp_path / "run", ranks=3,
+                       launcher="mpirun", check=False)  # fmt: skip
+        assert done.returncode == 2 and (done.stderr + done.stdout).count("hvdclip: ") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_without_a_run(tmp_path):
+    done = hvdclip("plot", tmp_path, check=False)
+    assert done.returncode == 2 and "holds no finished run" in done.stderr
+    done = hvdclip("eval", tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_lists():
+    assert "min(eta, gamma/||g_i||)" in hvdclip("algorithms").stdout
+    listed = hvdclip("configs").stdout
+    assert all(file.name in listed for file in (PROJECT / "configs").glob("*.yaml"))
+    assert hvdclip("configs", "quickstart").stdout == (PROJECT / "configs/quickstart.yaml").read_text()
+    assert hvdclip("configs", "nothing", check=False).returncode == 2
+    assert "[key.path=value]..." in hvdclip("train", "--help").stdout

@@ -1,0 +1,147 @@
+"""The configuration: every mistake is told, on one line, before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hvdclip import config
+
+GOOD = {
+    "algorithm": {"name": "celgc", "lr": 1.0, "gamma": 0.5},
+    "model": {"name": "lstm"},
+    "data": {"name": "stdlib"},
+    "train": {"steps": 10},
+}
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def changed(**sections):
+    return {name: dict(section) for name, section in GOOD.items()} | sections
+
+
+def mistakes(raw):
+    with pytest.raises(config.ConfigError) as error:
+        config.check(raw)
+    return str(error.value).splitlines()
+
+
+def test_a_good_one_is_resolved_with_its_defaults():
+    checked = config.check(changed())
+    assert checked.resolved["algorithm"]["interval"] == 1 and checked.resolved["model"]["hidden"] == 256
+    assert checked.resolved["train"]["seed"] == 1 and checked.resolved["data"]["bptt"] == 70
+    assert config.check(checked.resolved).resolved == checked.resolved
+    assert config.check(yaml.safe_load(yaml.safe_dump(checked.resolved))).resolved == checked.resolved
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_every_configuration_that_comes_along_is_good(file):
+    config.load(file)
+    assert file.read_text().startswith("# "), "its first line says what it is"
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"algorithm": {"name": "celgc", "lr": 1.0}}, "algorithm: exactly one of gamma and max_norm must be given"),
+        ({"algorithm": {"name": "celg", "lr": 1.0}}, "algorithm.name is 'celg'; allowed: celgc, naive_parallel_clip"),
+        ({"algorithm": {"lr": 1.0}}, "algorithm.name is None; allowed: celgc"),
+        (
+            {"algorithm": {"name": "naive_parallel_clip", "lr": 1.0, "gamma": 1.0, "interval": 4}},
+            "algorithm.interval: unknown setting; valid are lr, weight_decay (0.0)",
+        ),
+        ({"algorithm": {"name": "celgc", "lr": 0, "gamma": 1.0}}, "algorithm.lr is 0; allowed: greater than 0"),
+        (
+            {"algorithm": {"name": "celgc", "lr": 1.0, "gamma": 1.0, "drift": False}},
+            "algorithm.drift: set log.drift instead",
+        ),
+        (
+            {"model": {"name": "lstm", "hiden": 3}},
+            "model.hiden: unknown setting; did you mean hidden? valid are embedd",
+        ),
+        ({"model": {"name": "lstm", "hidden": "big"}}, "model.hidden is 'big'; allowed: a valid integer"),
+        ({"model": "transformer"}, "model.name is 'transformer'; allowed: awd_lstm, lstm or my.module:function"),
+        ({"model": "no.such:thing"}, "model: 'no.such:thing' cannot be imported: No module named 'no'"),
+        ({"model": 5}, "model is 5; allowed: a name, or name and settings"),
+        ({"data": {"name": "stdlib", "bptt": 2}}, "data.bptt is 2; allowed: greater than or equal to 5"),
+        ({"data": {"name": "ptb", "rot": "x"}}, "data.rot: unknown setting; did you mean root?"),
+        ({"train": {}}, "train: exactly one of steps and epochs must be given"),
+        ({"train": {"steps": 5, "epochs": 2}}, "train: exactly one of steps and epochs must be given"),
+        ({"train": {"steps": -5}}, "train.steps is -5; allowed: greater than or equal to 1"),
+        ({"train": {"steps": True}}, "train.steps is True; allowed: a valid integer"),
+        ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed are the functions"),
+        ({"train": {"steps": 5, "device": "tpu"}}, "train.device is 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
+        ({"train": [1]}, "train is [1]; allowed: settings, valid are steps (none)"),
+        ({"logs": {}}, "logs: unknown section; valid are algorithm, model, data, train, log"),
+    ],
+)
+def test_a_mistake_is_one_line_with_path_value_and_what_is_allowed(sections, said):
+    found = mistakes(changed(**sections))
+    assert len(found) == 1 and said in found[0], found
+
+
+def test_every_mistake_is_reported():
+    found = mistakes(
+        {"algorithm": {"name": "celgc", "lr": -1, "gama": 2}, "model": "lstm", "train": {"step": 5}, "x": 1}
+    )
+    starts = [line.partition(" ")[0].rstrip(":") for line in found]
+    assert starts == ["x", "data", "algorithm.lr", "algorithm.gama", "train.step"]
+
+
+def test_overrides(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(GOOD | {"model": "lstm"}))
+    checked = config.load(
+        file, ["algorithm.lr=1e-4", "model.hidden=32", "algorithm.interval=4", "train.steps=null", "train.epochs=2"]
+    )
+    assert checked.algorithm["lr"] == 1e-4 and checked.model["hidden"] == 32 and checked.algorithm["interval"] == 4
+    assert checked.train.steps is None and checked.train.epochs == 2
+    switched = config.load(
+        file, ["algorithm.interval=4", "algorithm.name=naive_parallel_clip", "algorithm.interval=null"]
+    )
+    assert "interval" not in switched.algorithm
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("steps", "'steps' is no override"),
+        ("=5", "is no override"),
+        ("train.steps.x=5", "steps has no settings of its own"),
+        ("train.steps=[", "is not YAML"),
+    ],
+)
+def test_bad_overrides(tmp_path, override, said):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    with pytest.raises(config.ConfigError) as error:
+        config.load(file, [override])
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        ("a: [", "is not YAML"),
+        ("- 1", "holds no sections"),
+        ("", "holds no sections"),
+        (b"\xff\xfe\x00", "is not YAML"),
+    ],
+)
+def test_bad_files(tmp_path, content, said):
+    file = tmp_path / "c.yaml"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(config.ConfigError) as error:
+        config.load(file)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_in_exponent_form_are_numbers(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "algorithm: {name: celgc, lr: 1e-3, gamma: 2.5e+1, weight_decay: 1.2e-6}\nmodel: lstm\n"
+        "data: stdlib\ntrain: {steps: 1}\n"
+    )
+    assert config.load(file).algorithm["weight_decay"] == 1.2e-6

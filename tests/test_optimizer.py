@@ -1,0 +1,679 @@
+"""The optimizer that users hold: torch's protocol, models of all kinds, policies, failures."""
+
+import io
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import hvdclip
+from hvdclip.comm import SingleRank
+
+
+def regression(seed, n=24):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, 4, generator=generator)
+    return inputs, inputs.sum(dim=1, keepdim=True) + 0.1 * torch.randn(n, 1, generator=generator)
+
+
+def network(seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).to(dtype)
+
+
+def backward(model, rank=0, step=0):
+    inputs, targets = regression(100 * rank + step)
+    dtype = next(model.parameters()).dtype
+    loss = (model(inputs.to(dtype)) - targets.to(dtype)).pow(2).mean()
+    loss.backward()
+    return loss
+
+
+def train(model, optimizer, steps, rank=0, first=0):
+    for step in range(first, first + steps):
+        optimizer.zero_grad()
+        backward(model, rank, step)
+        optimizer.step()
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# groups, schedules, closures
+
+
+def test_one_norm_over_all_groups_and_each_groups_own_lr():
+    model = network(dtype=torch.float64)
+    before = [p.detach().clone() for p in model.parameters()]
+    groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5, "weight_decay": 0.1}]
+    optimizer = hvdclip.optimizer("celgc", groups, lr=0.1, gamma=0.01, interval=2)
+    backward(model)
+    g = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    s = 0.01 / 0.1 / (1e-10 + math.sqrt(sum(part.square().sum().item() for part in g)))
+    assert s < 1
+    expected = [x - 0.1 * s * d for x, d in zip(before[:2], g[:2], strict=True)]
+    expected += [x - 0.5 * s * (d + 0.1 * x) for x, d in zip(before[2:], g[2:], strict=True)]
+    torch.testing.assert_close([p.detach() for p in model.parameters()], expected)
+    assert optimizer.steps == 1  # torch issue 74737: the counter moves once, not once per group
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_schedules_scale_gamma_with_lr_unless_told_not_to(follows):
+    model = network(dtype=torch.float64)
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.001, gamma_follows_lr=follows)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], gamma=0.5)
+    train(model, optimizer, 1)
+    schedule.step()
+    before = flat(model)
+    train(model, optimizer, 1)
+    assert (flat(model) - before).norm().item() == pytest.approx(0.0005 if follows else 0.001)
+    assert optimizer.last_round["lr"] == pytest.approx(0.05)
+    assert optimizer.last_round["gamma"] == pytest.approx(0.0005 if follows else 0.001)
+
+
+def test_step_scale_scales_eta_and_gamma_of_a_step():
+    moved = []
+    for scale in (1.0, 0.5):
+        model = network(dtype=torch.float64)
+        optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.001)
+        before = flat(model)
+        optimizer.step_scale = scale
+        train(model, optimizer, 1)
+        moved.append(flat(model) - before)
+    torch.testing.assert_close(moved[1], 0.5 * moved[0])
+
+
+def test_gamma_and_max_norm_are_two_spellings():
+    models = [network(), network()]
+    for model, spelling in zip(models, ({"gamma": 0.02}, {"max_norm": 0.2}), strict=True):
+        train(model, hvdclip.optimizer("celgc", model, lr=0.1, interval=3, **spelling), 7)
+    assert torch.equal(flat(models[0]), flat(models[1]))
+
+
+def test_a_closure_gives_the_gradient_and_its_loss_is_recorded():
+    model = network()
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=2)
+    other = network()
+    losses = []
+    for step in range(2):
+
+        def closure(step=step):
+            optimizer.zero_grad()
+            return backward(model, step=step)
+
+        losses.append(optimizer.step(closure).item())
+    train(other, hvdclip.optimizer("local_sgd", other, lr=0.1, interval=2), 2)
+    assert torch.equal(flat(model), flat(other))
+    assert optimizer.last_round["loss"] == pytest.approx(sum(losses) / 2)
+
+
+@pytest.mark.parametrize(
+    ("inner", "built"),
+    [
+        (torch.optim.AdamW, lambda p: torch.optim.AdamW(p, lr=0.01)),
+        ("Adam", lambda p: torch.optim.Adam(p, lr=0.01)),
+        ({"name": "RMSprop", "alpha": 0.5}, lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.5)),
+    ],
+)
+def test_any_torch_optimizer_takes_the_clipped_gradient(inner, built):
+    model, other = network(dtype=torch.float64), network(dtype=torch.float64)
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.01, max_norm=0.3, interval=4, inner=inner)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.1)
+    theirs = built(other.parameters())
+    their_schedule = torch.optim.lr_scheduler.StepLR(theirs, 2, gamma=0.1)
+    for step in range(6):
+        train(model, optimizer, 1, first=step)
+        schedule.step()
+        theirs.zero_grad()
+        backward(other, step=step)
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 0.3)
+        theirs.step()
+        their_schedule.step()
+    torch.testing.assert_close(flat(model), flat(other), rtol=1e-5, atol=1e-6)
+
+
+def test_an_inner_optimizer_of_ones_own_over_other_parameters_is_refused():
+    with pytest.raises(ValueError, match="inner is an optimizer over other parameters"):
+        hvdclip.optimizer("celgc", network(), lr=0.1, gamma=1.0, inner=torch.optim.Adam(network().parameters(), lr=0.1))
+
+
+def test_gradient_methods_hand_the_mean_gradient_to_the_inner_optimizer():
+    def one(comm):
+        model = network(dtype=torch.float64)
+        optimizer = hvdclip.optimizer("minibatch_sgd", model, comm=comm, lr=0.01, inner=torch.optim.AdamW)
+        train(model, optimizer, 5, rank=comm.rank)
+        return flat(model)
+
+    x = hvdclip.simulate(one, 2)
+    model = network(dtype=torch.float64)
+    adamw = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for step in range(5):
+        adamw.zero_grad()
+        for rank in range(2):
+            backward(model, rank, step)
+        for p in model.parameters():
+            p.grad /= 2
+        adamw.step()
+    torch.testing.assert_close(x[0], flat(model))
+    assert torch.equal(x[0], x[1])
+
+
+# models of all kinds
+
+
+class Tied(nn.Module):
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.first = nn.Linear(4, 4, dtype=dtype)
+        self.second = nn.Linear(4, 4, dtype=dtype)
+        self.second.weight = self.first.weight
+        self.unused = nn.Linear(3, 3, dtype=dtype)
+        self.frozen = nn.Linear(4, 1, dtype=dtype)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, inputs):
+        return self.frozen(self.second(torch.tanh(self.first(inputs))))
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+def test_tied_frozen_and_unused_parameters(algorithm):
+    def one(comm):
+        torch.manual_seed(comm.rank)
+        model = Tied()
+        own_frozen = model.frozen.weight.clone()
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05)
+        unused = model.unused.weight.clone()
+        train(model, optimizer, 4, rank=comm.rank)
+        assert model.second.weight is model.first.weight
+        assert torch.equal(model.unused.weight, unused)
+        # 4x4 shared weight once, two biases of 4, unused 3x3 + 3
+        assert optimizer.space.size == 16 + 8 + 12
+        return own_frozen, model.frozen.weight.clone(), flat(model)
+
+    results = hvdclip.simulate(one, 2)
+    assert all(torch.equal(frozen, results[0][0]) for _, frozen, _ in results), "frozen ones start as rank 0's"
+    assert all(torch.equal(x, results[0][2]) for _, _, x in results)
+
+
+def test_ranks_start_from_rank_0s_parameters_and_buffers():
+    def one(comm):
+        torch.manual_seed(comm.rank)
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+        model[1].running_mean += comm.rank
+        model[1].num_batches_tracked += comm.rank
+        hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=1.0)
+        return torch.cat([t.flatten().double() for t in model.state_dict().values()])
+
+    x = hvdclip.simulate(one, 3)
+    assert torch.equal(x[1], x[0]) and torch.equal(x[2], x[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+def test_other_dtypes_follow_float32(dtype, algorithm):
+    def one(comm, dtype):
+        model = network(dtype=dtype)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.05, gamma=0.02, momentum=0.5)
+        train(model, optimizer, 6, rank=comm.rank)
+        assert all(p.dtype == dtype for p in model.parameters())
+        return flat(model).double()
+
+    exact = hvdclip.simulate(lambda comm: one(comm, torch.float32), 2)
+    other = hvdclip.simulate(lambda comm: one(comm, dtype), 2)
+    assert torch.equal(other[0], other[1])
+    moved = (exact[0] - flat(network()).double()).norm()
+    assert moved > 0.05
+    tolerance = {torch.float64: 1e-5, torch.bfloat16: 0.4, torch.float16: 0.05}[dtype]
+    assert (other[0] - exact[0]).norm() < tolerance * moved
+
+
+def test_parameters_of_several_dtypes_in_one_model():
+    def one(comm):
+        model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3).double(), nn.Linear(3, 1).bfloat16())
+        torch.manual_seed(0)
+        for p in model.parameters():
+            nn.init.normal_(p)
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.1, interval=2)
+        norms = []
+        for step in range(4):
+            inputs, targets = regression(10 * comm.rank + step)
+            optimizer.zero_grad()
+            hidden = model[1](model[0](inputs).double())
+            (model[2](hidden.bfloat16()) - targets.bfloat16()).float().pow(2).mean().backward()
+            norms.append(math.sqrt(sum(p.grad.double().square().sum().item() for p in model.parameters())))
+            optimizer.step()
+        assert optimizer.last_round["grad_norm"] > 0
+        return flat(model), comm.ledger["round"].collectives, norms
+
+    results = hvdclip.simulate(one, 2)
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == 2 * 2, "one collective per dtype and round: bfloat16 travels as float32"
+
+
+def test_half_precision_norms_do_not_overflow():
+    model = nn.Linear(4, 1, bias=False).half()
+    optimizer = hvdclip.optimizer("celgc", model, lr=1.0, gamma=1.0)
+    model.weight.grad = torch.full((1, 4), 3e4, dtype=torch.float16)
+    before = model.weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close((before - model.weight).float(), torch.full((1, 4), 0.5), rtol=1e-2, atol=1e-2)
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(ValueError, match="no parameter to train"):
+        hvdclip.optimizer("local_sgd", nn.Linear(2, 2).requires_grad_(False), lr=0.1)
+    with pytest.raises(TypeError, match="complex64"):
+        hvdclip.optimizer("local_sgd", [nn.Parameter(torch.zeros(2, dtype=torch.complex64))], lr=0.1)
+    with pytest.raises(ValueError, match="lie on cpu, meta"):
+        hvdclip.optimizer(
+            "local_sgd", [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, device="meta"))], lr=1
+        )
+
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = hvdclip.optimizer("local_sgd", embedding, lr=0.1)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(TypeError, match="sparse"):
+        optimizer.step()
+
+    model = network()
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=1.0)
+    with pytest.raises(RuntimeError, match=r"call backward\(\) before step"):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="pass all groups to the constructor"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    model.double()
+    backward(model)
+    with pytest.raises(RuntimeError, match=r"before hvdclip\.optimizer"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "chosen", "error", "said"),
+    [
+        ("celcg", {"lr": 0.1}, ValueError, "'celcg' is unknown; allowed are celgc, naive_parallel_clip"),
+        ("celgc", {"gamma": 1.0}, TypeError, "lr: missing"),
+        ("celgc", {"lr": 0.1}, ValueError, "exactly one of gamma and max_norm"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "max_norm": 1.0}, ValueError, "exactly one of gamma and max_norm"),
+        ("celgc", {"lr": -1.0, "gamma": 1.0}, ValueError, "lr is -1.0; allowed: greater than 0"),
+        ("celgc", {"lr": math.nan, "gamma": 1.0}, ValueError, "lr is nan"),
+        ("celgc", {"lr": "0.1", "gamma": 1.0}, TypeError, "lr is '0.1'"),
+        ("celgc", {"lr": 0.1, "gamma": 0.0}, ValueError, "gamma is 0.0; allowed: greater than 0"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "interval": 0}, ValueError, "interval is 0"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "interval": 2.5}, TypeError, "interval is 2.5"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "intervall": 2}, TypeError, "did you mean interval"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "momentum": 1.0}, ValueError, "momentum is 1.0; allowed: less than 1"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "nesterov": True}, ValueError, "needs momentum > 0"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "norm_of": "update", "inner": "Adam"}, ValueError, "norm_of: update"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "inner": "Adamm"}, ValueError, "optimizers of torch.optim"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "buffer_policy": "sum"}, ValueError, "'average', 'keep' or 'broadcast'"),
+        ("naive_parallel_clip", {"lr": 0.1, "gamma": 1.0, "interval": 4}, TypeError, "interval: unknown setting"),
+        ("minibatch_sgd", {"lr": 0.1, "gamma": 1.0}, TypeError, "gamma: unknown setting"),
+    ],
+)
+def test_wrong_settings_name_the_setting_the_value_and_what_is_allowed(algorithm, chosen, error, said):
+    with pytest.raises(error) as raised:
+        hvdclip.optimizer(algorithm, network(), **chosen)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_ranks_that_disagree_on_a_setting_are_told_so():
+    def one(comm):
+        hvdclip.optimizer("celgc", network(), comm=comm, lr=0.1, gamma=1.0, interval=4 + comm.rank)
+
+    with pytest.raises(ValueError, match="ranks disagree on interval: rank 0 has 4, rank 1 has 5"):
+        hvdclip.simulate(one, 3)
+
+
+# buffers
+
+
+class Counting(nn.Module):
+    """A float buffer, integer and boolean ones, and one that is no part of the state."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("flags", torch.zeros(3, dtype=torch.bool))
+        self.register_buffer("cache", torch.full((2,), float(rank)), persistent=False)
+        self.rank = rank
+
+    def forward(self, inputs):
+        self.mean += self.rank + 1
+        self.count += (-1) ** self.rank * (3 * 2**40 + self.rank)
+        self.flags[self.rank % 3] = True
+        return self.linear(inputs)
+
+
+@pytest.mark.parametrize("algorithm", ["local_sgd", "minibatch_sgd"])
+@pytest.mark.parametrize("policy", ["average", "keep", "broadcast"])
+def test_buffer_policies(policy, algorithm):
+    def one(comm):
+        model = Counting(comm.rank)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, buffer_policy=policy)
+        train(model, optimizer, 1, rank=comm.rank)
+        return model
+
+    models = hvdclip.simulate(one, 3)
+    for rank, model in enumerate(models):
+        mean = {"average": 2.0, "keep": rank + 1.0, "broadcast": 1.0}[policy]
+        torch.testing.assert_close(model.mean, torch.full((2,), mean))
+        of = rank if policy == "keep" else 0
+        assert model.count.item() == (-1) ** of * (3 * 2**40 + of)
+        assert model.flags.tolist() == [of == i for i in range(3)]
+        assert model.cache.tolist() == [rank, rank]
+
+
+# averaged, synchronize, statistics
+
+
+def test_averaged_shows_the_mean_model_and_leaves_the_local_one():
+    def one(comm):
+        model = Counting(comm.rank)
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.5, interval=3, momentum=0.9)
+        seen = []
+        for step in range(7):
+            train(model, optimizer, 1, rank=comm.rank, first=step)
+            local, count, mean = flat(model), model.count.clone(), model.mean.clone()
+            before = comm.ledger["evaluation"].collectives
+            with optimizer.averaged():
+                inside, inside_mean = flat(model), model.mean.clone()
+            assert comm.ledger["evaluation"].collectives - before == (0 if step in (2, 5) else 1), "free at a round end"
+            assert torch.equal(flat(model), local) and torch.equal(model.mean, mean) and model.count == count
+            seen.append((local, inside, mean, inside_mean))
+        undisturbed = Counting(comm.rank)
+        undisturbed.load_state_dict(Counting(comm.rank).state_dict() | undisturbed.state_dict())
+        return seen
+
+    ranks = hvdclip.simulate(one, 2)
+    for (a, inside_a, mean_a, mean_in_a), (b, inside_b, mean_b, mean_in_b) in zip(*ranks, strict=True):
+        assert torch.equal(inside_a, inside_b) and torch.equal(mean_in_a, mean_in_b)
+        torch.testing.assert_close(inside_a, (a + b) / 2)
+        torch.testing.assert_close(mean_in_a, (mean_a + mean_b) / 2)
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+def test_evaluation_between_steps_does_not_change_training(algorithm):
+    def one(comm, evaluate):
+        model = network()
+        interval = {"interval": 4} if algorithm == "celgc" else {}
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05, momentum=0.9, **interval)
+        metrics = []
+        for step in range(9):
+            train(model, optimizer, 1, rank=comm.rank, first=step)
+            if evaluate:
+                with optimizer.averaged(), torch.no_grad():
+                    model(torch.zeros(1, 4))
+            metrics.append({k: v for k, v in optimizer.last_round.items() if not k.endswith("_s")})
+        optimizer.synchronize()
+        return flat(model), metrics
+
+    for (x, metrics), (y, others) in zip(
+        hvdclip.simulate(lambda comm: one(comm, True), 2),
+        hvdclip.simulate(lambda comm: one(comm, False), 2),
+        strict=True,
+    ):
+        assert torch.equal(x, y) and metrics == others
+
+
+def test_synchronize_completes_the_last_round_once():
+    def one(comm):
+        model = network()
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.5, interval=4)
+        train(model, optimizer, 6, rank=comm.rank)
+        local = flat(model)
+        optimizer.synchronize()
+        optimizer.synchronize()
+        assert optimizer.rounds == 2 and comm.ledger["round"].collectives == 2
+        assert optimizer.last_round["step"] == 6
+        train(model, optimizer, 4, rank=comm.rank)  # a full round follows
+        assert optimizer.rounds == 3
+        return local, flat(model)
+
+    (a, x), (b, y) = hvdclip.simulate(one, 2)
+    assert not torch.equal(a, b) and torch.equal(x, y)
+
+
+def test_last_round_tells_what_happened():
+    interval, ranks, steps = 3, 2, 9
+
+    def one(comm):
+        model = network()
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.1, interval=interval)
+        rounds, before, losses, norms = [], [], [], []
+        assert optimizer.last_round == {}
+        for step in range(steps):
+            x = flat(model)
+            optimizer.zero_grad()
+            loss = backward(model, comm.rank, step)
+            g = torch.cat([p.grad.flatten() for p in model.parameters()])
+            losses.append(loss.item())
+            norms.append(g.norm().item())
+            if (step + 1) % interval == 0:
+                before.append(x - min(0.1, 0.1 / norms[-1]) * g)
+            optimizer.record(loss=loss, samples=24)
+            optimizer.step()
+            if optimizer.steps_in_round == 0:
+                rounds.append(optimizer.last_round)
+        return rounds, before, losses, norms, optimizer.space.size, optimizer.statistics.size
+
+    results = hvdclip.simulate(one, ranks)
+    for number, metrics in enumerate(results[0][0]):
+        span = slice(number * interval, (number + 1) * interval)
+        losses = [value for result in results for value in result[2][span]]
+        norms = [value for result in results for value in result[3][span]]
+        assert metrics["step"] == (number + 1) * interval and metrics["round"] == number + 1
+        assert metrics["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        assert metrics["grad_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)
+        assert metrics["clip_fraction"] == sum(norm > 1 for norm in norms) / len(norms)
+        assert metrics["samples"] == 24 * interval * ranks and metrics["ranks"] == ranks
+        assert metrics["bytes"] == 4 * (results[0][4] + results[0][5])
+        assert metrics["lr"] == 0.1 and metrics["gamma"] == pytest.approx(0.1) and metrics["interval"] == interval
+        if number == 0:
+            assert metrics["drift"] is None
+        else:
+            a, b = (result[1][number - 1] for result in results)
+            assert metrics["drift"] == pytest.approx(((a - b) / 2).norm().item(), rel=1e-4)
+
+
+def test_statistics_of_gradient_methods():
+    def one(comm, algorithm):
+        model = network()
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.1)
+        backward(model, comm.rank)
+        norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
+        optimizer.step()
+        return norm, optimizer.last_round
+
+    for algorithm, fraction in (("naive_parallel_clip", 1.0), ("clip_then_average", 1.0)):
+        (a, metrics), (b, others) = hvdclip.simulate(lambda comm, name=algorithm: one(comm, name), 2)
+        assert metrics["grad_norm"] == pytest.approx((a + b) / 2, rel=1e-5)
+        assert metrics["clip_fraction"] == others["clip_fraction"] == fraction
+        assert metrics["drift"] == 0 and metrics["interval"] is None
+
+
+def test_drift_can_be_left_out():
+    model = network()
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.1, drift=False)
+    train(model, optimizer, 3)
+    assert optimizer.last_round["drift"] is None and optimizer._before is None
+
+
+# state
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+@pytest.mark.parametrize("chosen", [{"momentum": 0.9, "dampening": 0.1}, {"inner": torch.optim.AdamW}])
+def test_a_saved_and_loaded_optimizer_goes_on_bit_identically(algorithm, chosen):
+    interval = {"interval": 3} if algorithm == "celgc" else {}
+
+    def make(comm):
+        model = network()
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05, **interval, **chosen)
+        return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.7)
+
+    def steps(comm, model, optimizer, schedule, first, last):
+        for step in range(first, last):
+            train(model, optimizer, 1, rank=comm.rank, first=step)
+            schedule.step()
+
+    def whole(comm):
+        model, optimizer, schedule = make(comm)
+        steps(comm, model, optimizer, schedule, 0, 11)
+        return flat(model), optimizer.rounds
+
+    def in_two(comm):
+        model, optimizer, schedule = make(comm)
+        steps(comm, model, optimizer, schedule, 0, 5)  # in the middle of a round
+        file = io.BytesIO()
+        torch.save([part.state_dict() for part in (model, optimizer, schedule)], file)
+        file.seek(0)
+        model, optimizer, schedule = make(comm)
+        for part, state in zip((model, optimizer, schedule), torch.load(file, weights_only=True), strict=True):
+            part.load_state_dict(state)
+        steps(comm, model, optimizer, schedule, 5, 11)
+        return flat(model), optimizer.rounds
+
+    for (x, rounds), (y, others) in zip(hvdclip.simulate(whole, 2), hvdclip.simulate(in_two, 2), strict=True):
+        assert torch.equal(x, y) and rounds == others
+
+
+def test_another_methods_state_is_refused():
+    state = hvdclip.optimizer("local_sgd", network(), lr=0.1).state_dict()
+    with pytest.raises(ValueError, match="of method 'local_sgd', this optimizer's method is 'celgc'"):
+        hvdclip.optimizer("celgc", network(), lr=0.1, gamma=1.0).load_state_dict(state)
+    with pytest.raises(ValueError, match="of method None"):
+        hvdclip.optimizer("local_sgd", network(), lr=0.1).load_state_dict(
+            torch.optim.SGD(network().parameters(), lr=0.1).state_dict()
+        )
+
+
+# gradients that are not finite
+
+
+def poisoned(comm, algorithm, bad, steps=8, **chosen):
+    model = network()
+    optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05, **chosen)
+    x, raised = [flat(model)], []
+    for step in range(steps):
+        optimizer.zero_grad()
+        backward(model, comm.rank, step)
+        if (comm.rank, step + 1) in bad:
+            model[0].weight.grad[0, 0] = bad[comm.rank, step + 1]
+        try:
+            optimizer.step()
+        except hvdclip.NonFiniteGradient as error:
+            raised.append((step + 1, str(error)))
+        x.append(flat(model))
+    return x, raised, optimizer
+
+
+BAD = {(1, 2): math.nan, (1, 3): math.inf, (0, 7): -math.inf}
+
+
+@pytest.mark.parametrize("chosen", [{}, {"norm_of": "update", "momentum": 0.9}, {"inner": "Adam"}, {"momentum": 0.9}])
+def test_local_methods_leave_x_unchanged_and_raise_on_all_ranks_at_the_end_of_the_round(chosen):
+    results = hvdclip.simulate(lambda comm: poisoned(comm, "celgc", BAD, interval=4, **chosen), 2)
+    for x, raised, _ in results:
+        assert [step for step, _ in raised] == [4, 8]
+        assert "not finite on rank 1 at step 2" in raised[0][1] and "rank 0 at step 7" in raised[1][1]
+        assert all(values.isfinite().all() for values in x)
+    assert torch.equal(results[1][0][1], results[1][0][2]) and torch.equal(results[1][0][2], results[1][0][3])
+    assert not torch.equal(results[0][0][1], results[0][0][2])
+
+
+@pytest.mark.parametrize("chosen", [{}, {"norm_of": "update", "momentum": 0.9}, {"inner": "Adam"}])
+def test_skipped_steps_are_counted_and_training_goes_on(chosen):
+    results = hvdclip.simulate(lambda comm: poisoned(comm, "celgc", BAD, interval=4, on_nonfinite="skip", **chosen), 2)
+    for x, raised, optimizer in results:
+        assert not raised and optimizer.steps == 8 and optimizer.last_round["skipped"] == 1
+        assert x[-1].isfinite().all() and torch.equal(x[-1], results[0][0][-1])
+        assert math.isfinite(optimizer.last_round["grad_norm"])
+
+
+@pytest.mark.parametrize("algorithm", ["naive_parallel_clip", "clip_then_average", "minibatch_sgd"])
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_gradient_methods_leave_the_step_out_on_all_ranks(algorithm, policy, momentum):
+    def one(comm):
+        model = network()
+        gamma = {} if algorithm == "minibatch_sgd" else {"gamma": 0.05}
+        optimizer = hvdclip.optimizer(
+            algorithm, model, comm=comm, lr=0.1, momentum=momentum, on_nonfinite=policy, **gamma
+        )
+        x, raised = [flat(model)], []
+        for step in range(5):
+            optimizer.zero_grad()
+            backward(model, comm.rank, step)
+            if (comm.rank, step) == (1, 2):
+                model[0].weight.grad[0, 0] = math.nan
+            try:
+                optimizer.step()
+            except hvdclip.NonFiniteGradient as error:
+                raised.append(str(error))
+            x.append(flat(model))
+        return x, raised
+
+    results = hvdclip.simulate(one, 2)
+    for x, raised in results:
+        assert torch.equal(x[2], x[3]) and not torch.equal(x[3], x[4]) and x[5].isfinite().all()
+        assert len(raised) == (policy == "raise") and all("rank 1 at step 3" in text for text in raised)
+        assert torch.equal(x[5], results[0][0][5])
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+def test_grad_scaler_unscales_before_the_clip_and_an_overflow_desynchronises_nobody(algorithm):
+    def one(comm, scale):
+        model = network(dtype=torch.float64)
+        interval = {"interval": 3} if algorithm == "celgc" else {}
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05, **interval)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
+        x = []
+        for step in range(6):
+            optimizer.zero_grad()
+            inputs, targets = regression(100 * comm.rank + step)
+            loss = (model(inputs.double()) - targets).pow(2).mean()
+            scaler.scale(loss).backward()
+            if scale != 1 and (comm.rank, step) == (1, 3):
+                model[0].weight.grad[0, 0] = math.inf
+            scaler.step(optimizer)
+            scaler.update()
+            x.append(flat(model))
+        return x, optimizer.steps, optimizer.last_round["skipped"], scaler.get_scale()
+
+    scaled = hvdclip.simulate(lambda comm: one(comm, 1024.0), 2)
+    plain = hvdclip.simulate(lambda comm: one(comm, 1.0), 2)
+    for rank in range(2):
+        torch.testing.assert_close(scaled[rank][0][:3], plain[rank][0][:3])
+        assert scaled[rank][1] == 6
+        assert torch.equal(scaled[rank][0][-1], scaled[0][0][-1])
+    assert torch.equal(scaled[1][0][3], scaled[1][0][2]), "the rank that overflowed stays"
+    if algorithm == "celgc":
+        assert not torch.equal(scaled[0][0][3], scaled[0][0][2]) and scaled[0][2] == 1
+        assert scaled[1][3] == 512 and scaled[0][3] == 1024, "each rank has a scale of its own"
+    else:
+        assert torch.equal(scaled[0][0][3], scaled[0][0][2])
+
+
+def test_one_rank_alone_needs_no_communicator():
+    model = network()
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.5, interval=2)
+    assert isinstance(optimizer.comm, SingleRank)
+    train(model, optimizer, 4)
+    assert optimizer.last_round["bytes"] == 0 and optimizer.last_round["ranks"] == 1
+
+
+def test_algorithms_lists_every_method():
+    listed = hvdclip.algorithms()
+    assert [row["name"] for row in listed] == [
+        "celgc",
+        "naive_parallel_clip",
+        "local_sgd",
+        "minibatch_sgd",
+        "clip_then_average",
+    ]
+    assert all(row["formula"] and row["paper"] and row["message"] for row in listed)

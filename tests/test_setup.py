@@ -1,0 +1,154 @@
+"""jobs/setup.sh for real: each thing a user must mend ends it with one line and changes nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+PYTHON = os.path.realpath(sys.executable)
+TOOLS = "awk bash basename cat cut df dirname env flock grep id mkdir mktemp mv rm sed sha256sum tail tee timeout uname"
+
+
+def script(path: Path, text: str) -> None:
+    """Writes a shell script that can be called."""
+    path.write_text(f"#!{shutil.which('bash')}\n{text}\n")
+    path.chmod(0o755)
+
+
+class Machine:
+    """A copy of the project's set-up, and a PATH on which only the named programs are found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project, self.bin, self.home = folder / "project", folder / "bin", folder / "home"
+        shutil.copytree(PROJECT / "jobs", self.project / "jobs")
+        for name in ("setup.cfg", "pyproject.toml"):
+            shutil.copy(PROJECT / name, self.project)
+        self.bin.mkdir()
+        self.home.mkdir()
+        for name in TOOLS.split():
+            self.link(name, shutil.which(name))
+        self.link("python3.11", PYTHON)
+        self.script("g++", "exit 0")
+
+    def link(self, name: str, target: str | None) -> None:
+        """Puts a program of the real machine on PATH."""
+        assert target, f"this machine has no {name}"
+        (self.bin / name).symlink_to(target)
+
+    def script(self, name: str, text: str) -> None:
+        """Puts a shell script on PATH, in place of a program of that name."""
+        (self.bin / name).unlink(missing_ok=True)
+        script(self.bin / name, text)
+
+    def set_up(self, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs the copy's jobs/setup.sh."""
+        return subprocess.run(
+            [self.project / "jobs/setup.sh"],
+            env={"PATH": str(self.bin), "HOME": str(self.home), **env},
+            capture_output=True,
+            text=True,
+        )
+
+    def files(self) -> set[Path]:
+        """Returns what there is."""
+        return {*self.project.rglob("*"), *self.home.rglob("*")}
+
+    def complaint(self, **env: str) -> str:
+        """Runs the set-up, which must fail as a user's mistake does, and returns its one line."""
+        before = self.files()
+        done = self.set_up(**env)
+        assert done.returncode == 2, done
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert self.files() == before
+        return done.stderr
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine that has all that a set-up needs."""
+    return Machine(tmp_path)
+
+
+def test_no_python(machine: Machine) -> None:
+    """Without any Python the line says which one to install."""
+    (machine.bin / "python3.11").unlink()
+    assert "no Python 3.11 on PATH: install it" in machine.complaint()
+
+
+def test_other_python(machine: Machine) -> None:
+    """A python3 of another version is named with its version."""
+    (machine.bin / "python3.11").unlink()
+    machine.script("python3", f'exec {PYTHON} -c "import sys; sys.version_info = (3, 9, 2); exec(sys.argv[1])" "$2"')
+    assert "python3 is Python 3.9: install Python 3.11 or set PYTHON to it" in machine.complaint()
+
+
+def test_python_setting_that_is_not_there(machine: Machine) -> None:
+    """A PYTHON that does not exist is not silently replaced."""
+    assert "PYTHON=/nowhere/python is not there" in machine.complaint(PYTHON="/nowhere/python")
+
+
+def test_no_compiler(machine: Machine) -> None:
+    """Without a C++ compiler, and without root's apt-get, the line names both ways to one."""
+    (machine.bin / "g++").unlink()
+    assert "no C++ compiler: load your site's compiler module or have root install one" in machine.complaint()
+
+
+def test_broken_mpirun(machine: Machine) -> None:
+    """An mpirun that does not run is named with the first line of what it says."""
+    machine.script("mpirun", "echo 'libopen-rte.so.40: cannot open shared object file'; echo more; exit 127")
+    line = machine.complaint()
+    assert f"mpirun at {machine.bin}/mpirun does not run: libopen-rte.so.40: cannot open shared object file; " in line
+    assert "take it off PATH or load a working module" in line
+
+
+def test_mpirun_without_compiler(machine: Machine) -> None:
+    """An MPI that programs can be started but not built with is no use."""
+    machine.script("mpirun", "echo 'mpirun (Open MPI) 4.1.4'")
+    assert "comes without mpicc: install that MPI's development package" in machine.complaint()
+
+
+def test_no_disk(machine: Machine) -> None:
+    """Too small a disk is noticed before anything is made."""
+    machine.script("df", "echo header; echo /dev/x 9000000 5000000 4000000 56% /")
+    assert f".venv needs about 5 GB and {machine.project} has 3 GB free" in machine.complaint()
+
+
+def test_cache_that_cannot_be_made(machine: Machine) -> None:
+    """A cache folder out of reach is named with the setting that moves it."""
+    assert "cannot make /proc/hvdclip/wheels: set HVDCLIP_CACHE" in machine.complaint(HVDCLIP_CACHE="/proc/hvdclip")
+
+
+@pytest.mark.slow
+def test_pip_failure_and_half_made_venv(machine: Machine) -> None:
+    """A failing pip is quoted, with the log's place; the half-made .venv is made again from nothing."""
+    for attempt in ("first", "second"):
+        done = machine.set_up(PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null")
+        assert done.returncode == 2, done
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert "No matching distribution found" in done.stderr
+        assert str(machine.project / ".setup.log") in done.stderr
+        assert "setup: making .venv" in done.stdout, attempt
+        leftover = machine.project / ".venv/left-over"
+        assert not leftover.exists()
+        leftover.touch()
+
+
+@pytest.mark.skipif(not (PROJECT / ".venv/.setup").exists(), reason="the project is not set up: run jobs/setup.sh")
+def test_second_setup_is_short(tmp_path: Path) -> None:
+    """In a finished project the set-up looks, says so, and ends in well under a second."""
+    # were it not finished after all, a full disk keeps the set-up from starting in the midst of the tests
+    script(tmp_path / "df", "echo header; echo /dev/x 9 9 0 100% /")
+    start = time.monotonic()
+    done = subprocess.run(
+        [PROJECT / "jobs/setup.sh"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"setup: all is there, in {PROJECT}/.venv\n", done
+    assert time.monotonic() - start < 1
