@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +65,12 @@ class Log(Section):
     every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
     drift: bool = Field(True, description="measure drift, for one more copy of the parameters and pass (local methods)")
     tensorboard: bool = Field(False, description="write TensorBoard files too")
+
+    @model_validator(mode="after")
+    def _tensorboard_is_there(self) -> Self:
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError("tensorboard is True, but tensorboard is not installed: pip install tensorboard")
+        return self
 
 
 class Columns(Section):
@@ -137,6 +146,9 @@ def check(raw: dict[str, Any]) -> Config:
 def own(reference: str) -> Callable[..., Any]:
     """The function that `my.module:name` refers to; ConfigError if there is none."""
     module, _, name = reference.partition(":")
+    # as python script.py would find it; a console script's own folder is what stands there otherwise
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -1,8 +1,12 @@
 """The hvdclip command, alone and on real ranks: what it prints, writes and refuses."""
 
+import contextlib
 import hashlib
 import json
+import os
+import pty
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,10 +23,8 @@ METRICS = {
 }
 
 
-def hvdclip(*arguments, ranks=1, launcher="alone", check=True, env=None, timeout=120):
-    return run_ranks(
-        [HVDCLIP, *map(str, arguments)], ranks, launcher, cwd=PROJECT, check=check, env=env, timeout=timeout
-    )
+def hvdclip(*arguments, ranks=1, launcher="alone", check=True, cwd=PROJECT, timeout=120):
+    return run_ranks([HVDCLIP, *map(str, arguments)], ranks, launcher, cwd=cwd, check=check, timeout=timeout)
 
 
 def train(folder, *overrides, **how):
@@ -102,6 +104,11 @@ def test_plot_prints_the_table_and_draws_both_runs(runs, tmp_path):
     assert svg.count('id="line2d_') > 20
 
 
+def test_tensorboard_files_if_asked_for(tmp_path):
+    train(tmp_path, "train.steps=8", "log.tensorboard=true")
+    assert [file.name.partition(".")[0] for file in (tmp_path / "tensorboard").iterdir()] == ["events"]
+
+
 def test_alone_and_again(tmp_path):
     summary, metrics, _ = train(tmp_path / "a", "train.steps=16", "train.evaluate_every_steps=16")
     again, *_ = train(tmp_path / "b", "train.steps=16", "train.evaluate_every_steps=4")
@@ -166,20 +173,20 @@ def own(tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.ranks)])
 def test_ones_own_model_and_data(own, ranks):
-    how = {"ranks": ranks, "launcher": "alone" if ranks == 1 else "mpirun", "env": {"PYTHONPATH": str(own)}}
-    hvdclip("train", own / "own.yaml", "model.hidden=6", "--run-dir", own / "run", **how)
+    how = {"ranks": ranks, "launcher": "alone" if ranks == 1 else "mpirun", "cwd": own}
+    hvdclip("train", "own.yaml", "model.hidden=6", "--run-dir", "run", **how)
     summary, _, evals = read(own / "run")
     assert (
         summary["final"]["valid"]["accuracy"] > 0.9 and evals[-1]["accuracy"] == summary["final"]["valid"]["accuracy"]
     )
     assert summary["parameters"] == 2 * 6 + 6 + 6 * 2 + 2
-    assert "accuracy" in hvdclip("eval", own / "run", env={"PYTHONPATH": str(own)}).stdout
+    assert "accuracy" in hvdclip("eval", "run", cwd=own).stdout
 
 
 @pytest.mark.ranks
 def test_shards_of_different_length_are_refused_before_training(own):
-    done = hvdclip("train", own / "own.yaml", "data.unequal=true", "--run-dir", own / "run", ranks=2,
-                   launcher="mpirun", env={"PYTHONPATH": str(own)}, check=False)  # fmt: skip
+    unequal = ["own.yaml", "data.unequal=true", "--run-dir", "run"]
+    done = hvdclip("train", *unequal, ranks=2, launcher="mpirun", cwd=own, check=False)
     assert done.returncode == 2 and "the number of train batches differs between ranks" in done.stderr + done.stdout
 
 
@@ -244,3 +251,23 @@ def test_lists():
     assert hvdclip("configs", "quickstart").stdout == (PROJECT / "configs/quickstart.yaml").read_text()
     assert hvdclip("configs", "nothing", check=False).returncode == 2
     assert "[key.path=value]..." in hvdclip("train", "--help").stdout
+
+
+@pytest.mark.ranks
+def test_a_progress_bar_where_a_terminal_stands_behind_the_launcher(tmp_path):
+    """Open MPI gives ranks a terminal whatever its own output is, Horovod a pipe; only the launcher's output counts."""
+    line = [HVDCLIP, "train", "configs/quickstart.yaml", *SMALL, "train.steps=24", "--run-dir"]
+    plain = run_ranks([*line, str(tmp_path / "plain")], 2, "horovodrun-mpi", cwd=PROJECT)
+    assert "\x1b" not in plain.stdout and "valid" in plain.stdout
+    master, slave = pty.openpty()
+    environment = os.environ | {"PATH": f"{Path(HVDCLIP).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    launch = ["horovodrun", "-np", "2", *line, str(tmp_path / "live")]
+    process = subprocess.Popen(launch, stdout=slave, stderr=slave, cwd=PROJECT, env=environment)
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal that all have left
+        while piece := os.read(master, 65536):
+            shown += piece
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "\x1b[" in text and "24/24" in text and "valid" in text and "<stdout>" not in text

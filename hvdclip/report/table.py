@@ -38,7 +38,7 @@ def table(runs: Sequence[Run]) -> Table:
                 *([run.label, str(summary["ranks"]), f"{summary['step']:,}"] if position == 0 else ["", "", ""]),
                 row["split"],
                 f"{row['loss']:.4f}",
-                "" if metric is None else f"{metric:.4g}",
+                "" if metric is None else f"{metric:,.3f}",
                 *(totals if position == 0 else ["", "", ""]),
             )
     return shown

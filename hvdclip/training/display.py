@@ -18,7 +18,7 @@ class Silent:
 
     def start(self, title: str, steps: int) -> None: ...
     def round(self, line: dict[str, Any]) -> None: ...
-    def evaluation(self, row: dict[str, Any], seconds: float) -> None: ...
+    def evaluation(self, row: dict[str, Any], remark: str, seconds: float) -> None: ...
     def say(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -31,7 +31,8 @@ class Display(Silent):
     def __init__(self) -> None:
         screen = terminal()
         self.live = screen is not None
-        width = os.get_terminal_size(screen.fileno()).columns if screen else None
+        # a terminal that tells no size says 0
+        width = (os.get_terminal_size(screen.fileno()).columns or 80) if screen else None
         self.console = Console(file=screen or sys.stdout, force_terminal=self.live, width=width, highlight=False)
         self._progress: Progress | None = None
         self._last_plain = time.monotonic()
@@ -59,12 +60,13 @@ class Display(Silent):
             self._last_plain = time.monotonic()
             self.say(f"step {line['step']:>7}  round {line['round']:>6}  {state}")
 
-    def evaluation(self, row: dict[str, Any], seconds: float) -> None:
-        metric = "".join(f"  {key} {row[key]:9.4g}" for key in ("perplexity", "accuracy") if key in row)
+    def evaluation(self, row: dict[str, Any], remark: str, seconds: float) -> None:
+        metric = f"  perplexity {row['perplexity']:9.2f}" if "perplexity" in row else ""
+        metric += f"  accuracy {row['accuracy']:7.2%}" if "accuracy" in row else ""
         self._last_plain = time.monotonic()
         self.say(
             f"step {row['step']:>7}  epoch {row['epoch']:7.3f}  {row['split']:<5}  loss {row['loss']:8.4f}{metric}"
-            f"  {seconds:7.1f} s"
+            f"  {remark}  {seconds:7.1f} s"
         )
 
     def say(self, text: str) -> None:

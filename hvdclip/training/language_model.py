@@ -62,8 +62,11 @@ class LanguageModelling:
 
     def description(self) -> str:
         tokens, vocabulary = len(self.corpus.splits["train"]), self.corpus.vocabulary
-        guess = f"a uniform guess has loss {math.log(vocabulary):.3f}, perplexity {vocabulary:,}"
-        return f"{tokens:,} {self.corpus.unit}s of text, {guess}"
+        return f"{tokens:,} {self.corpus.unit}s of text, {vocabulary:,} different"
+
+    def remark(self, loss: float) -> str:
+        bits, guess = loss / math.log(2), math.log2(self.corpus.vocabulary)
+        return f"{bits:.2f} bits per {self.corpus.unit} (uniform guess: {guess:.2f})"
 
     def splits(self) -> tuple[str, ...]:
         return ("valid", "test")

@@ -90,7 +90,7 @@ class Trainer:
             self.evaluations += rows
             for row in rows:
                 self.recorder.evaluation(row)
-                self.display.evaluation(row, time.perf_counter() - self.began)
+                self.display.evaluation(row, self.task.remark(row["loss"]), time.perf_counter() - self.began)
             if self.best() is rows[0]:
                 self.recorder.model("best", self.model)
             if final:

@@ -58,5 +58,8 @@ class Supervised:
     def description(self) -> str:
         return f"{self.epoch_steps(0):,} batches per rank and epoch"
 
+    def remark(self, loss: float) -> str:
+        return ""
+
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in self.loaders if split != "train")

@@ -49,5 +49,8 @@ class Task(Protocol):
     def description(self) -> str:
         """The data in a few words."""
 
+    def remark(self, loss: float) -> str:
+        """What a loss means, in a few words; may be empty."""
+
     def splits(self) -> tuple[str, ...]:
         """The splits to evaluate on: first the one watched during training."""
