@@ -106,10 +106,14 @@ def test_broken_mpirun(machine: Machine) -> None:
     assert "take it off PATH or load a working module" in line
 
 
-def test_mpirun_without_compiler(machine: Machine) -> None:
-    """An MPI that programs can be started but not built with is no use."""
+@pytest.mark.parametrize("wrapper", [None, "echo 'fatal error: mpi.h: No such file or directory' >&2; exit 1"])
+def test_mpirun_without_development_files(machine: Machine, wrapper: str | None) -> None:
+    """An MPI that starts programs but cannot build them is no use, with a compiler wrapper or without."""
     machine.script("mpirun", "echo 'mpirun (Open MPI) 4.1.4'")
-    assert "comes without mpicc: install that MPI's development package" in machine.complaint()
+    if wrapper:
+        machine.script("mpicxx", wrapper)
+    line = machine.complaint()
+    assert f"no mpicxx that works beside {machine.bin}/mpirun: install that MPI's development files" in line
 
 
 def test_no_disk(machine: Machine) -> None:

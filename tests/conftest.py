@@ -1,0 +1,97 @@
+"""What several test files share: who may start ranks, and an emulated SLURM cluster."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launch import BIN
+
+PROJECT = Path(__file__).resolve().parent.parent
+SLURM_PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare", "pgrep")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips a test marked `ranks` where no ranks can be started."""
+    if item.get_closest_marker("ranks"):
+        if not importlib.util.find_spec("horovod"):
+            pytest.skip("Horovod is not installed: run jobs/setup.sh")
+        if not shutil.which("mpirun", path=f"{BIN}:{os.environ['PATH']}"):
+            pytest.skip("no mpirun on PATH: run jobs/setup.sh")
+
+
+class SlurmCluster:
+    """A real SLURM on two emulated nodes; tests/slurmlab.sh tells how."""
+
+    def __init__(self, shared: list[Path]) -> None:
+        # names of its own, so that two test runs on one machine do not meet
+        self.state = Path(f"/var/tmp/hvdclip-slurmlab-{os.getpid()}")
+        self.env = {
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "LAB": str(self.state),
+            "HEAD": f"head{os.getpid()}",
+            "PFX": f"t{os.getpid()}n",
+            "SHARED": ":".join(str(folder) for folder in shared),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, *command: str, timeout: float = 120) -> str:
+        """Runs a command on the head node, in the project's folder, and returns what it printed."""
+        return self._lab("run", *command, timeout=timeout)
+
+    def start(self) -> None:
+        """Boots both nodes."""
+        self.state.mkdir()
+        self._lab("up", "2")
+
+    def stop(self) -> None:
+        """Ends the cluster and whatever still runs on it."""
+        self._lab("down")
+        shutil.rmtree(self.state)
+
+    def _lab(self, *arguments: str, timeout: float = 120) -> str:
+        # a file, because the cluster's daemons would hold a pipe open
+        with (self.state / "answer").open("w+") as answer:
+            done = subprocess.run(
+                [PROJECT / "tests/slurmlab.sh", *arguments],
+                env=self.env,
+                cwd=PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=answer,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+            )
+            answer.seek(0)
+            text = answer.read()
+        assert done.returncode == 0, f"slurmlab.sh {' '.join(arguments)}: exit status {done.returncode}\n{text}"
+        return text
+
+
+def _no_cluster_because() -> str | None:
+    """Returns why no emulated cluster can be started here, or None."""
+    if os.geteuid() != 0:
+        return "the emulated SLURM cluster needs root"
+    if missing := [program for program in SLURM_PROGRAMS if not shutil.which(program)]:
+        return f"no {', '.join(missing)} on PATH: install the packages that .ci/run names"
+    probe = f"probe{os.getpid()}"
+    for command in (["ip", "netns", "add", probe], ["ip", "netns", "del", probe], ["unshare", "-muinpf", "true"]):
+        if subprocess.run(command, capture_output=True).returncode:
+            return f"this machine refuses namespaces ({' '.join(command)})"
+    return None
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A running cluster of two nodes, both of which see the project and pytest's temporary folder."""
+    if reason := _no_cluster_because():
+        pytest.skip(reason)
+    cluster = SlurmCluster([tmp_path_factory.getbasetemp(), PROJECT])
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()

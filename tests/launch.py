@@ -1,0 +1,119 @@
+"""Starts commands as several real ranks, and leaves no process of theirs behind."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+LAUNCHERS = ("alone", "mpirun", "horovodrun-mpi", "horovodrun-gloo")
+# Ranks leave their launcher's process group, so a mark in their environment is what finds them all.
+MARK = "HVDCLIP_TEST_LAUNCH"
+
+
+def run_ranks(
+    command: Sequence[str],
+    ranks: int,
+    launcher: str = "mpirun",
+    timeout: float = 120,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command on one-thread ranks; fails after `timeout` seconds and, with `check`, on a non-zero exit."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [*_launch_line(launcher, ranks), *command],
+        env=_environment(mark, env or {}),
+        cwd=cwd,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _kill_marked(mark)
+        stdout, stderr = process.communicate()
+        raise AssertionError(f"not finished after {timeout} s\n{_tail(stdout, stderr)}") from None
+    finally:
+        _kill_marked(mark)
+    if check and process.returncode:
+        raise AssertionError(f"exit status {process.returncode}\n{_tail(stdout, stderr)}")
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def python_ranks(
+    source: str,
+    ranks: int,
+    launcher: str = "mpirun",
+    timeout: float = 120,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python text, dedented, as run_ranks does with a command."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "script.py")
+        script.write_text(textwrap.dedent(source))
+        return run_ranks([sys.executable, str(script)], ranks, launcher, timeout, env, cwd, check)
+
+
+def _launch_line(launcher: str, ranks: int) -> list[str]:
+    """Returns what stands before the command."""
+    if launcher == "alone" and ranks == 1:
+        return []
+    if launcher == "mpirun":
+        as_root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        return ["mpirun", *as_root, "--oversubscribe", "--bind-to", "none", "-np", str(ranks)]
+    if launcher in ("horovodrun-mpi", "horovodrun-gloo"):
+        return ["horovodrun", "-np", str(ranks), "--" + launcher.removeprefix("horovodrun-")]
+    raise ValueError(f"no way to start {ranks} ranks with launcher {launcher!r}, only with one of {LAUNCHERS}")
+
+
+def _environment(mark: str, extra: Mapping[str, str]) -> dict[str, str]:
+    """Returns this process's environment, fit for several ranks on few cores."""
+    few_cores = {"OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
+    return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **few_cores, **extra, MARK: mark}
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """Returns the living processes that carry the mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _kill_marked(mark: str) -> None:
+    """Kills every process of a launch and fails if one survives."""
+    deadline = time.monotonic() + 10
+    while survivors := _marked(mark):
+        assert time.monotonic() < deadline, f"could not kill {survivors}"
+        for process in survivors:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.02)
+
+
+def _tail(stdout: str, stderr: str) -> str:
+    """Returns the last lines of both outputs."""
+    return "\n".join(
+        f"--- end of {name} ---\n" + "\n".join(text.splitlines()[-40:])
+        for name, text in (("stdout", stdout), ("stderr", stderr))
+    )

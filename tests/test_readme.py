@@ -1,0 +1,48 @@
+"""What the README shows is what there is."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import python_ranks
+
+from hvdclip import algorithms
+
+PROJECT = Path(__file__).parent.parent
+README = (PROJECT / "README.md").read_text()
+SCRIPT = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("launcher", ["horovodrun-mpi", "horovodrun-gloo"])
+def test_the_script_runs_on_two_ranks(launcher):
+    done = python_ranks(SCRIPT, 2, launcher)
+    shown = re.search(r"\{'step'.*\}", done.stdout)[0]
+    assert done.stdout.count("{'step'") == 1, "rank 0 alone prints"
+    metrics = eval(shown)
+    assert metrics["step"] == 400 and metrics["round"] == 50 and 0 < metrics["loss"] < 0.8 and metrics["drift"] > 0
+
+
+@pytest.mark.ranks
+def test_the_script_runs_alone(tmp_path):
+    (tmp_path / "example.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "'bytes'" in done.stdout, done.stderr
+
+
+def test_the_files_and_links_it_names_are_there():
+    for name in re.findall(r"(?:configs|jobs|slurm|docs)/[\w./]+\w", README):
+        assert (PROJECT / name).exists(), name
+
+
+def test_it_lists_every_algorithm():
+    assert re.findall(r"^`(\w+)` \|", README.partition("`algorithm` |")[2], re.MULTILINE)[:5] == [
+        "celgc",
+        "local_sgd",
+        "naive_parallel_clip",
+        "clip_then_average",
+        "minibatch_sgd",
+    ]
+    assert all(f"`{row['name']}` |" in README for row in algorithms())
