@@ -9,63 +9,84 @@ from torch import Tensor, nn
 
 BufferPolicy = Literal["average", "keep", "broadcast"]
 
-# An integer travels as four base-65536 digits, which a float32 mean of zeros and one digit leaves exact.
-DIGITS, BASE_BITS = 4, 16
-
 
 class Buffers:
     """The persistent buffers of a module as a rider of the message.
 
-    Float buffers are averaged, kept by each rank, or taken from rank 0, as the policy says; integer and boolean
-    buffers are never averaged but taken from rank 0 (unless kept). Non-persistent buffers are no part of a model's
+    Float buffers are averaged over the ranks where they are finite, or kept by each rank, or taken from rank 0, as the
+    policy says; integer and boolean buffers are never averaged but taken from rank 0 (unless kept). What is rank 0's
+    travels as its bytes, one a float, and so arrives bit for bit. Non-persistent buffers are no part of a model's
     state and stay each rank's own.
     """
 
     def __init__(self, module: nn.Module | None, policy: BufferPolicy, rank: int, ranks: int):
-        persistent = [] if module is None else _persistent(module)
-        self.all = persistent
-        travelling = [] if policy == "keep" else persistent
-        self.floats = [b for b in travelling if b.is_floating_point()]
-        self.integers = [b for b in travelling if not b.is_floating_point()]
-        self.policy, self.rank, self.ranks = policy, rank, ranks
-        self.size = sum(b.numel() for b in self.floats) + DIGITS * sum(b.numel() for b in self.integers)
+        self.rank, self.ranks = rank, ranks
+        self._all = [] if module is None else _persistent(module)
+        travelling = self._all if policy != "keep" and ranks > 1 else []
+        self._averaged = [b for b in travelling if policy == "average" and _is_float(_tensor(b))]
+        self._copied = [b for b in travelling if b not in self._averaged]
+        self._sizes = [_numbers(_tensor(b)).numel() for b in self._averaged]
+        self._sizes += [_bytes(_tensor(b)).numel() for b in self._copied]
+        self.size = sum(self._sizes) + bool(self._averaged)
+
+    def tensors(self) -> list[Tensor]:
+        """All persistent buffers as they are now; a module may rebind them at any time."""
+        return [_tensor(b) for b in self._all]
 
     def pack(self, tail: Tensor) -> None:
-        # "Rank 0's value" is N times it on rank 0, averaged with zeros.
-        if self.policy == "broadcast" and self.rank != 0:
-            tail.zero_()
+        if not self.size:
             return
-        weight = self.ranks if self.policy == "broadcast" else 1
-        for buffer, place in zip(self.floats, self._split(tail), strict=False):
-            place.copy_(buffer.flatten()).mul_(weight)
-        for buffer, place in zip(self.integers, self._split(tail)[len(self.floats) :], strict=True):
-            if self.rank == 0:
-                place.copy_(_digits(buffer))
-            else:
-                place.zero_()
+        places = tail.split([*self._sizes, self.size - sum(self._sizes)])
+        for buffer, place in zip(self._averaged, places, strict=False):
+            place.copy_(_numbers(_tensor(buffer)).flatten())
+        for buffer, place in zip(self._copied, places[len(self._averaged) :], strict=False):
+            place.copy_(_bytes(_tensor(buffer)) if self.rank == 0 else torch.zeros_like(place))
+        if self._averaged:
+            # one rank's NaN would be everybody's: such a rank sends zeros and does not count
+            floats = tail[: sum(self._sizes[: len(self._averaged)])]
+            finite = floats.isfinite().all()
+            floats.masked_fill_(~finite, 0.0)
+            places[-1].copy_(finite)
 
     def unpack(self, tail: Tensor) -> None:
-        for buffer, place in zip(self.floats, self._split(tail), strict=False):
-            buffer.copy_(place.view(buffer.shape))
-        for buffer, place in zip(self.integers, self._split(tail)[len(self.floats) :], strict=True):
-            if self.rank != 0:
-                buffer.copy_(_integers((place * self.ranks).round(), buffer))
+        if not self.size:
+            return
+        places = tail.split([*self._sizes, self.size - sum(self._sizes)])
+        for buffer, place in zip(self._averaged, places, strict=False):
+            numbers, share = _numbers(_tensor(buffer)), places[-1][0]
+            numbers.copy_(torch.where(share > 0, place.view(numbers.shape) / share, numbers))
+        if self.rank != 0:
+            for buffer, place in zip(self._copied, places[len(self._averaged) :], strict=False):
+                tensor = _tensor(buffer)
+                tensor.copy_((place * self.ranks).round().to(torch.uint8).view(tensor.dtype).view(tensor.shape))
 
-    def _split(self, tail: Tensor) -> list[Tensor]:
-        sizes = [b.numel() for b in self.floats] + [DIGITS * b.numel() for b in self.integers]
-        return list(tail.split(sizes))
 
-
-def _persistent(module: nn.Module) -> list[Tensor]:
+def _persistent(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    """(owner, name) of each buffer in the state_dict, one that several layers share once."""
     names = module.state_dict().keys()
-    return [buffer for name, buffer in module.named_buffers() if name in names]
+    found = []
+    for path, _ in module.named_buffers():
+        owner, _, name = path.rpartition(".")
+        if path in names:
+            found.append((module.get_submodule(owner), name))
+    return found
 
 
-def _digits(integers: Tensor) -> Tensor:
-    shifts = torch.arange(DIGITS, device=integers.device) * BASE_BITS
-    return (integers.to(torch.int64).flatten()[:, None] >> shifts & (1 << BASE_BITS) - 1).flatten()
+def _tensor(buffer: tuple[nn.Module, str]) -> Tensor:
+    owner, name = buffer
+    tensor = owner._buffers[name]
+    assert tensor is not None
+    return tensor
 
 
-def _integers(digits: Tensor, like: Tensor) -> Tensor:
-    shifts = torch.arange(DIGITS, device=like.device) * BASE_BITS
-    return (digits.to(torch.int64).view(-1, DIGITS) << shifts).sum(dim=1).view(like.shape).to(like.dtype)
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """The tensor as real numbers; a view."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)

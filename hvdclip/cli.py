@@ -55,16 +55,14 @@ def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None
 
 def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -> None:
     job = together(comm, lambda: Job(config, comm))
+    trainer = together(comm, lambda: Trainer(job))
     run = RunDirectory(run_dir)
     recorder, display = Recorder(), Silent()
     together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
     if comm.rank == 0:
         run.write_config(config.resolved)
         recorder, display = FileRecorder(run, config.log.tensorboard), Display()
-    try:
-        Trainer(job, recorder, display).train()
-    finally:
-        display.stop()
+    trainer.train(recorder, display)
     display.say(f"run directory: {run.path}")
 
 
@@ -82,7 +80,7 @@ def eval_command(run: Path, model: str) -> None:
 def _evaluate(config: Config, comm: Communicator, run: RunDirectory, name: str) -> None:
     job = together(comm, lambda: Job(config, comm))
     together(comm, lambda: job.model.load_state_dict(run.model(name)))
-    job.check_alike()
+    together(comm, job.check_alike)
     for split in job.task.splits():
         row = evaluate(job.task, job.model, split, comm)
         if comm.rank == 0:
@@ -150,11 +148,6 @@ def with_ranks(comm: Communicator, run: Callable[[], None]) -> None:
     """run(), ending the whole job when it fails on this rank only."""
     try:
         run()
-    except ValueError as error:
-        # what ranks disagree on is known to all of them
-        if comm.rank == 0:
-            _complain(_in_words(error))
-        sys.exit(BAD_INPUT)
     except NonFiniteGradient as error:
         if comm.rank == 0:
             _complain(str(error))
@@ -170,12 +163,14 @@ def with_ranks(comm: Communicator, run: Callable[[], None]) -> None:
 
 
 def _bad_input(make: Callable[[], Made]) -> Made:
-    """make() before any communicator exists; its error is bad input, told once by the rank announced as 0."""
+    """make() before any communicator exists; its error is bad input, told by the rank announced as 0 first."""
     try:
         return make()
     except (ConfigError, OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
-        if announced_rank() == 0:
-            _complain(_in_words(error))
+        if announced_rank() > 0:
+            # rank 0 has most likely said the same, and the launcher then ends this rank before it repeats it
+            time.sleep(3)
+        _complain(_in_words(error))
         sys.exit(BAD_INPUT)
 
 

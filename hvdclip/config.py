@@ -40,7 +40,9 @@ class Train(Section):
     evaluate_every_steps: int | None = Field(
         None, ge=1, description="local steps between evaluations, moved to the next round end; default: every epoch"
     )
-    milestones: list[int] = Field([], description="epochs after which lr (and gamma with it) is multiplied by decay")
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="epochs after which lr (and gamma with it) is multiplied by decay"
+    )
     decay: Number = Field(0.1, gt=0, description="factor of lr at each milestone")
     nt_asgd: Literal["epoch", "per_step"] | None = Field(
         None,
@@ -54,10 +56,10 @@ class Train(Section):
     def _consistent(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of steps and epochs must be given")
-        if self.nt_asgd == "epoch" and self.evaluate_every_steps is not None:
-            raise ValueError("nt_asgd: epoch takes models at epoch ends, so evaluate_every_steps must be left out")
-        if not callable(getattr(torch.nn.functional, self.loss, None)):
-            raise ValueError(f"loss is {self.loss!r}; allowed are the functions of torch.nn.functional, say mse_loss")
+        if self.nt_asgd == "epoch" and (self.evaluate_every_steps is not None or self.epochs is None):
+            raise ValueError("nt_asgd: epoch takes models at epoch ends: give epochs, and no evaluate_every_steps")
+        if not re.search("loss|cross_entropy", self.loss) or not hasattr(torch.nn.functional, self.loss):
+            raise ValueError(f"loss is {self.loss!r}; allowed are the losses of torch.nn.functional, say mse_loss")
         return self
 
 
@@ -123,6 +125,7 @@ def check(raw: dict[str, Any]) -> Config:
 
     method, algorithm = _algorithm(raw.get("algorithm"), mistakes)
     model = _named(raw.get("model"), "model", models.MODELS, mistakes, exclude=("vocabulary",))
+    _try_model(model, mistakes)
     corpus = _named(raw.get("data"), "data", data.CORPORA, mistakes, beside=Columns)
     columns = Columns(**{key: corpus[key] for key in Columns.model_fields if key in corpus})
     train = _section(Train, raw.get("train"), "train", mistakes)
@@ -151,7 +154,7 @@ def own(reference: str) -> Callable[..., Any]:
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever a module of the user's own raises when imported
         raise ConfigError(f"{reference!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ConfigError(f"{reference!r} is not a function")
@@ -219,7 +222,7 @@ def _algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | None, 
     if settings is None:
         return None, {}
     name = settings.pop("name", None)
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         mistakes.append(f"algorithm.name is {name!r}; allowed: {', '.join(METHODS)}")
         return None, {}
     if "drift" in settings:
@@ -251,7 +254,7 @@ def _named(
         except ConfigError as error:
             mistakes.append(f"{path}: {error}")
         return {"name": name} | settings
-    if name not in registry:
+    if not isinstance(name, str) or name not in registry:
         mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)} or my.module:function")
         return {}
     model = settings_model(registry[name], exclude)
@@ -259,6 +262,17 @@ def _named(
         model = create_model(path, __base__=(beside, model))
     checked = _section(model, settings, path, mistakes)
     return {} if checked is None else {"name": name} | checked.model_dump()
+
+
+def _try_model(settings: dict[str, Any], mistakes: list[str]) -> None:
+    """A model on no device finds settings out of range without the cost of a real one."""
+    if settings.get("name") not in models.MODELS:
+        return
+    try:
+        with torch.device("meta"):
+            models.build(vocabulary=2, **settings)
+    except ValueError as error:
+        mistakes.append(f"model.{error}")
 
 
 def _section(model: type[BaseModel], section: Any, path: str, mistakes: list[str]) -> BaseModel | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (*HALVES, torch.float32, torch.float64)
 
 
 class Vector:
@@ -50,7 +51,10 @@ class Vector:
 
     def mul_(self, factor: Tensor) -> Vector:
         for piece in self.pieces:
-            piece.mul_(factor.to(piece.dtype))
+            if piece.dtype in HALVES:
+                piece.copy_(piece.float() * factor)  # the factor itself may be too small for float16
+            else:
+                piece.mul_(factor)
         return self
 
     def zero_(self) -> Vector:
@@ -75,7 +79,7 @@ class Gradient(Vector):
 class Space:
     """The shapes and dtypes of the parameters that are trained, and the vectors of that shape.
 
-    Parameters that several layers share count once. Raises TypeError or ValueError for parameters that cannot lie in
+    Raises TypeError or ValueError for parameters that cannot lie in
     one vector: other dtypes than float16, bfloat16, float32 and float64, sparse ones, several devices.
     """
 
@@ -119,11 +123,12 @@ class Space:
                 part.copy_(p)
                 p.data = part
 
-    def check_bound(self, x: Vector, first: int | None = None) -> None:
-        """Raise RuntimeError when something, say module.to(...), has given the (first) parameters other memory."""
-        for p, part in zip(self.parameters[:first], x.parts[:first], strict=True):
-            if p.data_ptr() != part.data_ptr():
-                raise RuntimeError(
-                    "the model's parameters no longer lie in the optimizer's vector: move or cast the model before "
-                    "hvdclip.optimizer(...), not after"
-                )
+        self._places = [part.data_ptr() for part in x.parts]
+
+    def check_bound(self) -> None:
+        """Raise RuntimeError when something, say module.to(...), has given a parameter other memory since bind."""
+        if [p.data_ptr() for p in self.parameters] != self._places:
+            raise RuntimeError(
+                "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
+                "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"
+            )

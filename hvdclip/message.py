@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm import Communicator
-from hvdclip.flat import Space
+from hvdclip.flat import Space, Vector
 
 
 class Rider(Protocol):
@@ -34,13 +34,13 @@ class Message:
 
     def __init__(self, space: Space, vectors: int, riders: Sequence[Rider], comm: Communicator):
         self.comm = comm
-        self.riders = list(riders)
+        self.cost = (0, 0.0)  # bytes handed over and seconds waited for, in the last average
         wire_of = {dtype: torch.promote_types(dtype, torch.float32) for dtype in space.numel}
         tail_dtype = torch.float32 if torch.float32 in wire_of.values() else torch.float64
         sizes = dict.fromkeys(wire_of.values(), 0)
         for dtype, n in space.numel.items():
             sizes[wire_of[dtype]] += vectors * n
-        tail_size = sum(rider.size for rider in self.riders)
+        tail_size = sum(rider.size for rider in riders)
         sizes[tail_dtype] += tail_size
         self.wires = {dtype: torch.zeros(n, dtype=dtype, device=space.device) for dtype, n in sizes.items()}
 
@@ -59,17 +59,27 @@ class Message:
                     flats[dtype] = half
             self.vectors.append(space.vector(flats))
         tail = self.wires[tail_dtype][used[tail_dtype] :]
-        self._tails = list(zip(self.riders, tail.split([rider.size for rider in self.riders]), strict=True))
+        self._tails = list(zip(riders, tail.split([rider.size for rider in riders]), strict=True))
 
-    def average(self, purpose: str = "round", riders: Sequence[Rider] | None = None) -> None:
-        """Average vectors and riders (all of them, or those named) over the ranks: one collective a dtype."""
-        tails = [(rider, tail) for rider, tail in self._tails if riders is None or rider in riders]
+    def average(self, purpose: str = "round") -> None:
+        """Average vectors and riders over the ranks: one collective a dtype."""
         for half, staged in self._staged:
             staged.copy_(half)
-        for rider, tail in tails:
+        for rider, tail in self._tails:
             rider.pack(tail)
+        tally = self.comm.ledger[purpose]
+        before = (tally.bytes, tally.seconds)
         self.comm.average_(list(self.wires.values()), purpose)
+        self.cost = (tally.bytes - before[0], tally.seconds - before[1])
         for half, staged in self._staged:
             half.copy_(staged)
-        for rider, tail in tails:
+        for rider, tail in self._tails:
             rider.unpack(tail)
+
+
+def mean_over_ranks(x: Vector, space: Space, riders: Sequence[Rider], comm: Communicator) -> Vector:
+    """The mean of x over the ranks, for an evaluation; x stays, the riders take their means."""
+    message = Message(space, 1, riders, comm)
+    message.vectors[0].copy_(x)
+    message.average("evaluation")
+    return message.vectors[0]

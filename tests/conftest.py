@@ -14,6 +14,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 SLURM_PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare", "pgrep")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the fast tests first: those of one process, then real ranks, then the slow ones."""
+    items.sort(key=lambda item: [bool(item.get_closest_marker(name)) for name in ("slow", "slurm", "ranks")])
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test marked `ranks` where no ranks can be started."""
     if item.get_closest_marker("ranks"):

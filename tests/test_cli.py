@@ -16,7 +16,7 @@ from launch import run_ranks
 
 HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
 PROJECT = Path(__file__).parent.parent
-SMALL = ["model.embedding=8", "model.hidden=16", "data.batch=4", "data.bptt=16", "data.evaluation_columns=64"]
+SMALL = ["model.embedding=8", "model.hidden=16", "data.batch=4", "data.bptt=16", "data.evaluation_columns=600"]
 METRICS = {
     *("step", "round", "epoch", "samples", "loss", "lr", "gamma", "interval", "clip_fraction", "grad_norm", "drift"),
     *("bytes", "comm_s", "round_s", "ranks"),
@@ -209,6 +209,10 @@ def test_hosts_with_different_text_are_refused(tmp_path):
     ("arguments", "said"),
     [
         (
+            ["configs/quickstart.yaml", "algorithm.inner={name: AdamW, betaa: 3}"],
+            "betaa",
+        ),
+        (
             ["configs/quickstart.yaml", "algorithm.intervall=3"],
             "algorithm.intervall: unknown setting; did you mean interval",
         ),
@@ -235,6 +239,35 @@ def test_bad_input_is_told_once_by_many_ranks(tmp_path):
                        launcher="mpirun", check=False)  # fmt: skip
         assert done.returncode == 2 and (done.stderr + done.stdout).count("hvdclip: ") == 1
         assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_says_why(own):
+    (own / "mine.py").write_text(
+        MINE.replace("inputs = torch.randn(n, 2)", "inputs = torch.randn(n, 2) * float('inf')")
+    )
+    done = hvdclip("train", "own.yaml", "--run-dir", "run", cwd=own, check=False)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "not finite on rank 0 at step 1" in done.stderr
+    assert "not finite on rank 0 at step 1" in json.loads((own / "run/summary.json").read_text())["exit"]
+    done = hvdclip("plot", "run", cwd=own, check=False)
+    assert done.returncode == 2 and "holds a run that failed" in done.stderr
+
+
+def test_a_loader_that_is_empty_or_lies_about_its_length(own):
+    done = hvdclip("train", "own.yaml", "data.n=60", "--run-dir", "run", cwd=own, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (own / "run").exists()
+    lying = MINE + "\nclass Short(list):\n    def __len__(self): return 50\n"
+    lying += "honest = loaders\ndef loaders(**how):\n    return {k: Short(v) for k, v in honest(**how).items()}\n"
+    (own / "mine.py").write_text(lying)
+    done = hvdclip("train", "own.yaml", "--run-dir", "run", cwd=own, check=False)
+    assert done.returncode == 1 and "gave 18 batches, but its length says 50" in done.stderr
+
+
+def test_overwriting_needs_a_run(tmp_path):
+    (tmp_path / "plots").mkdir()
+    arguments = ["train", "configs/quickstart.yaml", "--run-dir", tmp_path, "--overwrite"]
+    done = hvdclip(*arguments, check=False)
+    assert done.returncode == 2 and "holds files that are no run's" in done.stderr and (tmp_path / "plots").exists()
 
 
 def test_a_directory_without_a_run(tmp_path):

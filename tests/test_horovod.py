@@ -139,7 +139,8 @@ def test_mpirun_without_hvd_init_is_an_error_and_not_two_solo_runs():
     assert "OMPI_COMM_WORLD_SIZE=2 announces 2 ranks, but Horovod is not initialised" in done.stderr + done.stdout
 
 
-def test_a_rank_that_dies_ends_the_job(tmp_path):
+@pytest.mark.parametrize("error", ["KeyError", "ValueError"])
+def test_a_rank_that_dies_ends_the_job(tmp_path, error):
     """run_ranks fails on a time-out, so a hang is a failure."""
     (tmp_path / "broken.py").write_text(
         "import torch\n"
@@ -147,7 +148,7 @@ def test_a_rank_that_dies_ends_the_job(tmp_path):
         "def loaders(rank, ranks):\n"
         "    def batches():\n"
         "        for i in range(8):\n"
-        "            if rank == 1 and i == 5: raise KeyError('no such sample')\n"
+        f"            if rank == 1 and i == 5: raise {error}('no such sample')\n"
         "            yield torch.randn(4, 2), torch.randn(4, 1)\n"
         "    class Loader:\n"
         "        def __iter__(self): return batches()\n"
@@ -163,4 +164,4 @@ def test_a_rank_that_dies_ends_the_job(tmp_path):
     command = ["hvdclip", "train", str(tmp_path / "broken.yaml"), "--run-dir", str(tmp_path / "run")]
     done = run_ranks(command, 2, env={"PYTHONPATH": str(tmp_path)}, timeout=60, check=False)
     assert done.returncode != 0
-    assert re.search(r"rank 1 on \S+ failed: 'no such sample'", done.stderr + done.stdout)
+    assert re.search(r"rank 1 on \S+ failed: '?no such sample", done.stderr + done.stdout)

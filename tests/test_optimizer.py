@@ -368,7 +368,88 @@ def test_buffer_policies(policy, algorithm):
         assert model.cache.tolist() == [rank, rank]
 
 
+def test_a_buffer_that_the_module_rebinds_takes_part():
+    class Rebinding(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 1)
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, inputs):
+            self.seen = self.seen + 1 + rank_of.index
+            return super().forward(inputs)
+
+    class rank_of:
+        index = 0
+
+    def one(comm):
+        model = Rebinding()
+        optimizer = hvdclip.optimizer("local_sgd", model, comm=comm, lr=0.1)
+        rank_of.index = comm.rank
+        train(model, optimizer, 1)
+        return model.seen.item()
+
+    assert hvdclip.simulate(one, 2) == [1.5, 1.5]
+
+
+def test_one_ranks_broken_statistics_do_not_spread():
+    def one(comm):
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.1, interval=2, on_nonfinite="skip")
+        for step in range(4):
+            inputs, targets = regression(10 * comm.rank + step)
+            if (comm.rank, step) == (1, 1):
+                inputs[0, 0] = math.nan
+            optimizer.zero_grad()
+            (model(inputs) - targets).pow(2).mean().backward()
+            if step == 1:
+                own = model[1].running_mean.clone()
+            optimizer.step()
+            if step == 1:
+                shared = model[1].running_mean.clone()
+        return own, shared, model[1].running_var.clone()
+
+    (mine, shared, var), (broken, received, other_var) = hvdclip.simulate(one, 2)
+    assert broken.isnan().all() and torch.equal(shared, mine) and torch.equal(received, mine)
+    assert var.isfinite().all() and torch.equal(var, other_var)
+
+
+def test_broadcast_buffers_arrive_bit_for_bit():
+    def one(comm):
+        model = nn.Linear(4, 1)
+        model.register_buffer("third", torch.full((2,), 1 / 3, dtype=torch.float64))
+        model.register_buffer("wave", torch.tensor([0.1 + 0.7j]))
+        optimizer = hvdclip.optimizer("local_sgd", model, comm=comm, lr=0.1, buffer_policy="broadcast")
+        model.third += comm.rank
+        model.wave *= 1 + comm.rank
+        train(model, optimizer, 1)
+        return model.third, model.wave
+
+    for third, wave in hvdclip.simulate(one, 3):
+        assert third.tolist() == [1 / 3, 1 / 3] and torch.equal(wave, torch.tensor([0.1 + 0.7j]))
+
+
 # averaged, synchronize, statistics
+
+
+def test_averaged_in_mid_round_leaves_half_precision_momentum_alone():
+    def one(comm, look):
+        model = network(dtype=torch.bfloat16)
+        momentum = {"momentum": 0.9, "momentum_policy": "average"}
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.05, interval=3, **momentum)
+        for step in range(5):
+            train(model, optimizer, 1, rank=comm.rank, first=step)
+            if look:
+                with optimizer.averaged():
+                    pass
+        payload = comm.ledger["evaluation"].bytes
+        assert payload == (4 * 4 * optimizer.space.size if look else 0), (
+            "one average of P, in float32, in each of four looks"
+        )
+        return flat(model)
+
+    looked = hvdclip.simulate(lambda comm: one(comm, True), 2)
+    for x, y in zip(looked, hvdclip.simulate(lambda comm: one(comm, False), 2), strict=True):
+        assert torch.equal(x, y)
 
 
 def test_averaged_shows_the_mean_model_and_leaves_the_local_one():
@@ -385,8 +466,6 @@ def test_averaged_shows_the_mean_model_and_leaves_the_local_one():
             assert comm.ledger["evaluation"].collectives - before == (0 if step in (2, 5) else 1), "free at a round end"
             assert torch.equal(flat(model), local) and torch.equal(model.mean, mean) and model.count == count
             seen.append((local, inside, mean, inside_mean))
-        undisturbed = Counting(comm.rank)
-        undisturbed.load_state_dict(Counting(comm.rank).state_dict() | undisturbed.state_dict())
         return seen
 
     ranks = hvdclip.simulate(one, 2)
@@ -503,7 +582,42 @@ def test_drift_can_be_left_out():
     assert optimizer.last_round["drift"] is None and optimizer._before is None
 
 
+def test_two_optimizers_on_one_communicator_count_their_own_bytes():
+    def one(comm):
+        models = [nn.Linear(4, 1), nn.Linear(4, 3)]
+        optimizers = [hvdclip.optimizer("local_sgd", model, comm=comm, lr=0.1) for model in models]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+        return [(o.last_round["bytes"], 4 * o.message.wires[torch.float32].numel()) for o in optimizers]
+
+    assert all(told == sent for told, sent in hvdclip.simulate(one, 2)[1])
+
+
 # state
+
+
+def test_a_state_of_another_interval_or_shape():
+    model = network()
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=5)
+    train(model, optimizer, 3)
+    shorter = hvdclip.optimizer("local_sgd", network(), lr=0.1, interval=2)
+    shorter.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"state vectors: none, this optimizer is of .* state vectors: momentum"):
+        hvdclip.optimizer("local_sgd", network(), lr=0.1, momentum=0.9).load_state_dict(optimizer.state_dict())
+    model = network()
+    shorter = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=2)
+    shorter.load_state_dict(optimizer.state_dict())
+    train(model, shorter, 1)
+    assert shorter.steps_in_round == 0 and shorter.rounds == 1, "the overdue average comes at once"
+    with pytest.raises(ValueError, match=r"2 ranks.*1 ranks|1 ranks.*2 ranks"):
+        hvdclip.simulate(
+            lambda comm: hvdclip.optimizer("local_sgd", network(), comm=comm, lr=0.1).load_state_dict(
+                optimizer.state_dict()
+            ),
+            2,
+        )
 
 
 @pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
@@ -625,6 +739,21 @@ def test_gradient_methods_leave_the_step_out_on_all_ranks(algorithm, policy, mom
         assert torch.equal(x[5], results[0][0][5])
 
 
+def test_a_step_left_out_leaves_the_momentum_where_it_was():
+    def one(comm):
+        model = nn.Linear(1, 1, bias=False)
+        chosen = {"norm_of": "update", "momentum": 0.5, "on_nonfinite": "skip"}
+        optimizer = hvdclip.optimizer("clip_then_average", model, comm=comm, lr=0.1, gamma=10.0, **chosen)
+        seen = []
+        for gradient in (1.0, math.nan if comm.rank else 1.0, 1.0):
+            model.weight.grad = torch.full((1, 1), gradient)
+            optimizer.step()
+            seen.append(optimizer.state_vectors["momentum"].flats[0].item())
+        return seen
+
+    assert hvdclip.simulate(one, 2) == [[1.0, 1.0, 1.5]] * 2
+
+
 @pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
 def test_grad_scaler_unscales_before_the_clip_and_an_overflow_desynchronises_nobody(algorithm):
     def one(comm, scale):
@@ -657,6 +786,140 @@ def test_grad_scaler_unscales_before_the_clip_and_an_overflow_desynchronises_nob
         assert scaled[1][3] == 512 and scaled[0][3] == 1024, "each rank has a scale of its own"
     else:
         assert torch.equal(scaled[0][0][3], scaled[0][0][2])
+
+
+def test_the_scaler_may_unscale_first():
+    x = []
+    for unscale in (False, True):
+        model = network()
+        optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.05)
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+        for step in range(3):
+            optimizer.zero_grad()
+            inputs, targets = regression(step)
+            scaler.scale((model(inputs) - targets).pow(2).mean()).backward()
+            if unscale:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        x.append(flat(model))
+    torch.testing.assert_close(x[0], x[1])
+
+
+def test_a_norm_that_overflows_is_no_overflow_of_the_scale():
+    model = network()
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.05)
+    optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(0.0)
+    backward(model)
+    model[0].weight.grad.fill_(1e30)
+    with pytest.raises(hvdclip.NonFiniteGradient, match=r"gradient \(or its norm\)"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "momentum", [{"momentum": 0.5, "dampening": 0.5}, {"momentum": 0.5, "momentum_policy": "keep"}]
+)
+def test_the_first_momentum_is_the_first_good_direction(momentum):
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=1.0, on_nonfinite="skip", **momentum)
+    before = model.weight.item()
+    for gradient in (math.nan, 1.0):
+        model.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+    assert model.weight.item() == pytest.approx(before - 1.0)
+
+
+def test_a_gradient_in_another_memory_format_is_applied_in_the_right_order():
+    model = nn.Linear(4, 4, bias=False)
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=1.0)
+    before, gradient = model.weight.detach().clone(), torch.randn(4, 4).t()
+    model.weight.grad = gradient.clone(memory_format=torch.preserve_format)
+    assert not model.weight.grad.is_contiguous()
+    optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), before - gradient)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"inner": "SGD"}])
+def test_a_tiny_clip_factor_does_not_vanish_in_float16(chosen):
+    model = nn.Linear(1, 1, bias=False).half()
+    optimizer = hvdclip.optimizer("clip_then_average", model, lr=1.0, gamma=1e-3, **chosen)
+    before = model.weight.float().item()
+    model.weight.data.zero_()
+    model.weight.grad = torch.full((1, 1), 3e4, dtype=torch.float16)
+    optimizer.step()
+    assert model.weight.item() == pytest.approx(-1e-3, rel=1e-2) and before != 0
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+def test_a_parameter_that_got_other_memory_is_noticed(algorithm):
+    model = network()
+    optimizer = hvdclip.optimizer(algorithm, model, lr=0.1, gamma=0.1)
+    model[2].weight.data = model[2].weight.data.clone()
+    backward(model)
+    with pytest.raises(RuntimeError, match="no longer lie in the optimizer's vector"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("change", ["buffer", "dtype", "group"])
+def test_ranks_with_different_models_are_told_so(change):
+    def one(comm):
+        model = network()
+        groups = [{"params": model.parameters(), "lr": 0.1}]
+        if comm.rank == 1 and change == "buffer":
+            model.register_buffer("extra", torch.zeros(3))
+        if comm.rank == 1 and change == "dtype":
+            model.double()
+        if comm.rank == 1 and change == "group":
+            groups[0]["lr"] = 0.2
+        hvdclip.optimizer("celgc", groups if change == "group" else model, comm=comm, lr=0.1, gamma=1.0)
+
+    with pytest.raises(ValueError, match=r"ranks disagree on parameter.* rank 0 has .*, rank 1 has"):
+        hvdclip.simulate(one, 2)
+
+
+def test_parameters_may_come_named_or_twice_and_groups_may_be_frozen():
+    model = Tied()
+    shared = hvdclip.optimizer("local_sgd", [*model.first.parameters(), *model.second.parameters()], lr=0.1)
+    assert shared.space.size == 16 + 8
+    assert hvdclip.optimizer("local_sgd", Tied().named_parameters(), lr=0.1).space.size == 16 + 8 + 12
+    groups = [{"params": model.frozen.parameters()}, {"params": model.unused.parameters()}]
+    optimizer = hvdclip.optimizer("local_sgd", groups, lr=0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, [lambda epoch: 1.0, lambda epoch: 0.5])
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.05]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ([{"lr": 0.1}], ValueError, "parameter group has keys lr; allowed are params, lr, weight_decay"),
+        ([{"params": network().parameters(), "lr": "0.1"}], ValueError, "parameter group lr is '0.1'"),
+        ([{"params": network().parameters(), "momentum": 0.1}], ValueError, "keys params, momentum"),
+        (torch.zeros(3), TypeError, "a tensor was given"),
+    ],
+)
+def test_wrong_parameters(given, error, said):
+    with pytest.raises(error) as raised:
+        hvdclip.optimizer("local_sgd", given, lr=0.1)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"inner": torch.optim.LBFGS}, "inner is LBFGS"),
+        ({"inner": torch.optim.Rprop, "weight_decay": 0.1}, "inner, Rprop, has none"),
+        ({"momentum_policy": "average"}, "needs momentum > 0"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(chosen, said):
+    with pytest.raises(ValueError, match=said):
+        hvdclip.optimizer("local_sgd", network(), lr=0.1, **chosen)
+
+
+def test_an_inner_optimizer_with_another_lr_is_refused():
+    model = network()
+    with pytest.raises(ValueError, match=r"inner's lr is 0\.001, lr is 1\.0; they must be equal"):
+        hvdclip.optimizer("local_sgd", model, lr=1.0, inner=torch.optim.Adam(model.parameters(), lr=0.001))
 
 
 def test_one_rank_alone_needs_no_communicator():

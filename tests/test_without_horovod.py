@@ -44,8 +44,8 @@ def test_import_train_alone_and_simulate(python, tmp_path):
     assert done.returncode == 0, done.stderr
     done = python(
         "import sys; from hvdclip.cli import main\n"
-        "sys.argv[1:] = ['train', 'configs/quickstart.yaml', 'train.steps=8', 'model.hidden=8', 'data.bptt=8',\n"
-        f"                'data.evaluation_columns=100', '--run-dir', {str(tmp_path / 'run')!r}]\n"
+        "sys.argv[1:] = ['train', 'configs/quickstart.yaml', 'train.steps=8', 'model.hidden=8', 'data.bptt=32',\n"
+        f"                'data.evaluation_columns=1000', '--run-dir', {str(tmp_path / 'run')!r}]\n"
         "main()\n"
     )
     assert done.returncode == 0, done.stderr

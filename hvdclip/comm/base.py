@@ -83,8 +83,9 @@ class Network(Communicator):
             self._average_(tensors, purpose)
 
     def broadcast_(self, tensors: Sequence[Tensor], purpose: str = "setup") -> None:
-        with self._entry(purpose, tensors):
-            self._broadcast_(tensors, purpose)
+        if tensors:
+            with self._entry(purpose, tensors):
+                self._broadcast_(tensors, purpose)
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         with self._entry(purpose, []):

@@ -64,6 +64,8 @@ def launched() -> Communicator:
     try:
         from hvdclip.comm.horovod import initialise
     except ImportError as error:
+        if ranks == 1:
+            return SingleRank()
         raise RuntimeError(
             f"{variable}={ranks} announces {ranks} ranks, but Horovod cannot be imported ({error}): run jobs/setup.sh"
         ) from error

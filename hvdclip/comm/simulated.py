@@ -20,8 +20,8 @@ def simulate(fn: Callable[[Communicator], Result], ranks: int) -> list[Result]:
     """Run fn(comm) as `ranks` ranks in this process and return their results in the order of ranks.
 
     Deterministic: rank 0 runs to its first collective, then rank 1, and so on; sums are taken in the order of ranks.
-    Each rank has its own Python, NumPy and torch random state, which starts as the caller's. An exception in one rank
-    ends all of them and is raised here; ranks that meet in different collectives are a RuntimeError.
+    Each rank has its own Python, NumPy and torch (CPU) random state, which starts as the caller's. An exception in one
+    rank ends all of them and is raised here; ranks that meet in different collectives are a RuntimeError.
     """
     if ranks < 1:
         raise ValueError(f"ranks is {ranks}; allowed are integers from 1")

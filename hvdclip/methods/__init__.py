@@ -7,15 +7,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from hvdclip.comm import Communicator, default
-from hvdclip.methods.base import Method, NonFiniteGradient, Parameters
+from hvdclip.methods.agreement import Disagreement
+from hvdclip.methods.base import Method, NonFiniteGradient
 from hvdclip.methods.celgc import CELGC
 from hvdclip.methods.clip_then_average import ClipThenAverage
+from hvdclip.methods.groups import Parameters
 from hvdclip.methods.local_sgd import LocalSGD
 from hvdclip.methods.minibatch_sgd import MinibatchSGD
 from hvdclip.methods.naive_parallel_clip import NaiveParallelClip
 from hvdclip.mistakes import one_line
 
-__all__ = ["METHODS", "Method", "NonFiniteGradient", "method", "optimizer"]
+__all__ = ["METHODS", "Disagreement", "Method", "NonFiniteGradient", "method", "optimizer"]
 
 METHODS: dict[str, type[Method]] = {
     m.name: m for m in (CELGC, NaiveParallelClip, LocalSGD, MinibatchSGD, ClipThenAverage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -14,11 +14,10 @@ from hvdclip.buffers import Buffers
 from hvdclip.comm import Communicator
 from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.message import Message
+from hvdclip.methods.agreement import check_agreement, kind
+from hvdclip.methods.groups import Parameters, trainable_groups
 from hvdclip.methods.settings import Settings
 from hvdclip.statistics import Statistics
-
-Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[dict[str, Any]]
-GROUP_KEYS = ("params", "lr", "weight_decay")
 
 
 class NonFiniteGradient(FloatingPointError):
@@ -45,17 +44,26 @@ class Method(torch.optim.Optimizer):
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         module = model_or_params if isinstance(model_or_params, nn.Module) else None
         self._open = True
-        super().__init__(_trainable_groups(model_or_params), self._group_defaults(settings))
+        super().__init__(trainable_groups(model_or_params), self._group_defaults(settings))
         self._open = False
         self.settings, self.comm = settings, comm
         self.space = Space([p for group in self.param_groups for p in group["params"]])
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size)
         self.statistics = Statistics(comm.rank, comm.size, self.space.device)
-        self._check_agreement()
+        check_agreement(
+            comm,
+            {
+                "method": self.name,
+                **settings.model_dump(exclude={"inner"}),
+                "inner": kind(settings.inner),
+                "parameters and buffers": [(tuple(t.shape), t.dtype) for t in self._start(module)],
+                "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
+            },
+        )
         self.state_vectors: dict[str, Vector] = {}
         self.message, self.x = self._lay_out()
         self.space.bind(self.x)
-        self._start_equal(module)
+        self.comm.broadcast_(self._start(module))
 
         self.steps = self.rounds = self.steps_in_round = 0
         self.step_scale = 1.0
@@ -63,7 +71,6 @@ class Method(torch.optim.Optimizer):
         self._skip = torch.zeros((), device=self.space.device)
         self._round: dict[str, Any] = {}
         self._round_start = time.perf_counter()
-        self._paid = (0, 0.0)
 
     # What a method's file defines
 
@@ -106,10 +113,9 @@ class Method(torch.optim.Optimizer):
     def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
         """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message."""
         if loss is not None:
-            loss = torch.as_tensor(loss, device=self.space.device).detach().float()
-            finite = loss.isfinite()
-            self.statistics.add("loss", loss.nan_to_num(0.0, 0.0, 0.0))
-            self.statistics.add("losses", finite)
+            loss = loss.detach() if isinstance(loss, Tensor) else torch.full((), loss)
+            self.statistics.add("loss", loss.float().nan_to_num(0.0, 0.0, 0.0))
+            self.statistics.add("losses", loss.isfinite())
         self.statistics.add("samples", samples)
 
     def synchronize(self) -> None:
@@ -142,6 +148,7 @@ class Method(torch.optim.Optimizer):
         state = super().state_dict()
         state["hvdclip"] = {
             "method": self.name,
+            "shape": self._shape(),
             "steps": self.steps,
             "rounds": self.rounds,
             "steps_in_round": self.steps_in_round,
@@ -156,6 +163,8 @@ class Method(torch.optim.Optimizer):
         own = state_dict.get("hvdclip", {})
         if own.get("method") != self.name:
             raise ValueError(f"the state is of method {own.get('method')!r}, this optimizer's method is {self.name!r}")
+        if own["shape"] != self._shape():
+            raise ValueError(f"the state is of {own['shape']}, this optimizer is of {self._shape()}")
         super().load_state_dict(state_dict)
         self.steps, self.rounds, self.steps_in_round = own["steps"], own["rounds"], own["steps_in_round"]
         self.statistics.load_state_dict(own["statistics"])
@@ -164,17 +173,23 @@ class Method(torch.optim.Optimizer):
 
     # Inside
 
+    def _shape(self) -> str:
+        vectors = ", ".join(self.state_vectors) or "none"
+        return f"{self.space.size} parameters, {self.comm.size} ranks, state vectors: {vectors}"
+
     def _group_defaults(self, settings: Any) -> dict[str, Any]:
         return {"lr": settings.lr, "weight_decay": settings.weight_decay}
 
     def _gradient(self) -> Gradient:
-        self.space.check_bound(self.x, first=1)
+        self.space.check_bound()
         parameters = self.space.parameters
         if all(p.grad is None for p in parameters):
             raise RuntimeError("no parameter has a gradient: call backward() before step(), or pass a closure")
         g = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if any(part.layout != torch.strided for part in g):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
+        # fused kernels walk memory: a gradient made in another memory format must be brought into x's order
+        g = [part if part.is_contiguous() else part.contiguous() for part in g]
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if scale is not None:
             torch._foreach_div_(g, scale)
@@ -183,76 +198,39 @@ class Method(torch.optim.Optimizer):
         return gradient
 
     def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
-        bad = ~norm.isfinite() if overflow is None else ~norm.isfinite() | (overflow > 0)
-        self._skip = bad.float()
+        bad = ~norm.isfinite()
+        overflowed = torch.zeros_like(bad) if overflow is None else overflow > 0
+        self._skip = (bad | overflowed).float()
         self.statistics.add("steps", 1)
         self.statistics.add("skipped", self._skip)
-        self.statistics.add("norm", norm.masked_fill(bad, 0.0))
-        if overflow is None:
-            self.statistics.mark_failed(self.steps_in_round, self._skip)
-        else:
-            self.statistics.add("overflowed", self._skip)
+        self.statistics.add("overflowed", overflowed)
+        self.statistics.add("norm", norm.masked_fill(bad | overflowed, 0.0))
+        self.statistics.mark_failed(self.steps_in_round, bad & ~overflowed)
 
     def _finish_round(self) -> None:
         first_step = self.steps - self.steps_in_round
         self.rounds += 1
         self.steps_in_round = 0
-        tally, now = self.comm.ledger["round"], time.perf_counter()
+        (payload, waited), now = self.message.cost, time.perf_counter()
         self._round = {
             "step": self.steps,
             "round": self.rounds,
             "lr": self.eta,
             "gamma": self.gamma,
             "interval": None,
-            "bytes": tally.bytes - self._paid[0],
-            "comm_s": tally.seconds - self._paid[1],
+            "bytes": payload,
+            "comm_s": waited,
             "round_s": now - self._round_start,
             "ranks": self.comm.size,
         }
-        self._paid, self._round_start = (tally.bytes, tally.seconds), now
+        self._round_start = now
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
             where = ", ".join(f"rank {r} at step {first_step + s}" for r, s in self.statistics.failed.items())
-            raise NonFiniteGradient(f"the gradient is not finite on {where} (on_nonfinite: skip leaves such steps out)")
+            raise NonFiniteGradient(
+                f"the gradient (or its norm) is not finite on {where}; on_nonfinite: skip leaves such steps out"
+            )
 
-    def _check_agreement(self) -> None:
-        settings = self.settings.model_dump(exclude={"inner"})
-        mine = {"method": self.name, "parameters": [tuple(p.shape) for p in self.space.parameters]} | settings
-        everyone = self.comm.gather(mine)
-        for key in mine:
-            values = [theirs.get(key) for theirs in everyone]
-            if any(value != values[0] for value in values):
-                other = next(r for r, value in enumerate(values) if value != values[0])
-                raise ValueError(
-                    f"ranks disagree on {key}: rank 0 has {values[0]}, rank {other} has {values[other]}; allowed is "
-                    "one value for all"
-                )
-
-    @torch.no_grad()
-    def _start_equal(self, module: nn.Module | None) -> None:
+    def _start(self, module: nn.Module | None) -> list[Tensor]:
+        """What is to be equal on all ranks before the first step."""
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
-        self.comm.broadcast_([*self.x.flats, *frozen, *self.buffers.all])
-
-
-def _trainable_groups(model_or_params: Parameters) -> list[dict[str, Any]]:
-    if isinstance(model_or_params, nn.Module):
-        model_or_params = model_or_params.parameters()
-    entries: list[Any] = list(model_or_params)
-    groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
-    trainable = []
-    for group in groups:
-        unknown = [key for key in group if key not in GROUP_KEYS]
-        if unknown:
-            raise ValueError(f"parameter group key {unknown[0]!r} is unknown; allowed are {', '.join(GROUP_KEYS)}")
-        params = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-        kept = [p for p in params if p.requires_grad]
-        if kept:
-            trainable.append(group | {"params": kept})
-    if not trainable:
-        raise ValueError("there is no parameter to train: the model has none, or all are frozen")
-    for key in ("lr", "weight_decay"):
-        for group in trainable:
-            if not 0 <= group.get(key, 0) < float("inf"):
-                raise ValueError(f"parameter group {key} is {group[key]}; allowed are numbers from 0")
-    if trainable[0].get("lr") == 0:
-        raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
-    return trainable
+        return [*(p.data for p in self.space.parameters), *frozen, *self.buffers.tensors()]

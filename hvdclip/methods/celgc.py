@@ -6,7 +6,7 @@ Networks. NeurIPS 2022, Algorithm 1.
 
 from hvdclip.flat import Gradient
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import ClippedSgdSettings, LocalSettings
+from hvdclip.methods.settings import ClippedSgdSettings, LocalSgdSettings
 
 
 class CELGC(LocalMethod):
@@ -15,7 +15,7 @@ class CELGC(LocalMethod):
     paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1"
     message_size = "P every I steps"
 
-    class Settings(LocalSettings, ClippedSgdSettings):
+    class Settings(LocalSgdSettings, ClippedSgdSettings):
         """eta is lr, I is interval."""
 
     def local_step(self, g: Gradient) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
+import torch
 from torch import Tensor
 
 from hvdclip.flat import Gradient, Vector
@@ -37,8 +36,11 @@ class GradientMethod(SgdFamily):
         return Message(self.space, 1, [self.buffers, self.statistics], self.comm), self.space.vector()
 
     def _advance(self, g: Gradient) -> None:
-        if self._host_skips and self._skip:
-            g.zero_()  # keeps the momentum finite; the step is left out on all ranks
-        with suppress(_StepLeftOut):
+        # a direction that is taken before the mean moves the momentum before it is known that the step is left out
+        momentum = self.state_vectors["momentum"].flats if self._host_skips and self._momentum() else []
+        before = [flat.clone() for flat in momentum]
+        try:
             self.gradient_step(g)
+        except _StepLeftOut:
+            torch._foreach_copy_(momentum, before) if momentum else None
         self._finish_round()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.message import Message
+from hvdclip.message import Message, mean_over_ranks
 from hvdclip.methods.sgd_family import SgdFamily
 
 
@@ -31,11 +31,10 @@ class LocalMethod(SgdFamily):
     def _advance(self, g: Gradient) -> None:
         if not (self._host_skips and self._skip):
             self.local_step(g)
-        if self.steps_in_round == self.settings.interval:
+        if self.steps_in_round >= self.settings.interval:
             self._average()
 
     def _average(self) -> None:
-        self.space.check_bound(self.x)
         if self._before is None:
             self.message.average()
         else:
@@ -76,13 +75,14 @@ class LocalMethod(SgdFamily):
             if self.steps_in_round == 0:
                 yield
                 return
-            places = [*self.message.wires.values(), *self.x.flats, *self.buffers.all]
-            kept = [place.clone() for place in places]
             with torch.no_grad():
-                self.message.average("evaluation", riders=[self.buffers])
+                own_x = self.space.vector().copy_(self.x)
+                own_buffers = [buffer.clone() for buffer in self.buffers.tensors()]
+                self.x.copy_(mean_over_ranks(self.x, self.space, [self.buffers], self.comm))
             try:
                 yield
             finally:
                 with torch.no_grad():
-                    for place, value in zip(places, kept, strict=True):
-                        place.copy_(value)
+                    self.x.copy_(own_x)
+                    for buffer, own in zip(self.buffers.tensors(), own_buffers, strict=True):
+                        buffer.copy_(own)

@@ -5,7 +5,7 @@ McMahan, Moore, Ramage, Hampson, Agueera y Arcas, AISTATS 2017; Stich, ICLR 2019
 
 from hvdclip.flat import Gradient
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import LocalSettings, SgdSettings
+from hvdclip.methods.settings import LocalSgdSettings
 
 
 class LocalSGD(LocalMethod):
@@ -14,7 +14,7 @@ class LocalSGD(LocalMethod):
     paper = "McMahan et al., AISTATS 2017; Stich, ICLR 2019"
     message_size = "P every I steps"
 
-    class Settings(LocalSettings, SgdSettings):
+    class Settings(LocalSgdSettings):
         """eta is lr, I is interval."""
 
     def local_step(self, g: Gradient) -> None:

@@ -31,9 +31,6 @@ class LocalSettings(Settings):
     """Local methods: an average of the parameters every I steps."""
 
     interval: int = Field(1, ge=1, description="I, local steps between two averages")
-    momentum_policy: Literal["keep", "average", "reset"] = Field(
-        "keep", description="the momentum buffers at an average; average doubles the message"
-    )
     drift: bool = Field(True, description="measure ||x_i - mean x|| at each average, for one more copy of x and pass")
 
 
@@ -70,6 +67,20 @@ class SgdSettings(Settings):
             raise ValueError("nesterov: true needs momentum > 0 and dampening 0")
         if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
             raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
+        return self
+
+
+class LocalSgdSettings(LocalSettings, SgdSettings):
+    """Local methods with an SGD step."""
+
+    momentum_policy: Literal["keep", "average", "reset"] = Field(
+        "keep", description="the momentum buffers at an average; average doubles the message"
+    )
+
+    @model_validator(mode="after")
+    def _there_is_a_momentum(self) -> Self:
+        if self.momentum_policy != "keep" and self.momentum == 0:
+            raise ValueError(f"momentum_policy is {self.momentum_policy!r}, which needs momentum > 0")
         return self
 
 

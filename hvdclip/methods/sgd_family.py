@@ -38,7 +38,10 @@ class SgdFamily(Method):
 
     @property
     def gamma(self) -> float | None:
-        return self._threshold() * self.eta if hasattr(self.settings, "threshold") else None
+        if not hasattr(self.settings, "threshold"):
+            return None
+        eta = self.eta if self.settings.gamma_follows_lr else self.settings.lr
+        return self.settings.threshold * eta
 
     def direction(self, g: Vector) -> Direction:
         """d = g + wd*x, then momentum."""
@@ -49,7 +52,7 @@ class SgdFamily(Method):
         for group, span in self._spans():
             rule = (group["weight_decay"], *self._momentum_rule())
             parts += sgd_direction(x[span], g.parts[span], buffers[span], *rule)
-        self._fresh = False
+        self._momentum_has_moved()
         d = Vector(parts)
         d.common = g.common
         return Direction(d, decayed=True)
@@ -66,7 +69,9 @@ class SgdFamily(Method):
         if self.inner is not None:
             self._inner_step(d.vector, factor)
             return
-        factor = torch.as_tensor(factor, dtype=torch.float64, device=self.space.device) * self.step_scale
+        if not isinstance(factor, Tensor):
+            factor = torch.full((), factor, dtype=torch.float64, device=self.space.device)
+        factor = factor * self.step_scale
         buffers = [] if d.decayed else self._momentum()
         momentum, dampening, nesterov = (0.0, 0.0, False) if d.decayed else self._momentum_rule()
         for group, span in self._spans():
@@ -83,7 +88,7 @@ class SgdFamily(Method):
                     nesterov=nesterov,
                     skip=self._skip,
                 )
-        self._fresh = False
+        self._momentum_has_moved()
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -110,6 +115,11 @@ class SgdFamily(Method):
     def _momentum_rule(self) -> tuple[float, float, bool]:
         return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov
 
+    def _momentum_has_moved(self) -> None:
+        # "fresh" matters with dampening only; then the host looks at the flag, once
+        if self._fresh and self.settings.momentum:
+            self._fresh = bool(self.settings.dampening and self._skip)
+
     def _spans(self) -> Iterator[tuple[dict[str, Any], slice]]:
         start = 0
         for group in self.param_groups:
@@ -134,6 +144,14 @@ class SgdFamily(Method):
         ours = {id(p) for p in self.space.parameters}
         if {id(p) for group in inner.param_groups for p in group["params"] if p.requires_grad} != ours:
             raise ValueError("inner is an optimizer over other parameters than those given to hvdclip.optimizer")
+        if isinstance(inner, torch.optim.LBFGS):
+            raise ValueError("inner is LBFGS, which needs several gradients a step; allowed are optimizers of one")
+        if inner.param_groups[0]["lr"] != self.param_groups[0]["lr"]:
+            raise ValueError(
+                f"inner's lr is {inner.param_groups[0]['lr']}, lr is {self.param_groups[0]['lr']}; they must be equal"
+            )
+        if "weight_decay" in self.settings.model_fields_set and "weight_decay" not in inner.defaults:
+            raise ValueError(f"weight_decay was given, but inner, {type(inner).__name__}, has none")
         # one list of groups: what a learning-rate scheduler writes into ours is what the inner optimizer reads
         self.param_groups = inner.param_groups
         self._first_lr = self.param_groups[0]["lr"]
@@ -142,8 +160,7 @@ class SgdFamily(Method):
     def _inner_step(self, v: Vector, factor: Tensor | float) -> None:
         assert self.inner is not None
         for p, part in zip(self.space.parameters, v.parts, strict=True):
-            if p.grad is not None or v.common:
-                p.grad = part
+            p.grad = part
         if isinstance(factor, Tensor):
             v.mul_(factor)
         with self._scaled_lr():
@@ -154,6 +171,8 @@ class SgdFamily(Method):
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
             group["lr"] *= self.step_scale
-        yield
-        for group, lr in zip(self.param_groups, rates, strict=True):
-            group["lr"] = lr
+        try:
+            yield
+        finally:
+            for group, lr in zip(self.param_groups, rates, strict=True):
+                group["lr"] = lr

@@ -41,10 +41,13 @@ class Run:
 def read(paths: Sequence[str | Path]) -> list[Run]:
     """Read finished runs, labelled by algorithm, interval I and (where it varies) ranks N, else by directory.
 
-    FileNotFoundError names a directory that holds none.
+    FileNotFoundError or ValueError names a directory that holds none.
     """
     directories = [RunDirectory(path) for path in paths]
     summaries = [directory.summary() for directory in directories]
+    for directory, summary in zip(directories, summaries, strict=True):
+        if "final" not in summary:
+            raise ValueError(f"{directory.path} holds a run that failed: {summary['exit']}")
     labels = [_label(directory.config(), s) for directory, s in zip(directories, summaries, strict=True)]
     if len({s["ranks"] for s in summaries}) > 1:
         labels = [f"{label}, N = {s['ranks']}" for label, s in zip(labels, summaries, strict=True)]

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from hvdclip.message import mean_over_ranks
 from hvdclip.methods import Method
 
 
@@ -54,9 +55,9 @@ class NonMonotoneAverage:
             return
         x = [flat.clone() for flat in self.optimizer.x.flats]
         with torch.no_grad():
-            self.optimizer.x.copy_(self.mean)
-            if self.form == "per_step":
-                self.optimizer.comm.average_(self.optimizer.x.flats, "evaluation")
+            per_step = self.form == "per_step"
+            space, comm = self.optimizer.space, self.optimizer.comm
+            self.optimizer.x.copy_(mean_over_ranks(self.mean, space, [], comm) if per_step else self.mean)
         try:
             yield
         finally:

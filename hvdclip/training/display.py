@@ -70,7 +70,7 @@ class Display(Silent):
         )
 
     def say(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def stop(self) -> None:
         if self._progress is not None:

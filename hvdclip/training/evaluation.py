@@ -19,6 +19,8 @@ def evaluate(task: Task, model: nn.Module, split: str, comm: Communicator) -> di
     with _evaluating(model), torch.no_grad():
         mine = task.evaluate(model, split)
     loss, correct, samples = comm.sum([mine.loss, mine.correct, mine.samples])
+    if samples == 0:
+        raise ValueError(f"the split {split!r} holds no samples on any rank")
     row: dict[str, Any] = {"split": split, "loss": loss / samples}
     if task.metric == "perplexity":
         row["perplexity"] = math.exp(min(row["loss"], 700))
@@ -30,8 +32,9 @@ def evaluate(task: Task, model: nn.Module, split: str, comm: Communicator) -> di
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     was_training = {module: module.training for module in model.modules()}
-    # an evaluation must not change what is drawn afterwards
-    with torch.random.fork_rng():
+    # an evaluation must not change what torch draws afterwards
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices=devices):
         model.eval()
         try:
             yield

@@ -14,6 +14,7 @@ from torch import nn
 from hvdclip import data, models
 from hvdclip.comm import Communicator
 from hvdclip.config import Config, own
+from hvdclip.methods import Disagreement
 from hvdclip.training.language_model import LanguageModelling
 from hvdclip.training.supervised import Supervised
 from hvdclip.training.task import Task
@@ -39,22 +40,26 @@ def seed_everything(seed: int) -> None:
 
 
 class Job:
-    """A rank's device, task and freshly initialised model (the same on all ranks); communicates nothing."""
+    """A rank's device, task and freshly initialised model (the same on all ranks); communicates nothing.
+
+    Data of one's own is made from `train.seed` too, unless it seeds itself.
+    """
 
     def __init__(self, config: Config, comm: Communicator):
         self.config, self.comm = config, comm
         self.device = choose_device(config.train.device, comm)
+        seed_everything(config.train.seed)
         self.task, self._read = build_task(config, comm, self.device)
         seed_everything(config.train.seed)
         self.model = build_model(config, self.task).to(self.device)
 
     def check_alike(self) -> None:
-        """Compare what the ranks have read; ValueError, on all ranks, names the first that differs."""
+        """Compare what the ranks have read; Disagreement, on all ranks, names the first that differs."""
         what, mine = self._read
         everyone = self.comm.gather((socket.gethostname(), mine))
         for rank, (host, theirs) in enumerate(everyone):
             if theirs != everyone[0][1]:
-                raise ValueError(
+                raise Disagreement(
                     f"{what} differs between ranks: rank 0 on {everyone[0][0]} has {everyone[0][1]}, rank {rank} on "
                     f"{host} has {theirs}; give all hosts the same data"
                 )
@@ -79,5 +84,4 @@ def build_model(config: Config, task: Task) -> nn.Module:
     name = settings.pop("name")
     if isinstance(task, LanguageModelling):
         settings["vocabulary"] = task.corpus.vocabulary
-    build: Any = own(name) if ":" in name else models.MODELS[name]
-    return build(**settings)
+    return own(name)(**settings) if ":" in name else models.build(name, **settings)

@@ -30,6 +30,8 @@ class LanguageModelling:
         self.corpus, self.settings, self.seed = corpus, columns, seed
         self.rank, self.ranks, self.device = rank, ranks, device
         self.columns = data.cut(corpus.splits["train"], columns.batch * ranks)
+        # a fixed number of columns, shared out, so that an evaluation does not depend on the number of ranks
+        self.held_out = {split: data.cut(corpus.splits[split], columns.evaluation_columns) for split in self.splits()}
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         self._state = None
@@ -48,9 +50,7 @@ class LanguageModelling:
         return loss + penalty, loss.detach()
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
-        # A fixed number of columns, shared out, so that the figure does not depend on the number of ranks.
-        columns = data.cut(self.corpus.splits[split], self.settings.evaluation_columns)
-        mine = columns[:, self.rank :: self.ranks].to(self.device)
+        mine = self.held_out[split][:, self.rank :: self.ranks].to(self.device)
         if mine.shape[1] == 0:
             return Evaluation(0.0, 0.0, 0)
         state, total, count = model.initial_state(mine.shape[1]), 0.0, 0

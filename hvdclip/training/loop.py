@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import MultiStepLR
 
-from hvdclip.methods import optimizer
+from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.training.asgd import NonMonotoneAverage
 from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
@@ -24,9 +25,8 @@ from hvdclip.training.task import Batch
 class Trainer:
     """One run of a configuration on this rank: task, model, optimizer, and the loop over them."""
 
-    def __init__(self, job: Job, recorder: Recorder, display: Silent):
+    def __init__(self, job: Job):
         self.config, self.comm, self.task, self.model = job.config, job.comm, job.task, job.model
-        self.recorder, self.display = recorder, display
         job.check_alike()
         config, comm, train = job.config, job.comm, job.config.train
         settings = dict(config.algorithm)
@@ -40,11 +40,22 @@ class Trainer:
         self.epoch = 0.0
         self.evaluations: list[dict[str, Any]] = []
 
-    def train(self) -> dict[str, Any]:
-        """Train to the end, record everything, and return the summary."""
-        every, due = self.config.train.evaluate_every_steps, False
+    def train(self, recorder: Recorder, display: Silent) -> None:
+        """Train to the end and record everything, also how it ended when it fails on all ranks."""
+        self.recorder, self.display = recorder, display
         self.display.start(self._title(), self.steps)
         self.began = time.perf_counter()
+        try:
+            self._train()
+        except NonFiniteGradient as error:
+            self.recorder.summary(self._totals() | {"exit": str(error)})
+            raise
+        finally:
+            self.display.stop()
+        self.recorder.summary(self._totals() | self._results() | {"exit": "done"})
+
+    def _train(self) -> None:
+        every, due = self.config.train.evaluate_every_steps, False
         for step, epoch_ended in self._steps():
             due |= epoch_ended if every is None else step % every == 0
             if due and self.optimizer.steps_in_round == 0 and step < self.steps:
@@ -55,8 +66,6 @@ class Trainer:
             self._log(self.metrics.add(self.optimizer.last_round))
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
-        self.display.stop()
-        return self._summarise()
 
     def _steps(self) -> Iterator[tuple[int, bool]]:
         """Train, handing over after each step: (steps done, whether an epoch ended)."""
@@ -71,6 +80,8 @@ class Trainer:
                 yield self.optimizer.steps, position == length
                 if self.optimizer.steps == self.steps:
                     return
+            if position != length:
+                raise RuntimeError(f"the train loader gave {position} batches, but its length says {length}")
 
     def _step(self, batch: Batch) -> None:
         self.optimizer.zero_grad()
@@ -86,6 +97,9 @@ class Trainer:
 
     def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
         with self.optimizer.averaged(), self.asgd.evaluated() if self.asgd else nullcontext():
+            if final:
+                self.recorder.model("final", self.model)
+                self.model_sha256 = sha256(self.model)
             rows = [self._position() | evaluate(self.task, self.model, split, self.comm) for split in splits]
             self.evaluations += rows
             for row in rows:
@@ -93,16 +107,13 @@ class Trainer:
                 self.display.evaluation(row, self.task.remark(row["loss"]), time.perf_counter() - self.began)
             if self.best() is rows[0]:
                 self.recorder.model("best", self.model)
-            if final:
-                self.recorder.model("final", self.model)
-                self.model_sha256 = sha256(self.model)
         if self.asgd:
             self.asgd.after_evaluation(rows[0]["loss"])
 
     def best(self) -> dict[str, Any]:
         """The evaluation with the least loss on the split that is watched during training."""
         watched = [row for row in self.evaluations if row["split"] == self.task.splits()[0]]
-        return min(watched, key=lambda row: row["loss"])
+        return min(watched, key=lambda row: (math.isnan(row["loss"]), row["loss"]))
 
     def _position(self) -> dict[str, Any]:
         return {"step": self.optimizer.steps, "epoch": round(self.epoch, 6)}
@@ -120,25 +131,26 @@ class Trainer:
             f"{self.config.model['name']} with {self.optimizer.space.size:,} parameters; {self.task.description()}"
         )
 
-    def _summarise(self) -> dict[str, Any]:
+    def _totals(self) -> dict[str, Any]:
         ledger = self.comm.ledger
-        summary = {
+        return {
             "algorithm": self.optimizer.name,
             "ranks": self.comm.size,
             **self._position(),
             "samples": self.metrics.samples,
             "parameters": self.optimizer.space.size,
-            "final": {row["split"]: row for row in self.evaluations[-len(self.task.splits()) :]},
-            "best": self.best(),
             "rounds": self.optimizer.rounds,
             "collectives": ledger["round"].collectives,
             "bytes": ledger["round"].bytes,
             "seconds": self.metrics.seconds,
             "comm_s": ledger["round"].seconds,
             "other_collectives": {p: ledger[p].collectives for p in ledger.purposes() if p != "round"},
-            "model_sha256": self.model_sha256,
             "versions": versions(),
-            "exit": "done",
         }
-        self.recorder.summary(summary)
-        return summary
+
+    def _results(self) -> dict[str, Any]:
+        return {
+            "final": {row["split"]: row for row in self.evaluations[-len(self.task.splits()) :]},
+            "best": self.best(),
+            "model_sha256": self.model_sha256,
+        }

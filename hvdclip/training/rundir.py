@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -26,6 +27,8 @@ class RunDirectory:
         present = [name for name in FILES if (self.path / name).exists()]
         if present and not overwrite:
             raise FileExistsError(f"{self.path} holds a run already: choose another --run-dir, or --overwrite it")
+        if present and "config.yaml" not in present:
+            raise FileExistsError(f"{self.path} holds files that are no run's: choose another --run-dir")
         for name in present:
             place = self.path / name
             shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -40,14 +43,14 @@ class RunDirectory:
     def append(self, name: str, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl or evals.jsonl."""
         with (self.path / name).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(_json(row) + "\n")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         file = self.path / name
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        self._replace("summary.json", lambda part: part.write_text(json.dumps(summary, indent=2) + "\n"))
+        self._replace("summary.json", lambda part: part.write_text(_json(summary, indent=2) + "\n"))
 
     def summary(self) -> dict[str, Any]:
         """summary.json; FileNotFoundError, saying so, where the run has not ended."""
@@ -58,7 +61,10 @@ class RunDirectory:
 
     def save_model(self, name: str, state: dict[str, Tensor]) -> None:
         """Write a plain state_dict as checkpoints/NAME.pt, for use with or without hvdclip."""
-        self._replace(f"checkpoints/{name}.pt", lambda part: torch.save(state, part))
+        # parameters are views of the message, all of which torch.save would write; tied ones stay one tensor
+        copies = {tensor.data_ptr(): tensor.detach().clone() for tensor in state.values()}
+        plain = {name: copies[tensor.data_ptr()].view(tensor.shape) for name, tensor in state.items()}
+        self._replace(f"checkpoints/{name}.pt", lambda part: torch.save(plain, part))
 
     def model(self, name: str) -> dict[str, Tensor]:
         file = self.path / "checkpoints" / f"{name}.pt"
@@ -71,3 +77,14 @@ class RunDirectory:
         part = self.path / f"{name}.part"
         write(part)
         os.replace(part, self.path / name)
+
+
+def _json(row: dict[str, Any], indent: int | None = None) -> str:
+    """JSON knows no infinity and no NaN; null stands for them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(row), indent=indent, allow_nan=False)

@@ -24,6 +24,8 @@ class Supervised:
             raise ValueError(
                 f"the loaders are {', '.join(loaders)}; allowed: train and at least one split to evaluate on"
             )
+        if len(loaders["train"]) == 0:  # type: ignore[arg-type]
+            raise ValueError("the train loader has length 0 on this rank; allowed: at least one batch per rank")
         self.loaders, self.device = loaders, device
         self.loss_function: Callable[..., Tensor] = getattr(functional, loss)
         self.metric = "accuracy" if loss == "cross_entropy" else None

@@ -1,0 +1,42 @@
+"""The parameters that a user hands over, as torch's parameter groups without the frozen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+KEYS = ("params", "lr", "weight_decay")
+
+
+def trainable_groups(model_or_params: Parameters) -> list[dict[str, Any]]:
+    """Groups of trainable parameters; TypeError or ValueError for what is none, or has wrong settings."""
+    if isinstance(model_or_params, Tensor):
+        raise TypeError("a tensor was given; allowed are a module, an iterable of parameters, or parameter groups")
+    if isinstance(model_or_params, nn.Module):
+        model_or_params = model_or_params.parameters()
+    entries: list[Any] = list(model_or_params)
+    groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
+    groups = [group | {"params": _trainable(group)} for group in groups]
+    if not any(group["params"] for group in groups):
+        raise ValueError("there is no parameter to train: the model has none, or all are frozen")
+    for key in ("lr", "weight_decay"):
+        for group in groups:
+            value = group.get(key, 0)
+            if not isinstance(value, float | int) or not 0 <= value < float("inf"):
+                raise ValueError(f"parameter group {key} is {value!r}; allowed are numbers from 0")
+    if groups[0].get("lr") == 0:
+        raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
+    return groups
+
+
+def _trainable(group: dict[str, Any]) -> list[nn.Parameter]:
+    """The group's parameters that are not frozen, each once though layers may share it."""
+    unknown = [key for key in group if key not in KEYS]
+    if unknown or "params" not in group:
+        raise ValueError(f"parameter group has keys {', '.join(group)}; allowed are {', '.join(KEYS)}")
+    params: list[Any] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+    params = [p[1] if isinstance(p, tuple) else p for p in params]  # named_parameters() gives pairs
+    return [p for p in dict.fromkeys(params) if p.requires_grad]
