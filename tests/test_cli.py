@@ -97,7 +97,7 @@ def test_the_evaluation_does_not_depend_on_the_number_of_ranks(runs):
 @pytest.mark.ranks
 def test_plot_prints_the_table_and_draws_both_runs(runs, tmp_path):
     done = hvdclip("plot", runs / "celgc", runs / "naive", "--out", tmp_path)
-    assert "celgc, I = 8" in done.stdout and "naive_parallel_clip" in done.stdout and "(1/6.7)" in done.stdout
+    assert "celgc, I = 8" in done.stdout and "naive_parallel_clip" in done.stdout and "1/6.7" in done.stdout
     image = (tmp_path / "comparison.png").read_bytes()
     assert image[:4] == b"\x89PNG" and len(image) > 20_000
     svg = (tmp_path / "comparison.svg").read_text()

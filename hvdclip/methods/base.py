@@ -50,20 +50,22 @@ class Method(torch.optim.Optimizer):
         self.space = Space([p for group in self.param_groups for p in group["params"]])
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size)
         self.statistics = Statistics(comm.rank, comm.size, self.space.device)
+        frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
+        beside = [*frozen, *self.buffers.tensors()]
         check_agreement(
             comm,
             {
                 "method": self.name,
                 **settings.model_dump(exclude={"inner"}),
                 "inner": kind(settings.inner),
-                "parameters and buffers": [(tuple(t.shape), t.dtype) for t in self._start(module)],
+                "parameters and buffers": [(tuple(t.shape), t.dtype) for t in [*self.space.parameters, *beside]],
                 "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
             },
         )
         self.state_vectors: dict[str, Vector] = {}
         self.message, self.x = self._lay_out()
         self.space.bind(self.x)
-        self.comm.broadcast_(self._start(module))
+        self.comm.broadcast_([*self.x.flats, *beside])
 
         self.steps = self.rounds = self.steps_in_round = 0
         self.step_scale = 1.0
@@ -229,8 +231,3 @@ class Method(torch.optim.Optimizer):
             raise NonFiniteGradient(
                 f"the gradient (or its norm) is not finite on {where}; on_nonfinite: skip leaves such steps out"
             )
-
-    def _start(self, module: nn.Module | None) -> list[Tensor]:
-        """What is to be equal on all ranks before the first step."""
-        frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
-        return [*(p.data for p in self.space.parameters), *frozen, *self.buffers.tensors()]
