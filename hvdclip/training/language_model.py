@@ -62,7 +62,7 @@ class LanguageModelling:
 
     def description(self) -> str:
         tokens, vocabulary = len(self.corpus.splits["train"]), self.corpus.vocabulary
-        return f"{tokens:,} {self.corpus.unit}s of text, {vocabulary:,} different"
+        return f"{tokens:,} {self.corpus.unit}s of text, vocabulary {vocabulary:,}"
 
     def remark(self, loss: float) -> str:
         bits, guess = loss / math.log(2), math.log2(self.corpus.vocabulary)
