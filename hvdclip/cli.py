@@ -68,7 +68,7 @@ def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -
 
 @main.command("eval")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(["final", "best"]), default="final", show_default=True)
+@click.option("--model", type=click.Choice(["final", "best", "last"]), default="final", show_default=True)
 def eval_command(run: Path, model: str) -> None:
     """Evaluate the averaged model that a run has saved, on all its splits."""
     directory = RunDirectory(run)

@@ -63,6 +63,12 @@ class Train(Section):
         return self
 
 
+class Checkpoint(Section):
+    every_steps: int | None = Field(
+        None, ge=1, description="local steps between saves of the averaged model, moved to the next round end"
+    )
+
+
 class Log(Section):
     every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
     drift: bool = Field(True, description="measure drift, for one more copy of the parameters and pass (local methods)")
@@ -93,6 +99,7 @@ class Config:
     data: dict[str, Any]
     columns: Columns
     train: Train
+    checkpoint: Checkpoint
     log: Log
     resolved: dict[str, Any]
 
@@ -102,8 +109,12 @@ SECTIONS: dict[str, str] = {
     "model": "awd_lstm or lstm and its settings, or my.module:build",
     "data": "stdlib, wikitext-2 or ptb and its settings, or my.module:loaders",
     "train": "how long, seed, schedule",
+    "checkpoint": "how often the model is saved",
     "log": "metrics",
 }
+
+
+REQUIRED = ("algorithm", "model", "data", "train")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -121,7 +132,7 @@ def check(raw: dict[str, Any]) -> Config:
     for section in raw:
         if section not in SECTIONS:
             mistakes.append(f"{section}: unknown section; valid are {', '.join(SECTIONS)}")
-    mistakes += [f"{section}: missing; {SECTIONS[section]}" for section in SECTIONS if section not in raw | {"log": 0}]
+    mistakes += [f"{section}: missing; {SECTIONS[section]}" for section in REQUIRED if section not in raw]
 
     method, algorithm = _algorithm(raw.get("algorithm"), mistakes)
     model = _named(raw.get("model"), "model", models.MODELS, mistakes, exclude=("vocabulary",))
@@ -129,21 +140,24 @@ def check(raw: dict[str, Any]) -> Config:
     corpus = _named(raw.get("data"), "data", data.CORPORA, mistakes, beside=Columns)
     columns = Columns(**{key: corpus[key] for key in Columns.model_fields if key in corpus})
     train = _section(Train, raw.get("train"), "train", mistakes)
+    checkpoint = _section(Checkpoint, raw.get("checkpoint", {}), "checkpoint", mistakes)
     log = _section(Log, raw.get("log", {}), "log", mistakes)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    assert method is not None and isinstance(train, Train) and isinstance(log, Log)
+    assert method is not None and isinstance(train, Train)
+    assert isinstance(checkpoint, Checkpoint) and isinstance(log, Log)
     resolved = {
         "algorithm": algorithm,
         "model": model,
         "data": corpus,
         "train": train.model_dump(),
+        "checkpoint": checkpoint.model_dump(),
         "log": log.model_dump(),
     }
     corpus = {key: value for key, value in corpus.items() if key not in Columns.model_fields}
     if "drift" in method.Settings.model_fields:
         algorithm = algorithm | {"drift": log.drift}
-    return Config(method, algorithm, model, corpus, columns, train, log, resolved)
+    return Config(method, algorithm, model, corpus, columns, train, checkpoint, log, resolved)
 
 
 def own(reference: str) -> Callable[..., Any]:

@@ -110,7 +110,13 @@ def test_tensorboard_files_if_asked_for(tmp_path):
 
 
 def test_alone_and_again(tmp_path):
-    summary, metrics, _ = train(tmp_path / "a", "train.steps=16", "train.evaluate_every_steps=16")
+    summary, metrics, _ = train(
+        tmp_path / "a", "train.steps=16", "train.evaluate_every_steps=16", "checkpoint.every_steps=5"
+    )
+    saved = {file.name for file in (tmp_path / "a/checkpoints").iterdir()}
+    assert saved == {"final.pt", "best.pt", "last.pt"}
+    last, final = (torch.load(tmp_path / f"a/checkpoints/{name}.pt", weights_only=True) for name in ("last", "final"))
+    assert last.keys() == final.keys() and not torch.equal(last["decoder.weight"], final["decoder.weight"])
     again, *_ = train(tmp_path / "b", "train.steps=16", "train.evaluate_every_steps=4")
     assert summary["ranks"] == 1 and summary["bytes"] == 0 and len(metrics) == 2
     assert again["model_sha256"] == summary["model_sha256"], "evaluating more often changes nothing"

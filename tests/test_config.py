@@ -72,7 +72,7 @@ def test_every_configuration_that_comes_along_is_good(file):
         ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed are the losses"),
         ({"train": {"steps": 5, "device": "tpu"}}, "train.device is 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
         ({"train": [1]}, "train is [1]; allowed: settings, valid are steps (none)"),
-        ({"logs": {}}, "logs: unknown section; valid are algorithm, model, data, train, log"),
+        ({"logs": {}}, "logs: unknown section; valid are algorithm, model, data, train, checkpoint, log"),
     ],
 )
 def test_a_mistake_is_one_line_with_path_value_and_what_is_allowed(sections, said):

@@ -55,12 +55,18 @@ class Trainer:
         self.recorder.summary(self._totals() | self._results() | {"exit": "done"})
 
     def _train(self) -> None:
-        every, due = self.config.train.evaluate_every_steps, False
+        evaluate_every, save_every = self.config.train.evaluate_every_steps, self.config.checkpoint.every_steps
+        evaluate_due = save_due = False
         for step, epoch_ended in self._steps():
-            due |= epoch_ended if every is None else step % every == 0
-            if due and self.optimizer.steps_in_round == 0 and step < self.steps:
+            evaluate_due |= epoch_ended if evaluate_every is None else step % evaluate_every == 0
+            save_due |= save_every is not None and step % save_every == 0
+            if self.optimizer.steps_in_round > 0 or step == self.steps:
+                continue
+            if evaluate_due:
                 self._evaluate(self.task.splits()[:1])
-                due = False
+            if save_due:
+                self.recorder.model("last", self.model)
+            evaluate_due = save_due = False
         if self.optimizer.steps_in_round:
             self.optimizer.synchronize()
             self._log(self.metrics.add(self.optimizer.last_round))
