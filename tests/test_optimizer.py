@@ -748,7 +748,7 @@ def test_a_step_left_out_leaves_the_momentum_where_it_was():
         for gradient in (1.0, math.nan if comm.rank else 1.0, 1.0):
             model.weight.grad = torch.full((1, 1), gradient)
             optimizer.step()
-            seen.append(optimizer.state_vectors["momentum"].flats[0].item())
+            seen.append(optimizer.vectors["momentum"].flats[0].item())
         return seen
 
     assert hvdclip.simulate(one, 2) == [[1.0, 1.0, 1.5]] * 2

@@ -62,7 +62,7 @@ class Method(torch.optim.Optimizer):
                 "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
             },
         )
-        self.state_vectors: dict[str, Vector] = {}
+        self.vectors = {name: self.space.vector() for name in self.keeps() if name not in self.travels()}
         self.message, self.x = self._lay_out()
         self.space.bind(self.x)
         self.comm.broadcast_([*self.x.flats, *beside])
@@ -71,10 +71,20 @@ class Method(torch.optim.Optimizer):
         self.step_scale = 1.0
         self._first_lr = self.param_groups[0]["lr"]
         self._skip = torch.zeros((), device=self.space.device)
+        # whether a step that is to be left out must be left out by the host, or masks itself on the device
+        self._host_skips = True
         self._round: dict[str, Any] = {}
         self._round_start = time.perf_counter()
 
     # What a method's file defines
+
+    def keeps(self) -> tuple[str, ...]:
+        """The names of the vectors of state beside x; they are zero at the start, and saved with the optimizer."""
+        return ()
+
+    def travels(self) -> tuple[str, ...]:
+        """Those of them that are averaged over the ranks together with x."""
+        return ()
 
     def _lay_out(self) -> tuple[Message, Vector]:
         """The message and the vector x, which may lie in it."""
@@ -155,7 +165,7 @@ class Method(torch.optim.Optimizer):
             "rounds": self.rounds,
             "steps_in_round": self.steps_in_round,
             "statistics": self.statistics.state_dict(),
-            "vectors": {name: [flat.clone() for flat in v.flats] for name, v in self.state_vectors.items()},
+            "vectors": {name: [flat.clone() for flat in v.flats] for name, v in self.vectors.items()},
         }
         return state
 
@@ -170,13 +180,13 @@ class Method(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self.steps, self.rounds, self.steps_in_round = own["steps"], own["rounds"], own["steps_in_round"]
         self.statistics.load_state_dict(own["statistics"])
-        for name, vector in self.state_vectors.items():
+        for name, vector in self.vectors.items():
             torch._foreach_copy_(vector.flats, own["vectors"][name])
 
     # Inside
 
     def _shape(self) -> str:
-        vectors = ", ".join(self.state_vectors) or "none"
+        vectors = ", ".join(self.vectors) or "none"
         return f"{self.space.size} parameters, {self.comm.size} ranks, state vectors: {vectors}"
 
     def _group_defaults(self, settings: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ Networks. NeurIPS 2022, Algorithm 1.
 from hvdclip.flat import Gradient
 from hvdclip.methods.local import LocalMethod
 from hvdclip.methods.settings import ClippedSgdSettings, LocalSgdSettings
+from hvdclip.methods.sgd_family import SgdFamily
 
 
-class CELGC(LocalMethod):
+class CELGC(SgdFamily, LocalMethod):
     name = "celgc"
     formula = "x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x"
     paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1"
@@ -20,4 +21,4 @@ class CELGC(LocalMethod):
 
     def local_step(self, g: Gradient) -> None:
         d = self.direction(g)
-        self.descend(d, self.clip(d))  # x -= min(eta, gamma/||g||) * d
+        self.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||g||) * d

@@ -6,10 +6,10 @@ Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21, 2023, section 1
 from hvdclip.flat import Gradient
 from hvdclip.methods.gradient import GradientMethod
 from hvdclip.methods.settings import ClippedSgdSettings
-from hvdclip.methods.sgd_family import Direction
+from hvdclip.methods.sgd_family import Direction, SgdFamily
 
 
-class ClipThenAverage(GradientMethod):
+class ClipThenAverage(SgdFamily, GradientMethod):
     name = "clip_then_average"
     formula = "x -= eta d, d from mean clip(g_i, c), c = gamma/eta"
     paper = "Khirirat et al., Clip21, 2023, section 1"
@@ -20,5 +20,5 @@ class ClipThenAverage(GradientMethod):
 
     def gradient_step(self, g: Gradient) -> None:
         d = self.direction(g)
-        m = self.mean(d.vector, self.clip(d))  # mean clip(g_i, c)
+        m = self.mean(d.vector, self.clip(d.vector))  # mean clip(g_i, c)
         self.descend(Direction(m, d.decayed))  # x -= eta * m

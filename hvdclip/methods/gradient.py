@@ -7,14 +7,14 @@ from torch import Tensor
 
 from hvdclip.flat import Gradient, Vector
 from hvdclip.message import Message
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.methods.steps import Steps
 
 
 class _StepLeftOut(Exception):
     """Some rank's gradient is not finite, as the message has told all of them."""
 
 
-class GradientMethod(SgdFamily):
+class GradientMethod(Steps):
     """A method's file defines `gradient_step(g)`, which calls `mean` once."""
 
     def gradient_step(self, g: Gradient) -> None:
@@ -37,7 +37,7 @@ class GradientMethod(SgdFamily):
 
     def _advance(self, g: Gradient) -> None:
         # a direction that is taken before the mean moves the momentum before it is known that the step is left out
-        momentum = self.state_vectors["momentum"].flats if self._host_skips and self._momentum() else []
+        momentum = self.vectors["momentum"].flats if self._host_skips and "momentum" in self.vectors else []
         before = [flat.clone() for flat in momentum]
         try:
             self.gradient_step(g)

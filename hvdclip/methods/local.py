@@ -10,31 +10,41 @@ import torch
 
 from hvdclip.flat import Gradient, Vector
 from hvdclip.message import Message, mean_over_ranks
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.methods.steps import Steps
 
 
-class LocalMethod(SgdFamily):
+class LocalMethod(Steps):
     """A method's file defines `local_step(g)`; the average after each I-th step is done here."""
 
     def local_step(self, g: Gradient) -> None:
         """Move this rank's x by its own gradient g."""
         raise NotImplementedError
 
+    def start_round(self) -> None:
+        """Before the first step of a round; x is the same on all ranks."""
+
+    def end_round(self) -> None:
+        """After the last step of a round, before x and what travels with it are averaged."""
+
+    def after_average(self) -> None:
+        """When x and what travels with it are means over the ranks."""
+
     def _lay_out(self) -> tuple[Message, Vector]:
-        momentum_travels = self.settings.momentum > 0 and self.settings.momentum_policy == "average"
-        message = Message(self.space, 1 + momentum_travels, [self.buffers, self.statistics], self.comm)
-        if momentum_travels:
-            self.state_vectors["momentum"] = message.vectors[1]
+        message = Message(self.space, 1 + len(self.travels()), [self.buffers, self.statistics], self.comm)
+        self.vectors |= dict(zip(self.travels(), message.vectors[1:], strict=True))
         self._before = self.space.vector() if self.settings.drift else None
         return message, message.vectors[0]
 
     def _advance(self, g: Gradient) -> None:
+        if self.steps_in_round == 1:
+            self.start_round()
         if not (self._host_skips and self._skip):
             self.local_step(g)
         if self.steps_in_round >= self.settings.interval:
             self._average()
 
     def _average(self) -> None:
+        self.end_round()
         if self._before is None:
             self.message.average()
         else:
@@ -42,14 +52,8 @@ class LocalMethod(SgdFamily):
             self.message.average()
             # ||x_i - mean x||: known only now, so it travels in the next message
             self.statistics.add("drift", self._before.sub_(self.x).norm())
-        if self.settings.momentum_policy == "reset":
-            self._reset_momentum()
+        self.after_average()
         self._finish_round()
-
-    def _reset_momentum(self) -> None:
-        if "momentum" in self.state_vectors:
-            self.state_vectors["momentum"].zero_()
-            self._fresh = True
 
     def _finish_round(self) -> None:
         first = self.rounds == 0

@@ -6,9 +6,10 @@ McMahan, Moore, Ramage, Hampson, Agueera y Arcas, AISTATS 2017; Stich, ICLR 2019
 from hvdclip.flat import Gradient
 from hvdclip.methods.local import LocalMethod
 from hvdclip.methods.settings import LocalSgdSettings
+from hvdclip.methods.sgd_family import SgdFamily
 
 
-class LocalSGD(LocalMethod):
+class LocalSGD(SgdFamily, LocalMethod):
     name = "local_sgd"
     formula = "x_i -= eta d_i; every I steps x_i = mean x"
     paper = "McMahan et al., AISTATS 2017; Stich, ICLR 2019"

@@ -3,9 +3,10 @@
 from hvdclip.flat import Gradient
 from hvdclip.methods.gradient import GradientMethod
 from hvdclip.methods.settings import SgdSettings
+from hvdclip.methods.sgd_family import SgdFamily
 
 
-class MinibatchSGD(GradientMethod):
+class MinibatchSGD(SgdFamily, GradientMethod):
     name = "minibatch_sgd"
     formula = "x -= eta d, d from mean g_i"
     paper = "Dekel, Gilad-Bachrach, Shamir, Xiao, JMLR 2012"

@@ -6,9 +6,10 @@ Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5 ("Naive Parallel SGDClip").
 from hvdclip.flat import Gradient
 from hvdclip.methods.gradient import GradientMethod
 from hvdclip.methods.settings import ClippedSgdSettings
+from hvdclip.methods.sgd_family import SgdFamily
 
 
-class NaiveParallelClip(GradientMethod):
+class NaiveParallelClip(SgdFamily, GradientMethod):
     name = "naive_parallel_clip"
     formula = "g = mean g_i; x -= min(eta, gamma/||g||) d"
     paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5"
@@ -19,4 +20,4 @@ class NaiveParallelClip(GradientMethod):
 
     def gradient_step(self, g: Gradient) -> None:
         d = self.direction(self.mean(g))
-        self.descend(d, self.clip(d))  # x -= min(eta, gamma/||mean g||) * d
+        self.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||mean g||) * d

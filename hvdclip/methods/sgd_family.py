@@ -1,4 +1,4 @@
-"""What methods with an SGD step share: the direction, the clip factor and the move."""
+"""What methods with an SGD step share: weight decay and momentum, or a torch optimizer inside."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hvdclip.flat import Vector
-from hvdclip.methods.base import Method
-from hvdclip.methods.sgd import sgd_direction, sgd_step_
+from hvdclip.methods.sgd import sgd_direction
+from hvdclip.methods.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,21 @@ class Direction:
     decayed: bool
 
 
-class SgdFamily(Method):
+class SgdFamily(Steps):
     """x_k -= lr_k * factor * d for each parameter group k, with d = g + weight decay and momentum, or by `inner`."""
 
     def __init__(self, model_or_params: Any, settings: Any, comm: Any):
         super().__init__(model_or_params, settings, comm)
         self._fresh = True  # the next step is the first for the momentum: buf = d, without dampening
-        if settings.momentum and "momentum" not in self.state_vectors:
-            self.state_vectors["momentum"] = self.space.vector()
         self.inner = None if settings.inner is None else self._build_inner(settings.inner)
         # norms of the update and inner steps cannot be masked on the device, so the host has to look
         self._host_skips = self.inner is not None or getattr(settings, "norm_of", "gradient") == "update"
 
-    @property
-    def gamma(self) -> float | None:
-        if not hasattr(self.settings, "threshold"):
-            return None
-        eta = self.eta if self.settings.gamma_follows_lr else self.settings.lr
-        return self.settings.threshold * eta
+    def keeps(self) -> tuple[str, ...]:
+        return ("momentum",) if self.settings.momentum else ()
+
+    def travels(self) -> tuple[str, ...]:
+        return ("momentum",) if getattr(self.settings, "momentum_policy", "keep") == "average" else ()
 
     def direction(self, g: Vector) -> Direction:
         """d = g + wd*x, then momentum."""
@@ -49,7 +46,7 @@ class SgdFamily(Method):
             return Direction(g, decayed=False)
         x, buffers = self.x.parts, self._momentum()
         parts: list[Tensor] = []
-        for group, span in self._spans():
+        for group, span in self.spans():
             rule = (group["weight_decay"], *self._momentum_rule())
             parts += sgd_direction(x[span], g.parts[span], buffers[span], *rule)
         self._momentum_has_moved()
@@ -57,38 +54,20 @@ class SgdFamily(Method):
         d.common = g.common
         return Direction(d, decayed=True)
 
-    def clip(self, d: Direction | Vector) -> Tensor:
-        """min(1, c/||d||) with c = gamma/eta; the step is counted as clipped when it is below 1."""
-        v = d.vector if isinstance(d, Direction) else d
-        ratio = self._threshold() / (1e-10 + v.norm())
-        self.statistics.add("clipped", (ratio < 1) * (1 - self._skip), common=v.common)
-        return ratio.clamp(max=1.0)
-
     def descend(self, d: Direction, factor: Tensor | float = 1.0) -> None:
-        """x_k -= lr_k * factor * d, leaving all unchanged where this rank's gradient is not finite."""
+        """x_k -= lr_k * factor * d, or the inner optimizer's step from factor * d."""
         if self.inner is not None:
             self._inner_step(d.vector, factor)
-            return
-        if not isinstance(factor, Tensor):
-            factor = torch.full((), factor, dtype=torch.float64, device=self.space.device)
-        factor = factor * self.step_scale
-        buffers = [] if d.decayed else self._momentum()
-        momentum, dampening, nesterov = (0.0, 0.0, False) if d.decayed else self._momentum_rule()
-        for group, span in self._spans():
-            weight_decay = 0.0 if d.decayed else group["weight_decay"]
-            for same in self._dtypes(span):
-                sgd_step_(
-                    [self.x.parts[i] for i in same],
-                    [d.vector.parts[i] for i in same],
-                    [buffers[i] for i in same] if buffers else [],
-                    step_size=group["lr"] * factor,
-                    weight_decay=weight_decay,
-                    momentum=momentum,
-                    dampening=dampening,
-                    nesterov=nesterov,
-                    skip=self._skip,
-                )
-        self._momentum_has_moved()
+        elif d.decayed:
+            self.move(d.vector, factor, weight_decay=False)
+        else:
+            self.move(d.vector, factor, buffers=self._momentum(), rule=self._momentum_rule())
+            self._momentum_has_moved()
+
+    def after_average(self) -> None:
+        if getattr(self.settings, "momentum_policy", "keep") == "reset":
+            self.vectors["momentum"].zero_()
+            self._fresh = True
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -104,13 +83,8 @@ class SgdFamily(Method):
             self.inner.load_state_dict(state_dict["inner"])
             self.param_groups = self.inner.param_groups
 
-    def _threshold(self) -> float:
-        """c, the threshold on the norm: gamma/eta now."""
-        c = self.settings.threshold
-        return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
-
     def _momentum(self) -> list[Tensor]:
-        return self.state_vectors["momentum"].parts if "momentum" in self.state_vectors else []
+        return self.vectors["momentum"].parts if "momentum" in self.vectors else []
 
     def _momentum_rule(self) -> tuple[float, float, bool]:
         return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov
@@ -119,18 +93,6 @@ class SgdFamily(Method):
         # "fresh" matters with dampening only; then the host looks at the flag, once
         if self._fresh and self.settings.momentum:
             self._fresh = bool(self.settings.dampening and self._skip)
-
-    def _spans(self) -> Iterator[tuple[dict[str, Any], slice]]:
-        start = 0
-        for group in self.param_groups:
-            yield group, slice(start, start + len(group["params"]))
-            start += len(group["params"])
-
-    def _dtypes(self, span: slice) -> list[list[int]]:
-        by_dtype: dict[torch.dtype, list[int]] = {}
-        for i in range(span.start, span.stop):
-            by_dtype.setdefault(self.x.parts[i].dtype, []).append(i)
-        return list(by_dtype.values())
 
     def _group_defaults(self, settings: Any) -> dict[str, Any]:
         defaults = super()._group_defaults(settings)

@@ -1,0 +1,79 @@
+"""What a step is written with: the clip factor and the move of x, over parameter groups and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvdclip.flat import Vector
+from hvdclip.methods.base import Method
+from hvdclip.methods.sgd import sgd_step_
+
+
+class Steps(Method):
+    """Methods that move x_k, the parameters of group k, by steps of lr_k."""
+
+    @property
+    def gamma(self) -> float | None:
+        if not hasattr(self.settings, "threshold"):
+            return None
+        eta = self.eta if self.settings.gamma_follows_lr else self.settings.lr
+        return self.settings.threshold * eta
+
+    @property
+    def threshold(self) -> float:
+        """c, the threshold on the norm: gamma/eta now."""
+        c = self.settings.threshold
+        return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
+
+    def clip(self, v: Vector) -> Tensor:
+        """min(1, c/||v||); the step is counted as clipped when it is below 1."""
+        ratio = self.threshold / (1e-10 + v.norm())
+        self.statistics.add("clipped", (ratio < 1) * (1 - self._skip), common=v.common)
+        return ratio.clamp(max=1.0)
+
+    def move(
+        self,
+        v: Vector,
+        factor: Tensor | float = 1.0,
+        *,
+        weight_decay: bool = True,
+        buffers: Sequence[Tensor] = (),
+        rule: tuple[float, float, bool] = (0.0, 0.0, False),
+    ) -> None:
+        """x_k -= lr_k * factor * (v + wd_k * x), leaving all unchanged where this rank's gradient is not finite.
+
+        With buffers, one a part, v + wd_k * x goes through a momentum of the rule (momentum, dampening, nesterov).
+        """
+        if not isinstance(factor, Tensor):
+            factor = torch.full((), factor, dtype=torch.float64, device=self.space.device)
+        momentum, dampening, nesterov = rule
+        for group, span in self.spans():
+            for same in self._dtypes(span):
+                sgd_step_(
+                    [self.x.parts[i] for i in same],
+                    [v.parts[i] for i in same],
+                    [buffers[i] for i in same] if buffers else [],
+                    step_size=group["lr"] * self.step_scale * factor,
+                    weight_decay=group["weight_decay"] if weight_decay else 0.0,
+                    momentum=momentum,
+                    dampening=dampening,
+                    nesterov=nesterov,
+                    skip=self._skip,
+                )
+
+    def spans(self) -> Iterator[tuple[dict[str, Any], slice]]:
+        """Each parameter group with the places of its parameters in a vector's parts."""
+        start = 0
+        for group in self.param_groups:
+            yield group, slice(start, start + len(group["params"]))
+            start += len(group["params"])
+
+    def _dtypes(self, span: slice) -> list[list[int]]:
+        by_dtype: dict[torch.dtype, list[int]] = {}
+        for i in range(span.start, span.stop):
+            by_dtype.setdefault(self.x.parts[i].dtype, []).append(i)
+        return list(by_dtype.values())
