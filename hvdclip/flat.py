@@ -57,6 +57,15 @@ class Vector:
                 piece.mul_(factor)
         return self
 
+    def __add__(self, other: Vector) -> Vector:
+        return Vector(torch._foreach_add(self.parts, other.parts))
+
+    def __sub__(self, other: Vector) -> Vector:
+        return Vector(torch._foreach_sub(self.parts, other.parts))
+
+    def __rmul__(self, factor: float) -> Vector:
+        return Vector(torch._foreach_mul(self.parts, factor))
+
     def zero_(self) -> Vector:
         torch._foreach_zero_(self.pieces)
         return self

@@ -26,6 +26,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "momentum reset": {"momentum": 0.9, "dampening": 0.3, "momentum_policy": "reset"},
 }
 LOCAL = ("celgc", "local_sgd")
+OTHERS: dict[str, list[dict[str, Any]]] = {
+    "fedprox": [{"mu": 0.5}, {"mu": 0.5, "momentum": 0.9, "weight_decay": 0.1}],
+    "delta_gclip": [{"gamma": 0.15, "delta": 0.5}, {"gamma": 0.05, "delta": 0.0, "weight_decay": 0.1}],
+    "normalized_sgd": [{}, {"momentum": 0.9, "weight_decay": 0.1}],
+    "mix_clip": [{"gamma": 0.15, "beta": 0.8, "nu": 0.7}, {"gamma": 0.15, "beta": 0.9, "nu": 0.3, "weight_decay": 0.1}],
+    "mom_clip": [{"gamma": 0.15, "beta": 0.8}],
+}
 CLIPPING = ("celgc", "naive_parallel_clip", "clip_then_average")
 
 
@@ -41,6 +48,11 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
             for interval in (1, 2, 3, 4, 5) if algorithm in LOCAL else (None,):
                 averaged = {} if interval is None else {"interval": interval}
                 yield f"{algorithm}, {title}, I = {interval}", algorithm, clipped | extra | averaged
+
+    for algorithm, variants in OTHERS.items():
+        for settings in variants:
+            for interval in (1, 3, 5):
+                yield f"{algorithm}, {settings}, I = {interval}", algorithm, settings | {"interval": interval}
 
 
 def train(comm: Communicator, algorithm: str, settings: dict[str, Any]) -> np.ndarray:
@@ -75,6 +87,6 @@ def expected(ranks: int, algorithm: str, settings: dict[str, Any]) -> np.ndarray
     )
     interval = settings.get("interval", 1)
     averaged = [*range(interval, STEPS + 1, interval)]
-    for step in averaged if algorithm in LOCAL else []:
+    for step in averaged if algorithm in (*LOCAL, *OTHERS) else []:
         x[step - 1] = x[step - 1].mean(axis=0)
     return x.transpose(1, 0, 2)

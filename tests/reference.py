@@ -20,6 +20,7 @@ class Rank:
         self.x, self.lr, self.wd = x.copy(), lr, wd
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
         self.buf: np.ndarray | None = None
+        self.m = np.zeros_like(x)
 
     def direction(self, g: np.ndarray) -> np.ndarray:
         d = g + self.wd * self.x
@@ -46,6 +47,7 @@ def run(
     nesterov: bool = False,
     norm_of: str = "gradient",
     momentum_policy: str = "keep",
+    **own: float,
 ) -> np.ndarray:
     """x of every rank after every step, before the average, and once more after the last one: (steps + 1, ranks, d).
 
@@ -57,6 +59,17 @@ def run(
     since = 0
     for t in range(steps):
         g = [gradient(i, t, r.x) for i, r in enumerate(world)]
+        if name in LOCAL_STEPS:
+            for r, gi in zip(world, g, strict=True):
+                if since == 0:
+                    r.x_round = r.x.copy()
+                r.x = LOCAL_STEPS[name](r, gi, eta, c, **own)
+            trajectory.append([r.x.copy() for r in world])
+            since += 1
+            if since == interval:
+                average(world, momentum_policy)
+                since = 0
+            continue
         if name in ("celgc", "local_sgd"):
             for r, gi in zip(world, g, strict=True):
                 d = r.direction(gi)
@@ -88,6 +101,40 @@ def run(
         average(world, momentum_policy)
     trajectory.append([r.x.copy() for r in world])
     return np.array(trajectory)
+
+
+def norm(v: np.ndarray) -> float:
+    return float(np.sqrt((v**2).sum()))
+
+
+def fedprox(r: Rank, g: np.ndarray, eta: float, c: float, mu: float) -> np.ndarray:
+    return r.x - r.lr * r.direction(g + mu * (r.x - r.x_round))
+
+
+def delta_gclip(r: Rank, g: np.ndarray, eta: float, c: float, delta: float) -> np.ndarray:
+    return r.x - r.lr * min(1, max(delta, c / (1e-10 + norm(g)))) * (g + r.wd * r.x)
+
+
+def normalized_sgd(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
+    r.m = r.momentum * r.m + g
+    return r.x - r.lr * (r.m + r.wd * r.x) / norm(r.m)
+
+
+def mix_clip(r: Rank, g: np.ndarray, eta: float, c: float, beta: float, nu: float = 1.0) -> np.ndarray:
+    g = g + r.wd * r.x
+    r.m = beta * r.m + (1 - beta) * g
+    gamma = c * eta
+    of_m, of_g = nu / (1 + eta * norm(r.m) / gamma), (1 - nu) / (1 + eta * norm(g) / gamma)
+    return r.x - r.lr * (of_m * r.m + of_g * g)
+
+
+LOCAL_STEPS = {
+    "fedprox": fedprox,
+    "delta_gclip": delta_gclip,
+    "normalized_sgd": normalized_sgd,
+    "mix_clip": mix_clip,
+    "mom_clip": mix_clip,
+}
 
 
 def factor(v: np.ndarray, eta: float, gamma: float) -> float:

@@ -130,3 +130,41 @@ def test_scaling_eta_and_gamma_together_leaves_the_clip_decision(ranks, seed, sc
     _, one = train(ranks, "celgc", 1, problem, lr=0.1, gamma=0.1 * c, interval=1)
     _, other = train(ranks, "celgc", 1, problem, lr=0.1 * scale, gamma=0.1 * scale * c, interval=1)
     assert one["clip_fraction"] == other["clip_fraction"]
+
+
+@given(RANKS, INTERVAL, SEED, ETA, GAMMA)
+def test_delta_gclip_lies_between_clipping_and_sgd(ranks, interval, seed, eta, gamma):
+    problem = Quadratic(ranks, seed)
+    chosen = {"lr": eta, "interval": interval}
+    with_0, _ = train(ranks, "delta_gclip", 5, problem, gamma=gamma, delta=0.0, **chosen)
+    clipped, _ = train(ranks, "celgc", 5, problem, gamma=gamma, **chosen)
+    np.testing.assert_array_equal(with_0, clipped)
+    with_1, _ = train(ranks, "delta_gclip", 5, problem, gamma=gamma, delta=1.0, **chosen)
+    free, _ = train(ranks, "local_sgd", 5, problem, **chosen)
+    np.testing.assert_array_equal(with_1, free)
+
+
+@given(RANKS, INTERVAL, SEED, ETA)
+def test_fedprox_without_its_term_is_local_sgd(ranks, interval, seed, eta):
+    problem = Quadratic(ranks, seed)
+    prox, _ = train(ranks, "fedprox", 5, problem, lr=eta, interval=interval, mu=0.0)
+    free, _ = train(ranks, "local_sgd", 5, problem, lr=eta, interval=interval)
+    np.testing.assert_array_equal(prox, free)
+
+
+@given(INTERVAL, SEED, ETA)
+def test_normalized_steps_have_length_eta(interval, seed, eta):
+    problem = Quadratic(1, seed)
+    x, _ = train(1, "normalized_sgd", 6, problem, lr=eta, interval=interval, momentum=0.5)
+    lengths = np.linalg.norm(np.diff(x[0], axis=0, prepend=problem.start()[None]), axis=1)
+    np.testing.assert_allclose(lengths, eta, rtol=1e-9)
+
+
+def test_a_step_along_a_zero_gradient_is_none():
+    for algorithm in ("normalized_sgd", "delta_gclip"):
+        model = Model(np.ones(10))
+        chosen = {"gamma": 0.1, "delta": 0.5} if algorithm == "delta_gclip" else {}
+        optimizer = hvdclip.optimizer(algorithm, model, lr=0.1, weight_decay=0.1, **chosen)
+        (0 * model().sum()).backward()
+        optimizer.step()
+        np.testing.assert_array_equal(parameters(model), np.ones(10))

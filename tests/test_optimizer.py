@@ -308,6 +308,12 @@ def test_what_cannot_work_is_refused():
         ("celgc", {"lr": 0.1, "gamma": 1.0, "nesterov": True}, ValueError, "needs momentum > 0"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "norm_of": "update", "inner": "Adam"}, ValueError, "norm_of: update"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "inner": "Adamm"}, ValueError, "optimizers of torch.optim"),
+        ("mix_clip", {"lr": 0.1, "gamma": 1.0, "beta": 1.0}, ValueError, "beta is 1.0; allowed: less than 1"),
+        ("mix_clip", {"lr": 0.1, "gamma": 1.0, "nu": 1.5}, ValueError, "nu is 1.5; allowed: less than or equal to 1"),
+        ("mom_clip", {"lr": 0.1, "gamma": 1.0, "nu": 1.0}, TypeError, "nu: unknown setting"),
+        ("delta_gclip", {"lr": 0.1, "gamma": 1.0}, TypeError, "delta: missing; delta, the least share of eta"),
+        ("delta_gclip", {"lr": 0.1, "gamma": 1.0, "delta": 0.1, "momentum": 0.9}, TypeError, "momentum: unknown"),
+        ("fedprox", {"lr": 0.1, "mu": -1.0}, ValueError, "mu is -1.0; allowed: greater than or equal to 0"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "buffer_policy": "sum"}, ValueError, "'average', 'keep' or 'broadcast'"),
         ("naive_parallel_clip", {"lr": 0.1, "gamma": 1.0, "interval": 4}, TypeError, "interval: unknown setting"),
         ("minibatch_sgd", {"lr": 0.1, "gamma": 1.0}, TypeError, "gamma: unknown setting"),
@@ -620,14 +626,24 @@ def test_a_state_of_another_interval_or_shape():
         )
 
 
-@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
-@pytest.mark.parametrize("chosen", [{"momentum": 0.9, "dampening": 0.1}, {"inner": torch.optim.AdamW}])
+STATEFUL = [
+    ("celgc", {"gamma": 0.05, "momentum": 0.9, "dampening": 0.1}),
+    ("celgc", {"gamma": 0.05, "inner": torch.optim.AdamW}),
+    ("naive_parallel_clip", {"gamma": 0.05, "momentum": 0.9, "dampening": 0.1}),
+    ("naive_parallel_clip", {"gamma": 0.05, "inner": torch.optim.AdamW}),
+    ("fedprox", {"mu": 0.5}),
+    ("mix_clip", {"gamma": 0.05}),
+    ("normalized_sgd", {"momentum": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "chosen"), STATEFUL)
 def test_a_saved_and_loaded_optimizer_goes_on_bit_identically(algorithm, chosen):
-    interval = {"interval": 3} if algorithm == "celgc" else {}
+    interval = {} if algorithm == "naive_parallel_clip" else {"interval": 3}
 
     def make(comm):
         model = network()
-        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05, **interval, **chosen)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, **interval, **chosen)
         return model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, gamma=0.7)
 
     def steps(comm, model, optimizer, schedule, first, last):
@@ -938,5 +954,10 @@ def test_algorithms_lists_every_method():
         "local_sgd",
         "minibatch_sgd",
         "clip_then_average",
+        "fedprox",
+        "delta_gclip",
+        "mix_clip",
+        "mom_clip",
+        "normalized_sgd",
     ]
     assert all(row["formula"] and row["paper"] and row["message"] for row in listed)

@@ -45,4 +45,4 @@ def test_it_lists_every_algorithm():
         "clip_then_average",
         "minibatch_sgd",
     ]
-    assert all(f"`{row['name']}` |" in README for row in algorithms())
+    assert all(f"`{row['name']}`" in README for row in algorithms())

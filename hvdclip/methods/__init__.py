@@ -11,16 +11,33 @@ from hvdclip.methods.agreement import Disagreement
 from hvdclip.methods.base import Method, NonFiniteGradient
 from hvdclip.methods.celgc import CELGC
 from hvdclip.methods.clip_then_average import ClipThenAverage
+from hvdclip.methods.delta_gclip import DeltaGClip
+from hvdclip.methods.fedprox import FedProx
 from hvdclip.methods.groups import Parameters
 from hvdclip.methods.local_sgd import LocalSGD
 from hvdclip.methods.minibatch_sgd import MinibatchSGD
+from hvdclip.methods.mix_clip import MixClip
+from hvdclip.methods.mom_clip import MomClip
 from hvdclip.methods.naive_parallel_clip import NaiveParallelClip
+from hvdclip.methods.normalized_sgd import NormalizedSGD
 from hvdclip.mistakes import one_line
 
 __all__ = ["METHODS", "Disagreement", "Method", "NonFiniteGradient", "method", "optimizer"]
 
 METHODS: dict[str, type[Method]] = {
-    m.name: m for m in (CELGC, NaiveParallelClip, LocalSGD, MinibatchSGD, ClipThenAverage)
+    m.name: m
+    for m in (
+        CELGC,
+        NaiveParallelClip,
+        LocalSGD,
+        MinibatchSGD,
+        ClipThenAverage,
+        FedProx,
+        DeltaGClip,
+        MixClip,
+        MomClip,
+        NormalizedSGD,
+    )
 }
 
 

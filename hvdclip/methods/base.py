@@ -57,7 +57,7 @@ class Method(torch.optim.Optimizer):
             {
                 "method": self.name,
                 **settings.model_dump(exclude={"inner"}),
-                "inner": kind(settings.inner),
+                "inner": kind(getattr(settings, "inner", None)),
                 "parameters and buffers": [(tuple(t.shape), t.dtype) for t in [*self.space.parameters, *beside]],
                 "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
             },

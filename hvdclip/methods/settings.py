@@ -84,14 +84,11 @@ class LocalSgdSettings(LocalSettings, SgdSettings):
         return self
 
 
-class ClipSettings(Settings):
-    """Methods that clip, in the papers' spelling (gamma) or torch's (max_norm)."""
+class ThresholdSettings(Settings):
+    """Methods with a threshold, in the papers' spelling (gamma) or torch's (max_norm)."""
 
     gamma: Positive | None = Field(None, description="cap on the length of the step, min(lr, gamma/||g||); or max_norm")
     max_norm: Positive | None = Field(None, description="cap on the norm of the gradient; gamma = lr * max_norm")
-    norm_of: Literal["gradient", "update"] = Field(
-        "gradient", description="clip by the norm of the raw gradient, or of the update with weight decay and momentum"
-    )
     gamma_follows_lr: bool = Field(True, description="learning-rate schedules scale gamma with lr")
 
     @model_validator(mode="after")
@@ -106,8 +103,12 @@ class ClipSettings(Settings):
         return self.max_norm if self.max_norm is not None else self.gamma / self.lr  # type: ignore[operator]
 
 
-class ClippedSgdSettings(SgdSettings, ClipSettings):
+class ClippedSgdSettings(SgdSettings, ThresholdSettings):
     """Methods that clip and then take an SGD step."""
+
+    norm_of: Literal["gradient", "update"] = Field(
+        "gradient", description="clip by the norm of the raw gradient, or of the update with weight decay and momentum"
+    )
 
     @model_validator(mode="after")
     def _norm_is_known(self) -> Self:

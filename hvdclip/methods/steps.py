@@ -65,6 +65,13 @@ class Steps(Method):
                     skip=self._skip,
                 )
 
+    def with_weight_decay(self, g: Vector) -> Vector:
+        """g + wd_k * x."""
+        parts: list[Tensor] = []
+        for group, span in self.spans():
+            parts += torch._foreach_add(g.parts[span], self.x.parts[span], alpha=group["weight_decay"])
+        return Vector(parts)
+
     def spans(self) -> Iterator[tuple[dict[str, Any], slice]]:
         """Each parameter group with the places of its parameters in a vector's parts."""
         start = 0

@@ -1,0 +1,26 @@
+"""Gradient clipping whose step never falls below a share delta of eta.
+
+Tucat et al., TMLR 2025 (delta-GClip). delta = 0 is clipping, delta >= 1 is SGD.
+"""
+
+from pydantic import Field
+
+from hvdclip.flat import Gradient
+from hvdclip.methods.local import LocalMethod
+from hvdclip.methods.settings import Finite, LocalSettings, ThresholdSettings
+
+
+class DeltaGClip(LocalMethod):
+    name = "delta_gclip"
+    formula = "x_i -= eta min(1, max(delta, c/||g_i||)) g_i; every I steps x_i = mean x"
+    paper = "Tucat et al., TMLR 2025"
+    message_size = "P every I steps"
+
+    class Settings(LocalSettings, ThresholdSettings):
+        """eta is lr, c is max_norm (or gamma/eta), I is interval."""
+
+        delta: Finite = Field(ge=0, description="delta, the least share of eta that a step keeps")
+
+    def local_step(self, g: Gradient) -> None:
+        factor = self.clip(g).clamp(min=min(1.0, self.settings.delta))
+        self.move(g, factor * (g.norm() > 0))  # x -= eta * min(1, max(delta, c/||g||)) * g

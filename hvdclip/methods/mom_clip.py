@@ -1,0 +1,17 @@
+"""Momentum clipping: a smoothly clipped step along the momentum; mixed clipping with nu = 1.
+
+Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex Optimization. NeurIPS 2020, Algorithm 1.
+"""
+
+from hvdclip.methods.mix_clip import MixClip, MixClipSettings
+
+
+class MomClip(MixClip):
+    name = "mom_clip"
+    formula = "m_i = beta m_i + (1-beta) g_i; x_i -= eta/(1 + eta||m_i||/gamma) m_i; every I steps x_i = mean x"
+    paper = "Zhang, Jin, Fang, Wang, NeurIPS 2020, Algorithm 1"
+    message_size = "P every I steps"
+    nu = 1.0
+
+    class Settings(MixClipSettings):
+        """eta is lr, I is interval."""

@@ -1,0 +1,33 @@
+"""Steps of length eta along the gradient, or along its momentum.
+
+Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020 (with momentum).
+"""
+
+import torch
+from pydantic import Field
+
+from hvdclip.flat import Gradient, Vector
+from hvdclip.methods.local import LocalMethod
+from hvdclip.methods.settings import Finite, LocalSettings
+
+
+class NormalizedSGD(LocalMethod):
+    name = "normalized_sgd"
+    formula = "m_i = beta m_i + g_i; x_i -= eta m_i/||m_i||; every I steps x_i = mean x"
+    paper = "Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020"
+    message_size = "P every I steps"
+
+    class Settings(LocalSettings):
+        """eta is lr, I is interval."""
+
+        momentum: Finite = Field(0.0, ge=0, lt=1, description="beta, momentum taken before the norm")
+
+    def keeps(self) -> tuple[str, ...]:
+        return ("m",) if self.settings.momentum else ()
+
+    def local_step(self, g: Gradient) -> None:
+        m: Vector = g
+        if self.settings.momentum:
+            m = self.vectors["m"].copy_(self.settings.momentum * self.vectors["m"] + g)
+        norm = m.norm()
+        self.move(m, torch.where(norm > 0, 1 / norm, 0.0))  # x -= eta * m/||m||; nothing at norm 0
