@@ -28,6 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 LOCAL = ("celgc", "local_sgd")
 OTHERS: dict[str, list[dict[str, Any]]] = {
     "fedprox": [{"mu": 0.5}, {"mu": 0.5, "momentum": 0.9, "weight_decay": 0.1}],
+    "scaffold": [{}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}],
+    "scaffold_clip": [{"gamma": 0.15}, {"gamma": 0.15, "momentum": 0.9, "weight_decay": 0.1}],
     "delta_gclip": [{"gamma": 0.15, "delta": 0.5}, {"gamma": 0.05, "delta": 0.0, "weight_decay": 0.1}],
     "normalized_sgd": [{}, {"momentum": 0.9, "weight_decay": 0.1}],
     "mix_clip": [{"gamma": 0.15, "beta": 0.8, "nu": 0.7}, {"gamma": 0.15, "beta": 0.9, "nu": 0.3, "weight_decay": 0.1}],

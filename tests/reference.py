@@ -21,6 +21,8 @@ class Rank:
         self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
         self.buf: np.ndarray | None = None
         self.m = np.zeros_like(x)
+        self.c_i = np.zeros_like(x)
+        self.c = np.zeros_like(x)
 
     def direction(self, g: np.ndarray) -> np.ndarray:
         d = g + self.wd * self.x
@@ -62,11 +64,13 @@ def run(
         if name in LOCAL_STEPS:
             for r, gi in zip(world, g, strict=True):
                 if since == 0:
-                    r.x_round = r.x.copy()
+                    r.x_round, r.g_round = r.x.copy(), []
+                r.g_round.append(gi)
                 r.x = LOCAL_STEPS[name](r, gi, eta, c, **own)
             trajectory.append([r.x.copy() for r in world])
             since += 1
             if since == interval:
+                end_round(name, world)
                 average(world, momentum_policy)
                 since = 0
             continue
@@ -98,6 +102,7 @@ def run(
             raise AssertionError(name)
         trajectory.append([r.x.copy() for r in world])
     if since:
+        end_round(name, world)
         average(world, momentum_policy)
     trajectory.append([r.x.copy() for r in world])
     return np.array(trajectory)
@@ -128,7 +133,41 @@ def mix_clip(r: Rank, g: np.ndarray, eta: float, c: float, beta: float, nu: floa
     return r.x - r.lr * (of_m * r.m + of_g * g)
 
 
+def corrected(r: Rank, g: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
+    """u, and the weight decay that joins after its norm."""
+    if r.momentum == 0:
+        return g - r.c_i + r.c, r.wd * r.x
+    r.m = r.momentum * r.m + g + r.wd * r.x
+    return r.m - r.c_i + r.c, 0.0
+
+
+def scaffold(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
+    u, decay = corrected(r, g)
+    return r.x - r.lr * (u + decay)
+
+
+def scaffold_clip(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
+    u, decay = corrected(r, g)
+    return r.x - r.lr * factor(u, eta, c * eta) * (u + decay)
+
+
+def end_round(name: str, world: list[Rank]) -> None:
+    """Control variates; all ranks take part in every round."""
+    if name not in ("scaffold", "scaffold_clip"):
+        return
+    changes = []
+    for r in world:
+        k = len(r.g_round)
+        new = r.c_i - r.c + (r.x_round - r.x) / (k * r.lr) if name == "scaffold" else sum(r.g_round) / k
+        changes.append(new - r.c_i)
+        r.c_i = new
+    for r in world:
+        r.c = r.c + sum(changes) / len(world)
+
+
 LOCAL_STEPS = {
+    "scaffold": scaffold,
+    "scaffold_clip": scaffold_clip,
     "fedprox": fedprox,
     "delta_gclip": delta_gclip,
     "normalized_sgd": normalized_sgd,

@@ -168,3 +168,33 @@ def test_a_step_along_a_zero_gradient_is_none():
         (0 * model().sum()).backward()
         optimizer.step()
         np.testing.assert_array_equal(parameters(model), np.ones(10))
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "scaffold_clip"])
+@given(RANKS, INTERVAL, SEED, ETA)
+def test_control_variates_cancel_over_the_ranks(algorithm, ranks, interval, seed, eta):
+    problem = Quadratic(ranks, seed)
+    gamma = {"gamma": 0.1} if algorithm == "scaffold_clip" else {}
+
+    def one(comm):
+        model = Model(problem.start())
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=eta, interval=interval, **gamma)
+        for step in range(2 * interval + 1):
+            optimizer.zero_grad()
+            loss(problem, comm.rank, step, model).backward()
+            optimizer.step()
+        optimizer.synchronize()
+        return (optimizer.vectors["c_i"] - optimizer.vectors["c"]).parts
+
+    differences = hvdclip.simulate(one, ranks)
+    for parts in zip(*differences, strict=True):
+        mean = sum(parts) / ranks
+        np.testing.assert_allclose(mean, 0, atol=1e-9 * (1 + max(part.abs().max().item() for part in parts)))
+
+
+@given(SEED, ETA)
+def test_on_one_rank_scaffold_is_local_sgd(seed, eta):
+    problem = Quadratic(1, seed)
+    controlled, _ = train(1, "scaffold", 7, problem, lr=eta, interval=3)
+    free, _ = train(1, "local_sgd", 7, problem, lr=eta, interval=3)
+    np.testing.assert_allclose(controlled, free, rtol=1e-8, atol=1e-9)

@@ -632,6 +632,8 @@ STATEFUL = [
     ("naive_parallel_clip", {"gamma": 0.05, "momentum": 0.9, "dampening": 0.1}),
     ("naive_parallel_clip", {"gamma": 0.05, "inner": torch.optim.AdamW}),
     ("fedprox", {"mu": 0.5}),
+    ("scaffold", {}),
+    ("scaffold_clip", {"gamma": 0.05, "momentum": 0.9}),
     ("mix_clip", {"gamma": 0.05}),
     ("normalized_sgd", {"momentum": 0.9}),
 ]
@@ -955,6 +957,8 @@ def test_algorithms_lists_every_method():
         "minibatch_sgd",
         "clip_then_average",
         "fedprox",
+        "scaffold",
+        "scaffold_clip",
         "delta_gclip",
         "mix_clip",
         "mom_clip",

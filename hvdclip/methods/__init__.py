@@ -20,6 +20,8 @@ from hvdclip.methods.mix_clip import MixClip
 from hvdclip.methods.mom_clip import MomClip
 from hvdclip.methods.naive_parallel_clip import NaiveParallelClip
 from hvdclip.methods.normalized_sgd import NormalizedSGD
+from hvdclip.methods.scaffold import Scaffold
+from hvdclip.methods.scaffold_clip import ScaffoldClip
 from hvdclip.mistakes import one_line
 
 __all__ = ["METHODS", "Disagreement", "Method", "NonFiniteGradient", "method", "optimizer"]
@@ -33,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
         MinibatchSGD,
         ClipThenAverage,
         FedProx,
+        Scaffold,
+        ScaffoldClip,
         DeltaGClip,
         MixClip,
         MomClip,

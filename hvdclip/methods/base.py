@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ class Method(torch.optim.Optimizer):
         self.space.bind(self.x)
         self.comm.broadcast_([*self.x.flats, *beside])
 
+        self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
         self.steps = self.rounds = self.steps_in_round = 0
         self.step_scale = 1.0
         self._first_lr = self.param_groups[0]["lr"]
@@ -165,6 +167,7 @@ class Method(torch.optim.Optimizer):
             "rounds": self.rounds,
             "steps_in_round": self.steps_in_round,
             "statistics": self.statistics.state_dict(),
+            "numbers": copy.deepcopy(self.numbers),
             "vectors": {name: [flat.clone() for flat in v.flats] for name, v in self.vectors.items()},
         }
         return state
@@ -180,6 +183,7 @@ class Method(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self.steps, self.rounds, self.steps_in_round = own["steps"], own["rounds"], own["steps_in_round"]
         self.statistics.load_state_dict(own["statistics"])
+        self.numbers = copy.deepcopy(own["numbers"])
         for name, vector in self.vectors.items():
             torch._foreach_copy_(vector.flats, own["vectors"][name])
 

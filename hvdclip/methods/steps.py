@@ -76,8 +76,10 @@ class Steps(Method):
         """Each parameter group with the places of its parameters in a vector's parts."""
         start = 0
         for group in self.param_groups:
-            yield group, slice(start, start + len(group["params"]))
-            start += len(group["params"])
+            end = start + len(group["params"])
+            if end > start:  # a group may be all frozen
+                yield group, slice(start, end)
+            start = end
 
     def _dtypes(self, span: slice) -> list[list[int]]:
         by_dtype: dict[torch.dtype, list[int]] = {}

@@ -1,0 +1,67 @@
+"""Control variates: each rank's step is corrected by what its gradients differ from the ranks' mean.
+
+Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning.
+ICML 2020.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hvdclip.flat import Gradient, Vector
+from hvdclip.methods.local import LocalMethod
+from hvdclip.methods.settings import Finite, LocalSettings
+
+
+class ControlledSettings(LocalSettings):
+    """eta is lr, I is interval."""
+
+    momentum: Finite = Field(0.0, ge=0, lt=1, description="momentum of g + wd*x; the correction does not go into it")
+
+
+class Controlled(LocalMethod):
+    """c_i stands for rank i's gradient, c for the mean over the ranks; after a round c_i+ replaces c_i.
+
+    A method's file defines `new_control()`, and its step from `corrected(g)`.
+    """
+
+    def new_control(self) -> Vector:
+        """c_i+, from the round that ends."""
+        raise NotImplementedError
+
+    def keeps(self) -> tuple[str, ...]:
+        return ("c_i", "c", "change", *(("momentum",) if self.settings.momentum else ()))
+
+    def travels(self) -> tuple[str, ...]:
+        return ("change",)
+
+    def corrected(self, g: Gradient) -> Vector:
+        """u = g - c_i + c, or with momentum u = buf(g + wd*x) - c_i + c."""
+        correction = self.vectors["c"] - self.vectors["c_i"]
+        if not self.settings.momentum:
+            return g + correction
+        buf = self.vectors["momentum"]
+        buf.copy_(self.settings.momentum * buf + self.with_weight_decay(g))
+        return buf + correction
+
+    def descend(self, u: Vector, factor: object = 1.0) -> None:
+        """x -= eta * factor * u; without momentum the weight decay joins here."""
+        self.move(u, factor, weight_decay=not self.settings.momentum)  # type: ignore[arg-type]
+
+    def start_round(self) -> None:
+        self.numbers["steps_done"] = 0
+
+    def local_step(self, g: Gradient) -> None:
+        self.numbers["steps_done"] += 1
+
+    def end_round(self) -> None:
+        if self.numbers["steps_done"] == 0:  # all steps were left out
+            self.vectors["change"].zero_()
+            return
+        new = self.new_control()
+        self.vectors["change"].copy_(new - self.vectors["c_i"])
+        self.vectors["c_i"].copy_(new)
+
+    def after_average(self) -> None:
+        c = self.vectors["c"]
+        c.copy_(c + self.vectors["change"])  # c += mean(c_i+ - c_i)
