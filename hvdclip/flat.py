@@ -45,6 +45,10 @@ class Vector:
         torch._foreach_copy_(*self._matched(other))
         return self
 
+    def add_(self, other: Vector) -> Vector:
+        torch._foreach_add_(*self._matched(other))
+        return self
+
     def sub_(self, other: Vector) -> Vector:
         torch._foreach_sub_(*self._matched(other))
         return self
@@ -63,7 +67,7 @@ class Vector:
     def __sub__(self, other: Vector) -> Vector:
         return Vector(torch._foreach_sub(self.parts, other.parts))
 
-    def __rmul__(self, factor: float) -> Vector:
+    def __rmul__(self, factor: Tensor | float) -> Vector:
         return Vector(torch._foreach_mul(self.parts, factor))
 
     def zero_(self) -> Vector:

@@ -37,6 +37,16 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
 }
 CLIPPING = ("celgc", "naive_parallel_clip", "clip_then_average")
 
+ERROR_FEEDBACK: dict[str, list[dict[str, Any]]] = {
+    "clip21": [{"tau": 1.0}, {"tau": 0.3, "weight_decay": 0.1}],
+    "clip21_sgd2m": [{"tau": 1.0, "b1": 0.5, "b2": 0.9}, {"tau": 0.3, "b1": 1.0, "b2": 1.0, "weight_decay": 0.1}],
+    "norm_ec": [
+        {"alpha": 0.1, "beta": 0.9, "weight_decay": 0.1},
+        {"alpha": 0.5, "beta": 0.7},
+        {"alpha": 0.0, "beta": 0.3, "server": False, "weight_decay": 0.1},
+    ],
+}
+
 
 def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(name of the case, algorithm, settings)."""
@@ -55,6 +65,10 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for settings in variants:
             for interval in (1, 3, 5):
                 yield f"{algorithm}, {settings}, I = {interval}", algorithm, settings | {"interval": interval}
+
+    for algorithm, variants in ERROR_FEEDBACK.items():
+        for settings in variants:
+            yield f"{algorithm}, {settings}", algorithm, settings
 
 
 def train(comm: Communicator, algorithm: str, settings: dict[str, Any]) -> np.ndarray:

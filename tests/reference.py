@@ -23,6 +23,7 @@ class Rank:
         self.m = np.zeros_like(x)
         self.c_i = np.zeros_like(x)
         self.c = np.zeros_like(x)
+        self.u_i, self.v_i, self.v = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
 
     def direction(self, g: np.ndarray) -> np.ndarray:
         d = g + self.wd * self.x
@@ -90,14 +91,18 @@ def run(
                 d = r.direction(common)
                 r.x = r.x - r.lr * factor(common if norm_of == "gradient" else d, eta, c * eta) * d
         elif name == "clip_then_average" and norm_of == "gradient":
-            common = sum(factor(gi, eta, c * eta) * gi for gi in g) / ranks
+            common = sum(clip(gi, c) for gi in g) / ranks
             for r in world:
                 r.x = r.x - r.lr * r.direction(common)
         elif name == "clip_then_average":
             d = [r.direction(gi) for r, gi in zip(world, g, strict=True)]
-            common = sum(factor(di, eta, c * eta) * di for di in d) / ranks
+            common = sum(clip(di, c) for di in d) / ranks
             for r in world:
                 r.x = r.x - r.lr * common
+        elif name in ERROR_FEEDBACK:
+            messages = [ERROR_FEEDBACK[name][0](r, gi, **own) for r, gi in zip(world, g, strict=True)]
+            for r in world:
+                ERROR_FEEDBACK[name][1](r, sum(messages) / ranks, **own)
         else:
             raise AssertionError(name)
         trajectory.append([r.x.copy() for r in world])
@@ -106,6 +111,51 @@ def run(
         average(world, momentum_policy)
     trajectory.append([r.x.copy() for r in world])
     return np.array(trajectory)
+
+
+def clip(v: np.ndarray, c: float) -> np.ndarray:
+    return v if norm(v) <= c else c / norm(v) * v
+
+
+def clip21_message(r: Rank, g: np.ndarray, tau: float) -> np.ndarray:
+    m = clip(g - r.v_i, tau)
+    r.v_i = r.v_i + m
+    return m
+
+
+def clip21_step(r: Rank, m: np.ndarray, tau: float) -> None:
+    r.v = r.v + m
+    r.x = r.x - r.lr * (r.v + r.wd * r.x)
+
+
+def sgd2m_message(r: Rank, g: np.ndarray, tau: float, b1: float, b2: float) -> np.ndarray:
+    r.u_i = (1 - b1) * r.u_i + b1 * g
+    m = clip(r.u_i - r.v_i, tau)
+    r.v_i = r.v_i + b2 * m
+    return m
+
+
+def sgd2m_step(r: Rank, m: np.ndarray, tau: float, b1: float, b2: float) -> None:
+    r.v = r.v + b2 * m
+    r.x = r.x - r.lr * (r.v + r.wd * r.x)
+
+
+def norm_ec_message(r: Rank, g: np.ndarray, alpha: float, beta: float, server: bool = True) -> np.ndarray:
+    m = (g - r.v_i) / (alpha + norm(g - r.v_i))
+    r.v_i = r.v_i + beta * m
+    return m
+
+
+def norm_ec_step(r: Rank, m: np.ndarray, alpha: float, beta: float, server: bool = True) -> None:
+    r.v = r.v + beta * m
+    r.x = r.x - r.lr * ((r.v / norm(r.v) if server else r.v) + r.wd * r.x)
+
+
+ERROR_FEEDBACK = {
+    "clip21": (clip21_message, clip21_step),
+    "clip21_sgd2m": (sgd2m_message, sgd2m_step),
+    "norm_ec": (norm_ec_message, norm_ec_step),
+}
 
 
 def norm(v: np.ndarray) -> float:

@@ -9,6 +9,7 @@ from torch import nn
 
 import hvdclip
 from hvdclip.comm import SingleRank
+from hvdclip.methods import METHODS
 
 
 def regression(seed, n=24):
@@ -313,6 +314,10 @@ def test_what_cannot_work_is_refused():
         ("mom_clip", {"lr": 0.1, "gamma": 1.0, "nu": 1.0}, TypeError, "nu: unknown setting"),
         ("delta_gclip", {"lr": 0.1, "gamma": 1.0}, TypeError, "delta: missing; delta, the least share of eta"),
         ("delta_gclip", {"lr": 0.1, "gamma": 1.0, "delta": 0.1, "momentum": 0.9}, TypeError, "momentum: unknown"),
+        ("clip21", {"lr": 0.1, "tau": 0.0}, ValueError, "tau is 0.0; allowed: greater than 0"),
+        ("clip21", {"lr": 0.1, "tau": 1.0, "interval": 2}, TypeError, "interval: unknown setting"),
+        ("norm_ec", {"lr": 0.1, "alpha": 0.1, "beta": 0.0}, ValueError, "beta is 0.0; allowed: greater than 0"),
+        ("clip21_sgd2m", {"lr": 0.1, "tau": 1.0, "b1": 0.0}, ValueError, "b1 is 0.0; allowed: greater than 0"),
         ("fedprox", {"lr": 0.1, "mu": -1.0}, ValueError, "mu is -1.0; allowed: greater than or equal to 0"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "buffer_policy": "sum"}, ValueError, "'average', 'keep' or 'broadcast'"),
         ("naive_parallel_clip", {"lr": 0.1, "gamma": 1.0, "interval": 4}, TypeError, "interval: unknown setting"),
@@ -636,12 +641,16 @@ STATEFUL = [
     ("scaffold_clip", {"gamma": 0.05, "momentum": 0.9}),
     ("mix_clip", {"gamma": 0.05}),
     ("normalized_sgd", {"momentum": 0.9}),
+    ("clip21", {"tau": 0.2}),
+    ("clip21_sgd2m", {"tau": 0.2}),
+    ("norm_ec", {"alpha": 0.1, "beta": 0.5}),
 ]
 
 
 @pytest.mark.parametrize(("algorithm", "chosen"), STATEFUL)
 def test_a_saved_and_loaded_optimizer_goes_on_bit_identically(algorithm, chosen):
-    interval = {} if algorithm == "naive_parallel_clip" else {"interval": 3}
+    has_rounds = "drift" in METHODS[algorithm].Settings.model_fields
+    interval = {"interval": 3} if has_rounds else {}
 
     def make(comm):
         model = network()
@@ -727,16 +736,25 @@ def test_skipped_steps_are_counted_and_training_goes_on(chosen):
         assert math.isfinite(optimizer.last_round["grad_norm"])
 
 
-@pytest.mark.parametrize("algorithm", ["naive_parallel_clip", "clip_then_average", "minibatch_sgd"])
+GRADIENT_METHODS = [
+    ("minibatch_sgd", {}),
+    ("minibatch_sgd", {"momentum": 0.9}),
+    ("naive_parallel_clip", {"gamma": 0.05}),
+    ("naive_parallel_clip", {"gamma": 0.05, "momentum": 0.9}),
+    ("clip_then_average", {"gamma": 0.05}),
+    ("clip_then_average", {"gamma": 0.05, "momentum": 0.9}),
+    ("clip21", {"tau": 0.2}),
+    ("clip21_sgd2m", {"tau": 0.2}),
+    ("norm_ec", {"alpha": 0.1, "beta": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "chosen"), GRADIENT_METHODS)
 @pytest.mark.parametrize("policy", ["raise", "skip"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_gradient_methods_leave_the_step_out_on_all_ranks(algorithm, policy, momentum):
+def test_gradient_methods_leave_the_step_out_on_all_ranks(algorithm, chosen, policy):
     def one(comm):
         model = network()
-        gamma = {} if algorithm == "minibatch_sgd" else {"gamma": 0.05}
-        optimizer = hvdclip.optimizer(
-            algorithm, model, comm=comm, lr=0.1, momentum=momentum, on_nonfinite=policy, **gamma
-        )
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, on_nonfinite=policy, **chosen)
         x, raised = [flat(model)], []
         for step in range(5):
             optimizer.zero_grad()
@@ -963,5 +981,8 @@ def test_algorithms_lists_every_method():
         "mix_clip",
         "mom_clip",
         "normalized_sgd",
+        "clip21",
+        "clip21_sgd2m",
+        "norm_ec",
     ]
     assert all(row["formula"] and row["paper"] and row["message"] for row in listed)

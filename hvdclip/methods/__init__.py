@@ -10,6 +10,8 @@ from hvdclip.comm import Communicator, default
 from hvdclip.methods.agreement import Disagreement
 from hvdclip.methods.base import Method, NonFiniteGradient
 from hvdclip.methods.celgc import CELGC
+from hvdclip.methods.clip21 import Clip21
+from hvdclip.methods.clip21_sgd2m import Clip21SGD2M
 from hvdclip.methods.clip_then_average import ClipThenAverage
 from hvdclip.methods.delta_gclip import DeltaGClip
 from hvdclip.methods.fedprox import FedProx
@@ -19,6 +21,7 @@ from hvdclip.methods.minibatch_sgd import MinibatchSGD
 from hvdclip.methods.mix_clip import MixClip
 from hvdclip.methods.mom_clip import MomClip
 from hvdclip.methods.naive_parallel_clip import NaiveParallelClip
+from hvdclip.methods.norm_ec import NormEC
 from hvdclip.methods.normalized_sgd import NormalizedSGD
 from hvdclip.methods.scaffold import Scaffold
 from hvdclip.methods.scaffold_clip import ScaffoldClip
@@ -41,6 +44,9 @@ METHODS: dict[str, type[Method]] = {
         MixClip,
         MomClip,
         NormalizedSGD,
+        Clip21,
+        Clip21SGD2M,
+        NormEC,
     )
 }
 

@@ -20,5 +20,5 @@ class ClipThenAverage(SgdFamily, GradientMethod):
 
     def gradient_step(self, g: Gradient) -> None:
         d = self.direction(g)
-        m = self.mean(d.vector, self.clip(d.vector))  # mean clip(g_i, c)
+        m = self.mean(d.vector, self.clip_message(d.vector, self.threshold))  # mean clip(g_i, c)
         self.descend(Direction(m, d.decayed))  # x -= eta * m

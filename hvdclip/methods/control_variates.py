@@ -63,5 +63,4 @@ class Controlled(LocalMethod):
         self.vectors["c_i"].copy_(new)
 
     def after_average(self) -> None:
-        c = self.vectors["c"]
-        c.copy_(c + self.vectors["change"])  # c += mean(c_i+ - c_i)
+        self.vectors["c"].add_(self.vectors["change"])  # c += mean(c_i+ - c_i)

@@ -3,12 +3,12 @@
 Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020 (with momentum).
 """
 
-import torch
 from pydantic import Field
 
 from hvdclip.flat import Gradient, Vector
 from hvdclip.methods.local import LocalMethod
 from hvdclip.methods.settings import Finite, LocalSettings
+from hvdclip.methods.steps import inverse
 
 
 class NormalizedSGD(LocalMethod):
@@ -29,5 +29,4 @@ class NormalizedSGD(LocalMethod):
         m: Vector = g
         if self.settings.momentum:
             m = self.vectors["m"].copy_(self.settings.momentum * self.vectors["m"] + g)
-        norm = m.norm()
-        self.move(m, torch.where(norm > 0, 1 / norm, 0.0))  # x -= eta * m/||m||; nothing at norm 0
+        self.move(m, inverse(m.norm()))  # x -= eta * m/||m||

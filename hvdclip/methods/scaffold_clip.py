@@ -28,7 +28,7 @@ class ScaffoldClip(Controlled):
         super().local_step(g)
         u = self.corrected(g)
         self.descend(u, self.clip(u))  # x -= min(eta, gamma/||u||) * u
-        self.vectors["sum_g"].copy_(self.vectors["sum_g"] + g)
+        self.vectors["sum_g"].add_(g)
 
     def new_control(self) -> Vector:
         return 1 / self.numbers["steps_done"] * self.vectors["sum_g"]

@@ -30,9 +30,15 @@ class Steps(Method):
         return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
 
     def clip(self, v: Vector) -> Tensor:
-        """min(1, c/||v||); the step is counted as clipped when it is below 1."""
-        ratio = self.threshold / (1e-10 + v.norm())
-        self.statistics.add("clipped", (ratio < 1) * (1 - self._skip), common=v.common)
+        """min(1, c/(1e-10 + ||v||)), for a step no longer than gamma; counted as clipped when it is below 1."""
+        return self._capped(self.threshold / (1e-10 + v.norm()), v.common)
+
+    def clip_message(self, v: Vector, c: float) -> Tensor:
+        """The factor of clip(v, c): 1 if ||v|| <= c, else c/||v||, so that the message has norm c exactly."""
+        return self._capped(c / v.norm(), v.common)
+
+    def _capped(self, ratio: Tensor, common: bool) -> Tensor:
+        self.statistics.add("clipped", (ratio < 1) * (1 - self._skip), common=common)
         return ratio.clamp(max=1.0)
 
     def move(
@@ -65,6 +71,10 @@ class Steps(Method):
                     skip=self._skip,
                 )
 
+    def noisy(self, v: Vector, deviation: float) -> Vector:
+        """v + Gaussian noise of that standard deviation in each entry, drawn by this rank."""
+        return v if deviation == 0 else v + Vector([deviation * torch.randn_like(part) for part in v.parts])
+
     def with_weight_decay(self, g: Vector) -> Vector:
         """g + wd_k * x."""
         parts: list[Tensor] = []
@@ -86,3 +96,8 @@ class Steps(Method):
         for i in range(span.start, span.stop):
             by_dtype.setdefault(self.x.parts[i].dtype, []).append(i)
         return list(by_dtype.values())
+
+
+def inverse(norm: Tensor) -> Tensor:
+    """1/norm, and 0 at norm 0, so that a normalised step of length 0 does nothing."""
+    return torch.where(norm > 0, 1 / norm, 0.0)

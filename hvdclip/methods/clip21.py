@@ -1,0 +1,35 @@
+"""Clip21: error feedback for clipping; what a message leaves out comes in a later one.
+
+Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21: Error Feedback for Gradient Clipping. 2023,
+Algorithm 1.
+"""
+
+from pydantic import Field
+
+from hvdclip.flat import Gradient
+from hvdclip.methods.gradient import GradientMethod
+from hvdclip.methods.settings import Positive, Settings
+
+
+class Clip21(GradientMethod):
+    name = "clip21"
+    formula = "m_i = clip(g_i - v_i, tau); v_i += m_i; v += mean m_i; x -= eta v"
+    paper = "Khirirat et al., Clip21, 2023, Algorithm 1"
+    message_size = "P every step"
+
+    class Settings(Settings):
+        """eta is lr."""
+
+        tau: Positive = Field(description="tau, the norm that no message exceeds")
+
+    def keeps(self) -> tuple[str, ...]:
+        return ("v_i", "v")
+
+    def gradient_step(self, g: Gradient) -> None:
+        v_i, v = self.vectors["v_i"], self.vectors["v"]
+        m_i = g - v_i
+        m_i.mul_(self.clip_message(m_i, self.settings.tau))
+        m = self.mean(m_i)
+        v_i.add_(m_i)
+        v.add_(m)
+        self.move(v)  # x -= eta * v

@@ -1,0 +1,44 @@
+"""Clip21 with two momenta, for stochastic gradients and differential privacy.
+
+Islamov et al.: Double Momentum and Error Feedback for Clipping with Fast Rates and Differential Privacy. 2025.
+"""
+
+from pydantic import Field
+
+from hvdclip.flat import Gradient
+from hvdclip.methods.gradient import GradientMethod
+from hvdclip.methods.settings import Finite, Positive, Settings
+
+
+class Clip21SGD2M(GradientMethod):
+    name = "clip21_sgd2m"
+    formula = (
+        "u_i = (1-b1) u_i + b1 g_i; m_i = clip(u_i - h_i, tau); h_i += b2 m_i; h += b2 mean(m_i + noise_i); x -= eta h"
+    )
+    paper = "Islamov et al., 2025"
+    message_size = "P every step"
+
+    class Settings(Settings):
+        """eta is lr."""
+
+        tau: Positive = Field(description="tau, the norm that no message exceeds before the noise")
+        b1: Finite = Field(0.9, gt=0, le=1, description="b1, weight of the new gradient in u_i")
+        b2: Finite = Field(0.9, gt=0, le=1, description="b2, weight of a message in h_i and h")
+        noise: Finite = Field(
+            0.0, ge=0, description="standard deviation of the Gaussian noise in each entry of a message"
+        )
+
+    def keeps(self) -> tuple[str, ...]:
+        return ("u_i", "h_i", "h")
+
+    def gradient_step(self, g: Gradient) -> None:
+        b1, b2 = self.settings.b1, self.settings.b2
+        u_i, h_i, h = (self.vectors[name] for name in self.keeps())
+        new_u_i = (1 - b1) * u_i + b1 * g
+        m_i = new_u_i - h_i
+        m_i.mul_(self.clip_message(m_i, self.settings.tau))
+        m = self.mean(self.noisy(m_i, self.settings.noise))
+        u_i.copy_(new_u_i)
+        h_i.add_(b2 * m_i)
+        h.add_(b2 * m)
+        self.move(h)  # x -= eta * h

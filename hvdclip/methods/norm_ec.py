@@ -1,0 +1,43 @@
+"""alpha-NormEC: error compensation for smoothed normalisation.
+
+Shulgin et al.: Smoothed Normalization for Efficient Distributed Private Optimization. 2025.
+"""
+
+from pydantic import Field
+
+from hvdclip.flat import Gradient
+from hvdclip.methods.gradient import GradientMethod
+from hvdclip.methods.settings import Finite, Settings
+from hvdclip.methods.steps import inverse
+
+
+class NormEC(GradientMethod):
+    name = "norm_ec"
+    formula = (
+        "m_i = (g_i - v_i)/(alpha + ||g_i - v_i||); v_i += beta m_i; v += beta mean(m_i + noise_i); x -= eta v/||v||"
+    )
+    paper = "Shulgin et al., 2025"
+    message_size = "P every step"
+
+    class Settings(Settings):
+        """eta is lr."""
+
+        alpha: Finite = Field(ge=0, description="alpha, smooths the normalisation")
+        beta: Finite = Field(gt=0, description="beta, weight of a message in v_i and v")
+        server: bool = Field(True, description="server normalisation: x -= eta v/||v||, else x -= eta v")
+        noise: Finite = Field(
+            0.0, ge=0, description="standard deviation of the Gaussian noise in each entry of a message"
+        )
+
+    def keeps(self) -> tuple[str, ...]:
+        return ("v_i", "v")
+
+    def gradient_step(self, g: Gradient) -> None:
+        beta = self.settings.beta
+        v_i, v = self.vectors["v_i"], self.vectors["v"]
+        m_i = g - v_i
+        m_i.mul_(inverse(self.settings.alpha + m_i.norm()))
+        m = self.mean(self.noisy(m_i, self.settings.noise))
+        v_i.add_(beta * m_i)
+        v.add_(beta * m)
+        self.move(inverse(v.norm()) * v if self.settings.server else v)  # x -= eta * v/||v||
