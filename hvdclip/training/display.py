@@ -61,12 +61,12 @@ class Display(Silent):
             self.say(f"step {line['step']:>6}  round {line['round']:>6}  {state}")
 
     def evaluation(self, row: dict[str, Any], remark: str, seconds: float) -> None:
-        metric = f"  perplexity {row['perplexity']:8.2f}" if "perplexity" in row else ""
+        metric = f"  perplexity {row['perplexity']:7.2f}" if "perplexity" in row else ""
         metric += f"  accuracy {row['accuracy']:7.2%}" if "accuracy" in row else ""
         self._last_plain = time.monotonic()
         self.say(
-            f"step {row['step']:>6}  epoch {row['epoch']:6.2f}  {row['split']:<5}  loss {row['loss']:7.4f}{metric}"
-            f"  {remark}  {seconds:6.0f} s"
+            f"step {row['step']:>6}  epoch {row['epoch']:5.2f}  {row['split']:<5}  loss {row['loss']:7.4f}{metric}"
+            f"  {remark}  {seconds:4.0f} s"
         )
 
     def say(self, text: str) -> None:

@@ -66,7 +66,7 @@ class LanguageModelling:
 
     def remark(self, loss: float) -> str:
         bits, guess = loss / math.log(2), math.log2(self.corpus.vocabulary)
-        return f"{bits:.2f} bits per {self.corpus.unit} (uniform: {guess:.2f})"
+        return f"{bits:.2f} bits/{self.corpus.unit} (uniform {guess:.2f})"
 
     def splits(self) -> tuple[str, ...]:
         return ("valid", "test")

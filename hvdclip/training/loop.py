@@ -133,7 +133,7 @@ class Trainer:
         interval = self.config.algorithm.get("interval")
         rounds = f"average every {interval} steps" if interval else "gradients averaged every step"
         return (
-            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {rounds}; "
+            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {rounds}\n"
             f"{self.config.model['name']} with {self.optimizer.space.size:,} parameters; {self.task.description()}"
         )
 
