@@ -1,5 +1,6 @@
 """The cases that simulated ranks, real ranks and the NumPy reference run alike."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,12 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "fedprox": [{"mu": 0.5}, {"mu": 0.5, "momentum": 0.9, "weight_decay": 0.1}],
     "scaffold": [{}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}],
     "scaffold_clip": [{"gamma": 0.15}, {"gamma": 0.15, "momentum": 0.9, "weight_decay": 0.1}],
+    "episode": [
+        {"gamma": 0.15},
+        {"gamma": 0.05, "weight_decay": 0.1},
+        {"gamma": 5.0},
+        {"gamma": 0.15, "momentum": 0.9, "weight_decay": 0.1},
+    ],
     "delta_gclip": [{"gamma": 0.15, "delta": 0.5}, {"gamma": 0.05, "delta": 0.0, "weight_decay": 0.1}],
     "normalized_sgd": [{}, {"momentum": 0.9, "weight_decay": 0.1}],
     "mix_clip": [{"gamma": 0.15, "beta": 0.8, "nu": 0.7}, {"gamma": 0.15, "beta": 0.9, "nu": 0.3, "weight_decay": 0.1}],
@@ -77,11 +84,16 @@ def train(comm: Communicator, algorithm: str, settings: dict[str, Any]) -> np.nd
     model = Model(problem.start())
     groups = [{"params": [model.weights[0]]}, {"params": [model.weights[1]], "lr": LR_OF_SECOND_GROUP}]
     optimizer = hvdclip.optimizer(algorithm, groups, comm=comm, lr=ETA, **settings)
-    trajectory = []
-    for step in range(STEPS):
+    trajectory, draws = [], itertools.count()
+
+    def closure():
         optimizer.zero_grad()
-        loss(problem, comm.rank, step, model).backward()
-        optimizer.step()
+        value = loss(problem, comm.rank, next(draws), model)
+        value.backward()
+        return value
+
+    for _ in range(STEPS):
+        optimizer.step(closure)
         trajectory.append(parameters(model))
     optimizer.synchronize()
     return np.array([*trajectory, parameters(model)])

@@ -4,6 +4,7 @@ Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1, with weight decay, momentum a
 optimizer: the norm is that of the raw gradient, the direction d = g + wd*x goes through the momentum.
 """
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -59,9 +60,12 @@ def run(
     wd = np.broadcast_to(np.asarray(wd, dtype=float), x0.shape)
     world = [Rank(x0, lr, wd, momentum, dampening, nesterov) for _ in range(ranks)]
     trajectory = []
+    draws = [itertools.count() for _ in world]
     since = 0
-    for t in range(steps):
-        g = [gradient(i, t, r.x) for i, r in enumerate(world)]
+    for _ in range(steps):
+        if name == "episode" and since == 0:
+            start_episode(world, [gradient(i, next(draws[i]), r.x) for i, r in enumerate(world)], c)
+        g = [gradient(i, next(draws[i]), r.x) for i, r in enumerate(world)]
         if name in LOCAL_STEPS:
             for r, gi in zip(world, g, strict=True):
                 if since == 0:
@@ -201,6 +205,17 @@ def scaffold_clip(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
     return r.x - r.lr * factor(u, eta, c * eta) * (u + decay)
 
 
+def start_episode(world: list[Rank], fresh: list[np.ndarray], c: float) -> None:
+    for r, gi in zip(world, fresh, strict=True):
+        r.c_i, r.c = gi, sum(fresh) / len(world)
+        r.clipped = norm(r.c) > c
+
+
+def episode(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
+    u, decay = corrected(r, g)
+    return r.x - r.lr * (c / norm(u) if r.clipped else 1.0) * (u + decay)
+
+
 def end_round(name: str, world: list[Rank]) -> None:
     """Control variates; all ranks take part in every round."""
     if name not in ("scaffold", "scaffold_clip"):
@@ -216,6 +231,7 @@ def end_round(name: str, world: list[Rank]) -> None:
 
 
 LOCAL_STEPS = {
+    "episode": episode,
     "scaffold": scaffold,
     "scaffold_clip": scaffold_clip,
     "fedprox": fedprox,

@@ -977,6 +977,7 @@ def test_algorithms_lists_every_method():
         "fedprox",
         "scaffold",
         "scaffold_clip",
+        "episode",
         "delta_gclip",
         "mix_clip",
         "mom_clip",

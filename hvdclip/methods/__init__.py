@@ -14,6 +14,7 @@ from hvdclip.methods.clip21 import Clip21
 from hvdclip.methods.clip21_sgd2m import Clip21SGD2M
 from hvdclip.methods.clip_then_average import ClipThenAverage
 from hvdclip.methods.delta_gclip import DeltaGClip
+from hvdclip.methods.episode import Episode
 from hvdclip.methods.fedprox import FedProx
 from hvdclip.methods.groups import Parameters
 from hvdclip.methods.local_sgd import LocalSGD
@@ -40,6 +41,7 @@ METHODS: dict[str, type[Method]] = {
         FedProx,
         Scaffold,
         ScaffoldClip,
+        Episode,
         DeltaGClip,
         MixClip,
         MomClip,

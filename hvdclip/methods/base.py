@@ -37,6 +37,7 @@ class Method(torch.optim.Optimizer):
     paper: ClassVar[str]
     message_size: ClassVar[str]
     Settings: ClassVar[type[Settings]]
+    needs_closure: ClassVar[bool] = False  # more than one gradient is needed in some step
 
     # GradScaler then always calls step() and leaves the handling of overflows to it: a rank that skipped the call
     # would fall behind the others, and the next average would never complete.
@@ -65,12 +66,14 @@ class Method(torch.optim.Optimizer):
         )
         self.vectors = {name: self.space.vector() for name in self.keeps() if name not in self.travels()}
         self.message, self.x = self._lay_out()
+        self.messages = [self.message]
         self.space.bind(self.x)
         self.comm.broadcast_([*self.x.flats, *beside])
 
         self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
         self.steps = self.rounds = self.steps_in_round = 0
         self.step_scale = 1.0
+        self._closure: Callable[[], Any] | None = None
         self._first_lr = self.param_groups[0]["lr"]
         self._skip = torch.zeros((), device=self.space.device)
         # whether a step that is to be left out must be left out by the host, or masks itself on the device
@@ -96,7 +99,17 @@ class Method(torch.optim.Optimizer):
         """One step from the gradient g, with whatever communication is due."""
         raise NotImplementedError
 
+    def start_round(self) -> None:
+        """Before the first gradient of a round; x is the same on all ranks."""
+
     # What it is written with
+
+    def fresh_gradient(self) -> Gradient:
+        """One more gradient of this rank at its present parameters, of a batch of its own."""
+        self._evaluate_closure()
+        g = Gradient([part.clone() for part in self._parts()])
+        self.statistics.mark_failed(self.steps_in_round, ~g.norm().isfinite())
+        return g
 
     @property
     def eta(self) -> float:
@@ -113,13 +126,16 @@ class Method(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step from the gradients in .grad, or from those that closure() makes; returns the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-            self.record(loss=loss)
+        if closure is None and self.needs_closure:
+            raise TypeError(
+                f"{self.name} needs more than one gradient in a step: call step(closure), without GradScaler"
+            )
+        self._closure = closure
         self.steps += 1
         self.steps_in_round += 1
+        if self.steps_in_round == 1:
+            self.start_round()
+        loss = None if closure is None else self._evaluate_closure()
         self._advance(self._gradient())
         return loss
 
@@ -196,7 +212,23 @@ class Method(torch.optim.Optimizer):
     def _group_defaults(self, settings: Any) -> dict[str, Any]:
         return {"lr": settings.lr, "weight_decay": settings.weight_decay}
 
+    def _evaluate_closure(self) -> Any:
+        assert self._closure is not None
+        with torch.enable_grad():
+            loss = self._closure()
+        self.record(loss=loss)
+        return loss
+
     def _gradient(self) -> Gradient:
+        g = self._parts()
+        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if scale is not None:
+            torch._foreach_div_(g, scale)
+        gradient = Gradient(g)
+        self._observe(gradient.norm(), overflow)
+        return gradient
+
+    def _parts(self) -> list[Tensor]:
         self.space.check_bound()
         parameters = self.space.parameters
         if all(p.grad is None for p in parameters):
@@ -205,13 +237,7 @@ class Method(torch.optim.Optimizer):
         if any(part.layout != torch.strided for part in g):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
         # fused kernels walk memory: a gradient made in another memory format must be brought into x's order
-        g = [part if part.is_contiguous() else part.contiguous() for part in g]
-        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if scale is not None:
-            torch._foreach_div_(g, scale)
-        gradient = Gradient(g)
-        self._observe(gradient.norm(), overflow)
-        return gradient
+        return [part if part.is_contiguous() else part.contiguous() for part in g]
 
     def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
         bad = ~norm.isfinite()
@@ -227,7 +253,8 @@ class Method(torch.optim.Optimizer):
         first_step = self.steps - self.steps_in_round
         self.rounds += 1
         self.steps_in_round = 0
-        (payload, waited), now = self.message.cost, time.perf_counter()
+        payload, waited = map(sum, zip(*(message.cost for message in self.messages), strict=True))
+        now = time.perf_counter()
         self._round = {
             "step": self.steps,
             "round": self.rounds,

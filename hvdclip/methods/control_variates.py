@@ -7,6 +7,7 @@ ICML 2020.
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
 from hvdclip.flat import Gradient, Vector
 from hvdclip.methods.local import LocalMethod
@@ -19,10 +20,29 @@ class ControlledSettings(LocalSettings):
     momentum: Finite = Field(0.0, ge=0, lt=1, description="momentum of g + wd*x; the correction does not go into it")
 
 
-class Controlled(LocalMethod):
+class Corrected(LocalMethod):
+    """Local steps along u, a gradient corrected by c - c_i: what this rank's gradients differ from the ranks' mean."""
+
+    def keeps(self) -> tuple[str, ...]:
+        return ("momentum",) if self.settings.momentum else ()
+
+    def corrected(self, g: Gradient, c_i: Vector, c: Vector) -> Vector:
+        """u = g - c_i + c, or with momentum u = buf(g + wd*x) - c_i + c."""
+        if not self.settings.momentum:
+            return g - c_i + c
+        buf = self.vectors["momentum"]
+        buf.copy_(self.settings.momentum * buf + self.with_weight_decay(g))
+        return buf - c_i + c
+
+    def descend(self, u: Vector, factor: Tensor | float = 1.0) -> None:
+        """x -= eta * factor * u; without momentum the weight decay joins here."""
+        self.move(u, factor, weight_decay=not self.settings.momentum)
+
+
+class Controlled(Corrected):
     """c_i stands for rank i's gradient, c for the mean over the ranks; after a round c_i+ replaces c_i.
 
-    A method's file defines `new_control()`, and its step from `corrected(g)`.
+    A method's file defines `new_control()`, and its step from `controlled(g)`.
     """
 
     def new_control(self) -> Vector:
@@ -30,29 +50,18 @@ class Controlled(LocalMethod):
         raise NotImplementedError
 
     def keeps(self) -> tuple[str, ...]:
-        return ("c_i", "c", "change", *(("momentum",) if self.settings.momentum else ()))
+        return (*super().keeps(), "c_i", "c", "change")
 
     def travels(self) -> tuple[str, ...]:
         return ("change",)
 
-    def corrected(self, g: Gradient) -> Vector:
-        """u = g - c_i + c, or with momentum u = buf(g + wd*x) - c_i + c."""
-        correction = self.vectors["c"] - self.vectors["c_i"]
-        if not self.settings.momentum:
-            return g + correction
-        buf = self.vectors["momentum"]
-        buf.copy_(self.settings.momentum * buf + self.with_weight_decay(g))
-        return buf + correction
-
-    def descend(self, u: Vector, factor: object = 1.0) -> None:
-        """x -= eta * factor * u; without momentum the weight decay joins here."""
-        self.move(u, factor, weight_decay=not self.settings.momentum)  # type: ignore[arg-type]
+    def controlled(self, g: Gradient) -> Vector:
+        """u = g - c_i + c; counts the step."""
+        self.numbers["steps_done"] += 1
+        return self.corrected(g, self.vectors["c_i"], self.vectors["c"])
 
     def start_round(self) -> None:
         self.numbers["steps_done"] = 0
-
-    def local_step(self, g: Gradient) -> None:
-        self.numbers["steps_done"] += 1
 
     def end_round(self) -> None:
         if self.numbers["steps_done"] == 0:  # all steps were left out

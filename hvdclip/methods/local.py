@@ -20,9 +20,6 @@ class LocalMethod(Steps):
         """Move this rank's x by its own gradient g."""
         raise NotImplementedError
 
-    def start_round(self) -> None:
-        """Before the first step of a round; x is the same on all ranks."""
-
     def end_round(self) -> None:
         """After the last step of a round, before x and what travels with it are averaged."""
 
@@ -36,8 +33,6 @@ class LocalMethod(Steps):
         return message, message.vectors[0]
 
     def _advance(self, g: Gradient) -> None:
-        if self.steps_in_round == 1:
-            self.start_round()
         if not (self._host_skips and self._skip):
             self.local_step(g)
         if self.steps_in_round >= self.settings.interval:

@@ -27,8 +27,7 @@ class Scaffold(Controlled):
         self.numbers["lengths"] = [0.0 for _ in self.spans()]
 
     def local_step(self, g: Gradient) -> None:
-        super().local_step(g)
-        self.descend(self.corrected(g))  # x -= eta * u
+        self.descend(self.controlled(g))  # x -= eta * u
         steps = [group["lr"] * self.step_scale for group, _ in self.spans()]
         self.numbers["lengths"] = [sum(pair) for pair in zip(self.numbers["lengths"], steps, strict=True)]
 

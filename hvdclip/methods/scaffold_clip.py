@@ -25,8 +25,7 @@ class ScaffoldClip(Controlled):
         self.vectors["sum_g"].zero_()
 
     def local_step(self, g: Gradient) -> None:
-        super().local_step(g)
-        u = self.corrected(g)
+        u = self.controlled(g)
         self.descend(u, self.clip(u))  # x -= min(eta, gamma/||u||) * u
         self.vectors["sum_g"].add_(g)
 

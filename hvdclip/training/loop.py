@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
 from hvdclip.methods import NonFiniteGradient, optimizer
@@ -36,6 +37,8 @@ class Trainer:
         self.schedule = MultiStepLR(self.optimizer, train.milestones, gamma=train.decay)
         self.asgd = NonMonotoneAverage(self.optimizer, train.nt_asgd, train.nonmono) if train.nt_asgd else None
         self.metrics = Metrics(1 if "interval" in settings else config.log.every_steps)
+        if self.optimizer.needs_closure and train.epochs:
+            raise ValueError(f"train.epochs: {self.optimizer.name} takes more than one batch a step; give train.steps")
         self.steps = train.steps or sum(self.task.epoch_steps(epoch) for epoch in range(train.epochs or 0))
         self.epoch = 0.0
         self.evaluations: list[dict[str, Any]] = []
@@ -76,30 +79,38 @@ class Trainer:
     def _steps(self) -> Iterator[tuple[int, bool]]:
         """Train, handing over after each step: (steps done, whether an epoch ended)."""
         self.model.train()
+        self.stream = self._batches()
+        while self.optimizer.steps < self.steps:
+            self.epoch_ended = False
+            self.optimizer.step(self._closure)
+            if self.asgd:
+                self.asgd.after_step()
+            if self.optimizer.steps_in_round == 0:
+                self._log(self.metrics.add(self.optimizer.last_round))
+            if self.epoch_ended:
+                self.schedule.step()
+            yield self.optimizer.steps, self.epoch_ended
+
+    def _batches(self) -> Iterator[Batch]:
         for epoch in itertools.count():
             length = self.task.epoch_steps(epoch)
+            position = 0
             for position, batch in enumerate(self.task.batches(epoch), start=1):
                 self.epoch = epoch + position / length
-                self._step(batch)
-                if position == length:
-                    self.schedule.step()
-                yield self.optimizer.steps, position == length
-                if self.optimizer.steps == self.steps:
-                    return
+                self.epoch_ended |= position == length
+                yield batch
             if position != length:
                 raise RuntimeError(f"the train loader gave {position} batches, but its length says {length}")
 
-    def _step(self, batch: Batch) -> None:
+    def _closure(self) -> Tensor:
+        """The loss of the next batch, and its gradient."""
+        batch = next(self.stream)
         self.optimizer.zero_grad()
         objective, loss = self.task.loss(self.model, batch)
         objective.backward()
-        self.optimizer.record(loss=loss, samples=batch.samples)
+        self.optimizer.record(samples=batch.samples)
         self.optimizer.step_scale = batch.scale
-        self.optimizer.step()
-        if self.asgd:
-            self.asgd.after_step()
-        if self.optimizer.steps_in_round == 0:
-            self._log(self.metrics.add(self.optimizer.last_round))
+        return loss
 
     def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
         with self.optimizer.averaged(), self.asgd.evaluated() if self.asgd else nullcontext():

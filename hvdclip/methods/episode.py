@@ -1,0 +1,54 @@
+"""EPISODE: one clip decision a round for all ranks, and local steps corrected to the mean gradient.
+
+Crawshaw, Bao, Liu: EPISODE: Episodic Gradient Clipping with Periodic Resampled Corrections for Federated Learning with
+Heterogeneous Data. ICLR 2023, Algorithm 1.
+"""
+
+from hvdclip.flat import Gradient, Vector
+from hvdclip.message import Message
+from hvdclip.methods.control_variates import ControlledSettings, Corrected
+from hvdclip.methods.settings import ThresholdSettings
+from hvdclip.methods.steps import inverse
+
+
+class Episode(Corrected):
+    name = "episode"
+    formula = (
+        "G_i = fresh gradient at x_round, G = mean G_i; u_i = g_i - G_i + G; x_i -= eta u_i if ||G|| <= gamma/eta, "
+        "else gamma u_i/||u_i||; every I steps x_i = mean x"
+    )
+    paper = "Crawshaw, Bao, Liu, ICLR 2023, Algorithm 1"
+    message_size = "2P every I steps, in two collectives"
+    needs_closure = True
+
+    class Settings(ControlledSettings, ThresholdSettings):
+        """eta is lr, I is interval."""
+
+    def keeps(self) -> tuple[str, ...]:
+        return (*super().keeps(), "G_i", "G")
+
+    def _lay_out(self) -> tuple[Message, Vector]:
+        # G can only be averaged at the averaged x, so it cannot travel with x
+        self.resampled = Message(self.space, 1, [], self.comm)
+        self.vectors["G"] = self.resampled.vectors[0]
+        return super()._lay_out()
+
+    def start_round(self) -> None:
+        self.messages = [self.message, self.resampled]
+        G_i, G = self.vectors["G_i"], self.vectors["G"]
+        G_i.copy_(self.fresh_gradient())
+        G.copy_(G_i)
+        self.resampled.average()
+        norm = G.norm()
+        self.numbers["usable"] = bool(norm.isfinite())  # else some rank has failed, and all leave the round out
+        self.numbers["clipped"] = bool(norm > self.threshold)
+
+    def local_step(self, g: Gradient) -> None:
+        if not self.numbers["usable"]:
+            return
+        u = self.corrected(g, self.vectors["G_i"], self.vectors["G"])
+        if self.numbers["clipped"]:
+            self.statistics.add("clipped", 1)
+            self.descend(u, self.threshold * inverse(u.norm()))  # x -= gamma * u/||u||
+        else:
+            self.descend(u)  # x -= eta * u
