@@ -29,7 +29,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 LOCAL = ("celgc", "local_sgd")
 OTHERS: dict[str, list[dict[str, Any]]] = {
     "fedprox": [{"mu": 0.5}, {"mu": 0.5, "momentum": 0.9, "weight_decay": 0.1}],
-    "scaffold": [{}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}],
+    "ian_sgd": [
+        {"beta": 0.7, "delta": 0.1, "floor": 0.5},
+        {"beta": 1.0, "delta": 0.0, "floor": 2.0, "weight_decay": 0.1},
+    ],
+    "scaffold": [{"option": "I"}, {}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}],
     "scaffold_clip": [{"gamma": 0.15}, {"gamma": 0.15, "momentum": 0.9, "weight_decay": 0.1}],
     "episode": [
         {"gamma": 0.15},

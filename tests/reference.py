@@ -63,6 +63,9 @@ def run(
     draws = [itertools.count() for _ in world]
     since = 0
     for _ in range(steps):
+        if name == "scaffold" and own.get("option") == "I" and since == 0:
+            for i, r in enumerate(world):
+                r.fresh = gradient(i, next(draws[i]), r.x)
         if name == "episode" and since == 0:
             start_episode(world, [gradient(i, next(draws[i]), r.x) for i, r in enumerate(world)], c)
         g = [gradient(i, next(draws[i]), r.x) for i, r in enumerate(world)]
@@ -71,11 +74,14 @@ def run(
                 if since == 0:
                     r.x_round, r.g_round = r.x.copy(), []
                 r.g_round.append(gi)
+                if name == "ian_sgd":
+                    i = world.index(r)
+                    own["other"] = gradient(i, next(draws[i]), r.x)
                 r.x = LOCAL_STEPS[name](r, gi, eta, c, **own)
             trajectory.append([r.x.copy() for r in world])
             since += 1
             if since == interval:
-                end_round(name, world)
+                end_round(name, world, own.get("option", "II"))
                 average(world, momentum_policy)
                 since = 0
             continue
@@ -111,7 +117,7 @@ def run(
             raise AssertionError(name)
         trajectory.append([r.x.copy() for r in world])
     if since:
-        end_round(name, world)
+        end_round(name, world, own.get("option", "II"))
         average(world, momentum_policy)
     trajectory.append([r.x.copy() for r in world])
     return np.array(trajectory)
@@ -195,7 +201,13 @@ def corrected(r: Rank, g: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
     return r.m - r.c_i + r.c, 0.0
 
 
-def scaffold(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
+def ian_sgd(
+    r: Rank, g: np.ndarray, eta: float, c: float, beta: float, delta: float, floor: float, other: np.ndarray
+) -> np.ndarray:
+    return r.x - r.lr * (g + r.wd * r.x) / max(norm(other) + delta, floor) ** beta
+
+
+def scaffold(r: Rank, g: np.ndarray, eta: float, c: float, option: str = "II") -> np.ndarray:
     u, decay = corrected(r, g)
     return r.x - r.lr * (u + decay)
 
@@ -216,7 +228,7 @@ def episode(r: Rank, g: np.ndarray, eta: float, c: float) -> np.ndarray:
     return r.x - r.lr * (c / norm(u) if r.clipped else 1.0) * (u + decay)
 
 
-def end_round(name: str, world: list[Rank]) -> None:
+def end_round(name: str, world: list[Rank], option: str) -> None:
     """Control variates; all ranks take part in every round."""
     if name not in ("scaffold", "scaffold_clip"):
         return
@@ -224,6 +236,7 @@ def end_round(name: str, world: list[Rank]) -> None:
     for r in world:
         k = len(r.g_round)
         new = r.c_i - r.c + (r.x_round - r.x) / (k * r.lr) if name == "scaffold" else sum(r.g_round) / k
+        new = r.fresh if option == "I" else new
         changes.append(new - r.c_i)
         r.c_i = new
     for r in world:
@@ -231,6 +244,7 @@ def end_round(name: str, world: list[Rank]) -> None:
 
 
 LOCAL_STEPS = {
+    "ian_sgd": ian_sgd,
     "episode": episode,
     "scaffold": scaffold,
     "scaffold_clip": scaffold_clip,

@@ -75,6 +75,18 @@ def test_celgc_communicates_an_eighth_of_the_baseline(runs, tmp_path):
 
 
 @pytest.mark.ranks
+def test_a_method_that_takes_two_gradients_trains_too(tmp_path):
+    name = ["algorithm.name=episode", "algorithm.interval=4"]
+    summary, metrics, _ = train(tmp_path / "run", *name, "train.steps=16", ranks=2, launcher="mpirun")
+    assert summary["rounds"] == 4 and summary["collectives"] == 8, "G at the start of a round, x at its end"
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert all(line["bytes"] > 8 * summary["parameters"] for line in metrics)
+    epochs = ["train.steps=null", "train.epochs=1", "--run-dir", tmp_path / "epochs"]
+    done = hvdclip("train", "configs/quickstart.yaml", *SMALL, *name, *epochs, check=False)
+    assert done.returncode == 2 and "give train.steps" in done.stderr and not (tmp_path / "epochs").exists()
+
+
+@pytest.mark.ranks
 def test_every_launcher_runs_the_same_line_to_the_same_model(runs, tmp_path):
     expected = read(runs / "celgc")[0]["model_sha256"]
     for launcher in ("horovodrun-mpi", "horovodrun-gloo"):

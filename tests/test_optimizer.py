@@ -318,6 +318,12 @@ def test_what_cannot_work_is_refused():
         ("clip21", {"lr": 0.1, "tau": 1.0, "interval": 2}, TypeError, "interval: unknown setting"),
         ("norm_ec", {"lr": 0.1, "alpha": 0.1, "beta": 0.0}, ValueError, "beta is 0.0; allowed: greater than 0"),
         ("clip21_sgd2m", {"lr": 0.1, "tau": 1.0, "b1": 0.0}, ValueError, "b1 is 0.0; allowed: greater than 0"),
+        (
+            "ian_sgd",
+            {"lr": 0.1, "beta": 1.5, "delta": 0.1, "floor": 1.0},
+            ValueError,
+            "beta is 1.5; allowed: less than",
+        ),
         ("fedprox", {"lr": 0.1, "mu": -1.0}, ValueError, "mu is -1.0; allowed: greater than or equal to 0"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "buffer_policy": "sum"}, ValueError, "'average', 'keep' or 'broadcast'"),
         ("naive_parallel_clip", {"lr": 0.1, "gamma": 1.0, "interval": 4}, TypeError, "interval: unknown setting"),
@@ -978,6 +984,7 @@ def test_algorithms_lists_every_method():
         "scaffold",
         "scaffold_clip",
         "episode",
+        "ian_sgd",
         "delta_gclip",
         "mix_clip",
         "mom_clip",
@@ -987,3 +994,62 @@ def test_algorithms_lists_every_method():
         "norm_ec",
     ]
     assert all(row["formula"] and row["paper"] and row["message"] for row in listed)
+
+
+TWO_GRADIENTS = [
+    ("episode", {"gamma": 0.05}),
+    ("scaffold", {"option": "I"}),
+    ("ian_sgd", {"beta": 0.7, "delta": 0.1, "floor": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "chosen"), TWO_GRADIENTS)
+def test_a_second_gradient_needs_a_closure(algorithm, chosen):
+    model = network()
+    optimizer = hvdclip.optimizer(algorithm, model, lr=0.1, **chosen)
+    backward(model)
+    with pytest.raises(TypeError, match=rf"{algorithm} needs a second gradient: call step\(closure\)"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("algorithm", "chosen"), TWO_GRADIENTS)
+@pytest.mark.parametrize("bad_call", [1, 2, 5])
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_a_second_gradient_that_is_not_finite_poisons_nobody(algorithm, chosen, bad_call, set_to_none):
+    def one(comm):
+        model = network()
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, interval=2, on_nonfinite="skip", **chosen)
+        calls = 0
+
+        def closure():
+            nonlocal calls
+            calls += 1
+            optimizer.zero_grad(set_to_none=set_to_none)
+            loss = backward(model, comm.rank, calls)
+            if (comm.rank, calls) == (1, bad_call):
+                model[0].weight.grad[0, 0] = math.nan
+            return loss
+
+        for _ in range(8):
+            optimizer.step(closure)
+        return flat(model)
+
+    x = hvdclip.simulate(one, 2)
+    assert torch.equal(x[0], x[1]) and x[0].isfinite().all() and not torch.equal(x[0], flat(network()))
+
+
+def test_episode_corrections_cancel_over_the_ranks():
+    def one(comm):
+        model = network(dtype=torch.float64)
+        optimizer = hvdclip.optimizer("episode", model, comm=comm, lr=0.1, gamma=0.05, interval=3)
+
+        def closure():
+            optimizer.zero_grad()
+            return backward(model, comm.rank, optimizer.steps)
+
+        optimizer.step(closure)
+        assert comm.ledger["round"].collectives == 1, "G; x follows at the end of the round"
+        return (optimizer.vectors["G"] - optimizer.vectors["G_i"]).parts
+
+    for parts in zip(*hvdclip.simulate(one, 3), strict=True):
+        torch.testing.assert_close(sum(parts), torch.zeros_like(parts[0]), rtol=0, atol=1e-12)

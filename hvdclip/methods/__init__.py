@@ -17,6 +17,7 @@ from hvdclip.methods.delta_gclip import DeltaGClip
 from hvdclip.methods.episode import Episode
 from hvdclip.methods.fedprox import FedProx
 from hvdclip.methods.groups import Parameters
+from hvdclip.methods.ian_sgd import IANSGD
 from hvdclip.methods.local_sgd import LocalSGD
 from hvdclip.methods.minibatch_sgd import MinibatchSGD
 from hvdclip.methods.mix_clip import MixClip
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
         Scaffold,
         ScaffoldClip,
         Episode,
+        IANSGD,
         DeltaGClip,
         MixClip,
         MomClip,

@@ -37,7 +37,6 @@ class Method(torch.optim.Optimizer):
     paper: ClassVar[str]
     message_size: ClassVar[str]
     Settings: ClassVar[type[Settings]]
-    needs_closure: ClassVar[bool] = False  # more than one gradient is needed in some step
 
     # GradScaler then always calls step() and leaves the handling of overflows to it: a rank that skipped the call
     # would fall behind the others, and the next average would never complete.
@@ -99,13 +98,18 @@ class Method(torch.optim.Optimizer):
         """One step from the gradient g, with whatever communication is due."""
         raise NotImplementedError
 
+    @property
+    def needs_closure(self) -> bool:
+        """Whether some step needs more than one gradient."""
+        return False
+
     def start_round(self) -> None:
         """Before the first gradient of a round; x is the same on all ranks."""
 
     # What it is written with
 
     def fresh_gradient(self) -> Gradient:
-        """One more gradient of this rank at its present parameters, of a batch of its own."""
+        """One more gradient of this rank at its present parameters, of a batch of its own; .grad is overwritten."""
         self._evaluate_closure()
         g = Gradient([part.clone() for part in self._parts()])
         self.statistics.mark_failed(self.steps_in_round, ~g.norm().isfinite())
@@ -127,9 +131,7 @@ class Method(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step from the gradients in .grad, or from those that closure() makes; returns the closure's loss."""
         if closure is None and self.needs_closure:
-            raise TypeError(
-                f"{self.name} needs more than one gradient in a step: call step(closure), without GradScaler"
-            )
+            raise TypeError(f"{self.name} needs a second gradient: call step(closure), without GradScaler")
         self._closure = closure
         self.steps += 1
         self.steps_in_round += 1

@@ -49,6 +49,10 @@ class Controlled(Corrected):
         """c_i+, from the round that ends."""
         raise NotImplementedError
 
+    def has_new_control(self) -> bool:
+        """False where all steps of the round were left out, their gradients not being finite."""
+        return self.numbers["steps_done"] > 0
+
     def keeps(self) -> tuple[str, ...]:
         return (*super().keeps(), "c_i", "c", "change")
 
@@ -64,7 +68,7 @@ class Controlled(Corrected):
         self.numbers["steps_done"] = 0
 
     def end_round(self) -> None:
-        if self.numbers["steps_done"] == 0:  # all steps were left out
+        if not self.has_new_control():
             self.vectors["change"].zero_()
             return
         new = self.new_control()

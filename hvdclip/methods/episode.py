@@ -19,10 +19,13 @@ class Episode(Corrected):
     )
     paper = "Crawshaw, Bao, Liu, ICLR 2023, Algorithm 1"
     message_size = "2P every I steps, in two collectives"
-    needs_closure = True
 
     class Settings(ControlledSettings, ThresholdSettings):
         """eta is lr, I is interval."""
+
+    @property
+    def needs_closure(self) -> bool:
+        return True
 
     def keeps(self) -> tuple[str, ...]:
         return (*super().keeps(), "G_i", "G")

@@ -1,9 +1,12 @@
-"""SCAFFOLD: local SGD corrected by control variates (option II).
+"""SCAFFOLD: local SGD corrected by control variates.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, ICML 2020, Algorithm 1.
 """
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 
 from hvdclip.flat import Gradient, Vector
 from hvdclip.methods.control_variates import Controlled, ControlledSettings
@@ -11,19 +14,36 @@ from hvdclip.methods.control_variates import Controlled, ControlledSettings
 
 class Scaffold(Controlled):
     name = "scaffold"
-    formula = "x_i -= eta (g_i - c_i + c); every I steps c_i+ = c_i - c + (x_round - x_i)/(I eta), x_i = mean x"
-    paper = "Karimireddy et al., ICML 2020, Algorithm 1, option II"
+    formula = (
+        "x_i -= eta (g_i - c_i + c); every I steps c_i+ = c_i - c + (x_round - x_i)/(I eta) (option II) or a gradient "
+        "at x_round (option I), c += mean(c_i+ - c_i), x_i = mean x"
+    )
+    paper = "Karimireddy et al., ICML 2020, Algorithm 1"
     message_size = "2P every I steps"
 
     class Settings(ControlledSettings):
         """eta is lr, I is interval."""
 
+        option: Literal["I", "II"] = Field(
+            "II",
+            description="c_i+ from a fresh gradient at x_round, one more a round (I), or from the way (II)",
+        )
+
+    @property
+    def needs_closure(self) -> bool:
+        return self.settings.option == "I"
+
     def keeps(self) -> tuple[str, ...]:
-        return (*super().keeps(), "x_round")
+        return (*super().keeps(), "fresh" if self.settings.option == "I" else "x_round")
 
     def start_round(self) -> None:
         super().start_round()
-        self.vectors["x_round"].copy_(self.x)
+        if self.settings.option == "I":
+            fresh = self.fresh_gradient()
+            self.vectors["fresh"].copy_(fresh)
+            self.numbers["usable"] = bool(fresh.norm().isfinite())
+        else:
+            self.vectors["x_round"].copy_(self.x)
         self.numbers["lengths"] = [0.0 for _ in self.spans()]
 
     def local_step(self, g: Gradient) -> None:
@@ -31,8 +51,13 @@ class Scaffold(Controlled):
         steps = [group["lr"] * self.step_scale for group, _ in self.spans()]
         self.numbers["lengths"] = [sum(pair) for pair in zip(self.numbers["lengths"], steps, strict=True)]
 
+    def has_new_control(self) -> bool:
+        return self.numbers["usable"] if self.settings.option == "I" else super().has_new_control()
+
     def new_control(self) -> Vector:
         """c_i - c + (x_round - x_i)/(K eta), K eta being the sum of the round's step sizes, of each group its own."""
+        if self.settings.option == "I":
+            return self.vectors["fresh"]
         c_i, c, way = self.vectors["c_i"], self.vectors["c"], self.vectors["x_round"] - self.x
         for (_, span), length in zip(self.spans(), self.numbers["lengths"], strict=True):
             torch._foreach_div_(way.parts[span], length or 1.0)  # a group with lr 0 has not moved

@@ -1,0 +1,36 @@
+"""IAN-SGD: normalisation by a power of an independent gradient's norm.
+
+Yang, Tripp, Sun, Zou, Zhou: Independently-Normalized SGD for Generalized-Smooth Nonconvex Optimization. 2024.
+"""
+
+from pydantic import Field
+
+from hvdclip.flat import Gradient, Vector
+from hvdclip.methods.local import LocalMethod
+from hvdclip.methods.settings import Finite, LocalSettings
+
+
+class IANSGD(LocalMethod):
+    name = "ian_sgd"
+    formula = "h_i = max(a ||g_i'|| + delta, Gamma); x_i -= eta g_i/h_i^beta; every I steps x_i = mean x"
+    paper = "Yang, Tripp, Sun, Zou, Zhou, 2024"
+    message_size = "P every I steps"
+
+    class Settings(LocalSettings):
+        """eta is lr, I is interval."""
+
+        beta: Finite = Field(gt=0, le=1, description="beta, power of the norm")
+        a: Finite = Field(1.0, gt=0, description="a, weight of the norm of the independent gradient g'")
+        delta: Finite = Field(ge=0, description="delta, added to it")
+        floor: Finite = Field(gt=0, description="Gamma, the least h")
+
+    @property
+    def needs_closure(self) -> bool:
+        return True
+
+    def local_step(self, g: Gradient) -> None:
+        g_b = Vector([part.clone() for part in g.parts])  # the second gradient overwrites .grad
+        norm = self.fresh_gradient().norm()
+        h = (self.settings.a * norm + self.settings.delta).clamp(min=self.settings.floor)
+        if norm.isfinite():  # as for g itself, a step whose gradient has failed is left out
+            self.move(g_b, h**-self.settings.beta)  # x -= eta * g/h^beta
