@@ -93,7 +93,6 @@ class Columns(Section):
 class Config:
     """A checked configuration; `resolved` is all of it with the defaults filled in."""
 
-    method: type[Method]
     algorithm: dict[str, Any]
     model: dict[str, Any]
     data: dict[str, Any]
@@ -157,7 +156,7 @@ def check(raw: dict[str, Any]) -> Config:
     corpus = {key: value for key, value in corpus.items() if key not in Columns.model_fields}
     if "drift" in method.Settings.model_fields:
         algorithm = algorithm | {"drift": log.drift}
-    return Config(method, algorithm, model, corpus, columns, train, checkpoint, log, resolved)
+    return Config(algorithm, model, corpus, columns, train, checkpoint, log, resolved)
 
 
 def own(reference: str) -> Callable[..., Any]:

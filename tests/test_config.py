@@ -34,6 +34,12 @@ def test_a_good_one_is_resolved_with_its_defaults():
     assert config.check(yaml.safe_load(yaml.safe_dump(checked.resolved))).resolved == checked.resolved
 
 
+def test_the_papers_settings_are_the_models_defaults():
+    awd = config.check(changed(model={"name": "awd_lstm"})).model
+    assert (awd["embedding"], awd["hidden"], awd["layers"], awd["tied"]) == (400, 1150, 3, True)
+    assert (awd["weight_drop"], awd["alpha"], awd["beta"]) == (0.5, 2.0, 1.0)
+
+
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_configuration_that_comes_along_is_good(file):
     config.load(file)

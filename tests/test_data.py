@@ -185,11 +185,6 @@ def test_checksum_sees_every_id_and_word():
     assert len({same.checksum, moved.checksum, *(changed.checksum for changed in other)}) == 6
 
 
-def test_settings_lists_names_with_defaults():
-    assert data.settings("stdlib") == {"level": "byte", "vocabulary_limit": 10_000}
-    assert data.settings("wikitext-2") == data.settings("ptb") == {"root": None}
-
-
 def test_unknown_corpus_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown corpus 'imdb': choose from ptb, stdlib, wikitext-2"):
         data.load("imdb")

@@ -253,14 +253,6 @@ def test_loss_falls_on_a_repeated_text(name):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_settings_lists_names_with_defaults():
-    assert models.settings("lstm") == {"embedding": 64, "hidden": 256, "layers": 1, "dropout": 0.0, "tied": False}
-    awd = models.settings("awd_lstm")
-    assert (awd["embedding"], awd["hidden"], awd["layers"], awd["tied"]) == (400, 1150, 3, True)
-    assert (awd["weight_drop"], awd["alpha"], awd["beta"]) == (0.5, 2.0, 1.0)
-    assert "vocabulary" not in awd
-
-
 def test_unknown_model_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown model 'gru': choose from awd_lstm, lstm"):
         models.build("gru", VOCABULARY)

@@ -1,6 +1,5 @@
 """Corpora by name, `load("wikitext-2", root="data")`, and the columns in which ranks read them."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ from . import corpus, stdlib
 from .columns import block, cut, even_lengths, sequence_lengths, windows
 from .corpus import Corpus
 
-__all__ = ["CORPORA", "Corpus", "block", "cut", "even_lengths", "load", "sequence_lengths", "settings", "windows"]
+__all__ = ["CORPORA", "Corpus", "block", "cut", "even_lengths", "load", "sequence_lengths", "windows"]
 
 CORPORA: dict[str, Callable[..., Corpus]] = {
     "ptb": corpus.ptb,
@@ -20,11 +19,6 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
 def load(name: str, **settings: Any) -> Corpus:
     """The corpus of that name; ValueError for an unknown name or bad setting, FileNotFoundError for a missing file."""
     return _reader(name)(**settings)
-
-
-def settings(name: str) -> dict[str, Any]:
-    """The settings that `load(name, ...)` takes, with their defaults."""
-    return {parameter.name: parameter.default for parameter in inspect.signature(_reader(name)).parameters.values()}
 
 
 def _reader(name: str) -> Callable[..., Corpus]:

@@ -4,7 +4,6 @@ Every model is called as `model(tokens, state) -> (logits, state, penalty)`: tok
 batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the state of zeros.
 """
 
-import inspect
 from typing import Any
 
 import torch
@@ -20,12 +19,6 @@ MODELS: dict[str, type[LanguageModel]] = {"awd_lstm": AWDLSTM, "lstm": LSTM}
 def build(name: str, vocabulary: int, **settings: Any) -> LanguageModel:
     """The model of that name, drawn from torch's random state; ValueError for an unknown name or bad setting."""
     return _model(name)(vocabulary, **settings)
-
-
-def settings(name: str) -> dict[str, Any]:
-    """The settings that `build(name, ...)` takes beside the vocabulary, with their defaults."""
-    parameters = inspect.signature(_model(name)).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.name != "vocabulary"}
 
 
 def detach(state: Any) -> Any:
