@@ -20,7 +20,8 @@ from hvdclip import __version__, algorithms
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import announced_rank, launched
 from hvdclip.config import Config, ConfigError, check, load
-from hvdclip.methods import NonFiniteGradient
+from hvdclip.methods import NonFiniteGradient, method
+from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
@@ -88,11 +89,19 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, name: str) 
 
 
 @main.command("algorithms")
-def algorithms_command() -> None:
-    """List the algorithms: name, formula, paper, message (P: number of trainable floats)."""
-    table = Table(*(column for column in ("name", "formula", "message", "paper")))
-    for row in algorithms():
-        table.add_row(row["name"], row["formula"], row["message"], row["paper"])
+@click.argument("name", required=False)
+def algorithms_command(name: str | None) -> None:
+    """List the algorithms (P: number of trainable floats), or the settings of one."""
+    if name is None:
+        table = Table("name", "formula", "message", "paper")
+        for row in algorithms():
+            table.add_row(row["name"], row["formula"], row["message"], row["paper"])
+    else:
+        chosen = _bad_input(lambda: method(name))
+        print(f"{chosen.name}: {chosen.formula}\n{chosen.paper}; message: {chosen.message_size}")
+        table = Table("setting", "default", "what it is")
+        for setting, field in chosen.Settings.model_fields.items():
+            table.add_row(setting, "required" if field.is_required() else in_words(field), field.description)
     _console().print(table)
 
 

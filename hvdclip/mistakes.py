@@ -41,11 +41,13 @@ def _line(mistake: Any, model: type[BaseModel], path: str) -> str:
 def describe(model: type[BaseModel]) -> str:
     """The settings of a model with their defaults, in one line."""
     return ", ".join(
-        name if field.is_required() else f"{name} ({_default(field)})" for name, field in model.model_fields.items()
+        name if field.is_required() else f"{name} ({default_in_words(field)})"
+        for name, field in model.model_fields.items()
     )
 
 
-def _default(field: FieldInfo) -> str:
+def default_in_words(field: FieldInfo) -> str:
+    """A setting's default; "none" where it is left out."""
     default = field.get_default(call_default_factory=True)
     return "none" if default is None else str(default)
 

@@ -297,6 +297,12 @@ def test_a_directory_without_a_run(tmp_path):
 
 def test_lists():
     assert "min(eta, gamma/||g_i||)" in hvdclip("algorithms").stdout
+    settings = hvdclip("algorithms", "episode").stdout
+    assert (
+        re.search(r"interval\s+│ 1\s+│ I, local steps between two averages", settings)
+        and "gamma_follows_lr" in settings
+    )
+    assert hvdclip("algorithms", "episod", check=False).returncode == 2
     listed = hvdclip("configs").stdout
     assert all(file.name in listed for file in (PROJECT / "configs").glob("*.yaml"))
     assert hvdclip("configs", "quickstart").stdout == (PROJECT / "configs/quickstart.yaml").read_text()
