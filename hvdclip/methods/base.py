@@ -17,7 +17,7 @@ from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.message import Message
 from hvdclip.methods.agreement import check_agreement, kind
 from hvdclip.methods.groups import Parameters, trainable_groups
-from hvdclip.methods.settings import Settings
+from hvdclip.methods.settings import CommonSettings
 from hvdclip.statistics import Statistics
 
 
@@ -36,7 +36,7 @@ class Method(torch.optim.Optimizer):
     formula: ClassVar[str]
     paper: ClassVar[str]
     message_size: ClassVar[str]
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[CommonSettings]]
 
     # GradScaler then always calls step() and leaves the handling of overflows to it: a rank that skipped the call
     # would fall behind the others, and the next average would never complete.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from hvdclip.flat import Gradient
 from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import Positive, Settings
+from hvdclip.methods.settings import CommonSettings, Positive
 
 
 class Clip21(GradientMethod):
@@ -17,7 +17,7 @@ class Clip21(GradientMethod):
     paper = "Khirirat et al., Clip21, 2023, Algorithm 1"
     message_size = "P every step"
 
-    class Settings(Settings):
+    class Settings(CommonSettings):
         """eta is lr."""
 
         tau: Positive = Field(description="tau, the norm that no message exceeds")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from hvdclip.flat import Gradient
 from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import Finite, Positive, Settings
+from hvdclip.methods.settings import CommonSettings, Finite, Positive
 
 
 class Clip21SGD2M(GradientMethod):
@@ -18,7 +18,7 @@ class Clip21SGD2M(GradientMethod):
     paper = "Islamov et al., 2025"
     message_size = "P every step"
 
-    class Settings(Settings):
+    class Settings(CommonSettings):
         """eta is lr."""
 
         tau: Positive = Field(description="tau, the norm that no message exceeds before the noise")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from hvdclip.flat import Gradient
 from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import Finite, Settings
+from hvdclip.methods.settings import CommonSettings, Finite
 from hvdclip.methods.steps import inverse
 
 
@@ -19,7 +19,7 @@ class NormEC(GradientMethod):
     paper = "Shulgin et al., 2025"
     message_size = "P every step"
 
-    class Settings(Settings):
+    class Settings(CommonSettings):
         """eta is lr."""
 
         alpha: Finite = Field(ge=0, description="alpha, smooths the normalisation")

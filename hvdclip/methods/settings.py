@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
+class CommonSettings(BaseModel):
     """What every method has."""
 
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, frozen=True)
@@ -27,14 +27,14 @@ class Settings(BaseModel):
     buffer_policy: BufferPolicy = Field("average", description="float buffers of the module at an average")
 
 
-class LocalSettings(Settings):
+class LocalSettings(CommonSettings):
     """Local methods: an average of the parameters every I steps."""
 
     interval: int = Field(1, ge=1, description="I, local steps between two averages")
     drift: bool = Field(True, description="measure ||x_i - mean x|| at each average, for one more copy of x and pass")
 
 
-class SgdSettings(Settings):
+class SgdSettings(CommonSettings):
     """Methods whose step is that of SGD, or of any torch optimizer."""
 
     momentum: Finite = Field(0.0, ge=0, lt=1, description="momentum of the direction")
@@ -84,7 +84,7 @@ class LocalSgdSettings(LocalSettings, SgdSettings):
         return self
 
 
-class ThresholdSettings(Settings):
+class ThresholdSettings(CommonSettings):
     """Methods with a threshold, in the papers' spelling (gamma) or torch's (max_norm)."""
 
     gamma: Positive | None = Field(None, description="cap on the length of the step, min(lr, gamma/||g||); or max_norm")
