@@ -36,29 +36,34 @@ class Buffers:
     def pack(self, tail: Tensor) -> None:
         if not self.size:
             return
-        places = tail.split([*self._sizes, self.size - sum(self._sizes)])
-        for buffer, place in zip(self._averaged, places, strict=False):
+        averaged, copied, share = self._places(tail)
+        for buffer, place in zip(self._averaged, averaged, strict=True):
             place.copy_(_numbers(_tensor(buffer)).flatten())
-        for buffer, place in zip(self._copied, places[len(self._averaged) :], strict=False):
+        for buffer, place in zip(self._copied, copied, strict=True):
             place.copy_(_bytes(_tensor(buffer)) if self.rank == 0 else torch.zeros_like(place))
         if self._averaged:
             # one rank's NaN would be everybody's: such a rank sends zeros and does not count
-            floats = tail[: sum(self._sizes[: len(self._averaged)])]
+            floats = tail[: sum(place.numel() for place in averaged)]
             finite = floats.isfinite().all()
             floats.masked_fill_(~finite, 0.0)
-            places[-1].copy_(finite)
+            share.copy_(finite)
 
     def unpack(self, tail: Tensor) -> None:
         if not self.size:
             return
-        places = tail.split([*self._sizes, self.size - sum(self._sizes)])
-        for buffer, place in zip(self._averaged, places, strict=False):
-            numbers, share = _numbers(_tensor(buffer)), places[-1][0]
+        averaged, copied, share = self._places(tail)
+        for buffer, place in zip(self._averaged, averaged, strict=True):
+            numbers = _numbers(_tensor(buffer))
             numbers.copy_(torch.where(share > 0, place.view(numbers.shape) / share, numbers))
         if self.rank != 0:
-            for buffer, place in zip(self._copied, places[len(self._averaged) :], strict=False):
+            for buffer, place in zip(self._copied, copied, strict=True):
                 tensor = _tensor(buffer)
                 tensor.copy_((place * self.ranks).round().to(torch.uint8).view(tensor.dtype).view(tensor.shape))
+
+    def _places(self, tail: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Where the averaged and the copied buffers lie in the tail, and the share of ranks whose buffers count."""
+        places = list(tail[: sum(self._sizes)].split(self._sizes))
+        return places[: len(self._averaged)], places[len(self._averaged) :], tail[-1]
 
 
 def _persistent(module: nn.Module) -> list[tuple[nn.Module, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,18 @@ class Vector:
         torch._foreach_zero_(self.pieces)
         return self
 
+    @contextmanager
+    def replaced_by(self, other: Vector) -> Iterator[None]:
+        """Inside, this vector holds the other's values; afterwards its own again."""
+        with torch.no_grad():
+            own = [piece.clone() for piece in self.pieces]
+            self.copy_(other)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.pieces, own)
+
     def _matched(self, other: Vector) -> tuple[list[Tensor], list[Tensor]]:
         return (self.flats, other.flats) if self.flats and other.flats else (self.parts, other.parts)
 
@@ -92,8 +105,8 @@ class Gradient(Vector):
 class Space:
     """The shapes and dtypes of the parameters that are trained, and the vectors of that shape.
 
-    Raises TypeError or ValueError for parameters that cannot lie in
-    one vector: other dtypes than float16, bfloat16, float32 and float64, sparse ones, several devices.
+    Raises TypeError or ValueError for parameters that cannot lie in one vector: other dtypes than float16, bfloat16,
+    float32 and float64, sparse ones, several devices.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from hvdclip.flat import Gradient, Vector
@@ -42,5 +41,6 @@ class GradientMethod(Steps):
         try:
             self.gradient_step(g)
         except _StepLeftOut:
-            torch._foreach_copy_(momentum, before) if momentum else None
+            for flat, kept in zip(momentum, before, strict=True):
+                flat.copy_(kept)
         self._finish_round()

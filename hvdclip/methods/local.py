@@ -74,14 +74,13 @@ class LocalMethod(Steps):
             if self.steps_in_round == 0:
                 yield
                 return
+            own_buffers = [buffer.clone() for buffer in self.buffers.tensors()]
             with torch.no_grad():
-                own_x = self.space.vector().copy_(self.x)
-                own_buffers = [buffer.clone() for buffer in self.buffers.tensors()]
-                self.x.copy_(mean_over_ranks(self.x, self.space, [self.buffers], self.comm))
+                mean = mean_over_ranks(self.x, self.space, [self.buffers], self.comm)
             try:
-                yield
+                with self.x.replaced_by(mean):
+                    yield
             finally:
                 with torch.no_grad():
-                    self.x.copy_(own_x)
                     for buffer, own in zip(self.buffers.tensors(), own_buffers, strict=True):
                         buffer.copy_(own)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hvdclip.flat import HALVES
+
 
 def sgd_step_(
     x: list[Tensor],
@@ -23,7 +25,7 @@ def sgd_step_(
     Tensors of one dtype; `buffers` is empty without momentum. Nothing changes where `skip` (a float) is 1. torch's own
     fused kernel takes the step size and the skip flag from the device, so that a GPU is never waited for.
     """
-    if x[0].dtype in (torch.float16, torch.bfloat16) and x[0].device.type == "cpu":
+    if x[0].dtype in HALVES and x[0].device.type == "cpu":
         _plain_step_(x, g, buffers, step_size, weight_decay, momentum, dampening, nesterov, skip)
         return
     torch._fused_sgd_(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -57,19 +58,19 @@ class Steps(Method):
         if not isinstance(factor, Tensor):
             factor = torch.full((), factor, dtype=torch.float64, device=self.space.device)
         momentum, dampening, nesterov = rule
-        for group, span in self.spans():
-            for same in self._dtypes(span):
-                sgd_step_(
-                    [self.x.parts[i] for i in same],
-                    [v.parts[i] for i in same],
-                    [buffers[i] for i in same] if buffers else [],
-                    step_size=group["lr"] * self.step_scale * factor,
-                    weight_decay=group["weight_decay"] if weight_decay else 0.0,
-                    momentum=momentum,
-                    dampening=dampening,
-                    nesterov=nesterov,
-                    skip=self._skip,
-                )
+        for k, alike in self._alike:
+            group = self.param_groups[k]
+            sgd_step_(
+                [self.x.parts[i] for i in alike],
+                [v.parts[i] for i in alike],
+                [buffers[i] for i in alike] if buffers else [],
+                step_size=group["lr"] * self.step_scale * factor,
+                weight_decay=group["weight_decay"] if weight_decay else 0.0,
+                momentum=momentum,
+                dampening=dampening,
+                nesterov=nesterov,
+                skip=self._skip,
+            )
 
     def noisy(self, v: Vector, deviation: float) -> Vector:
         """v + Gaussian noise of that standard deviation in each entry, drawn by this rank."""
@@ -91,11 +92,14 @@ class Steps(Method):
                 yield group, slice(start, end)
             start = end
 
-    def _dtypes(self, span: slice) -> list[list[int]]:
-        by_dtype: dict[torch.dtype, list[int]] = {}
-        for i in range(span.start, span.stop):
-            by_dtype.setdefault(self.x.parts[i].dtype, []).append(i)
-        return list(by_dtype.values())
+    @cached_property
+    def _alike(self) -> list[tuple[int, list[int]]]:
+        """(parameter group, places in a vector's parts) of the parameters that one call of the step can move."""
+        found: dict[tuple[int, torch.dtype], list[int]] = {}
+        groups = (k for k, group in enumerate(self.param_groups) for _ in group["params"])
+        for i, k in enumerate(groups):
+            found.setdefault((k, self.x.parts[i].dtype), []).append(i)
+        return [(k, places) for (k, _), places in found.items()]
 
 
 def inverse(norm: Tensor) -> Tensor:

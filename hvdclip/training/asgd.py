@@ -53,13 +53,8 @@ class NonMonotoneAverage:
         if not self.count:
             yield
             return
-        x = [flat.clone() for flat in self.optimizer.x.flats]
-        with torch.no_grad():
-            per_step = self.form == "per_step"
-            space, comm = self.optimizer.space, self.optimizer.comm
-            self.optimizer.x.copy_(mean_over_ranks(self.mean, space, [], comm) if per_step else self.mean)
-        try:
+        mean = self.mean
+        if self.form == "per_step":
+            mean = mean_over_ranks(mean, self.optimizer.space, [], self.optimizer.comm)
+        with self.optimizer.x.replaced_by(mean):
             yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.optimizer.x.flats, x)
