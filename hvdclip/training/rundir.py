@@ -61,9 +61,14 @@ class RunDirectory:
 
     def save_model(self, name: str, state: dict[str, Tensor]) -> None:
         """Write a plain state_dict as checkpoints/NAME.pt, for use with or without hvdclip."""
+
+        def place(tensor: Tensor) -> tuple[Any, ...]:
+            # a buffer may be the beginning of another one
+            return tensor.data_ptr(), tensor.dtype, tensor.shape
+
         # parameters are views of the message, all of which torch.save would write; tied ones stay one tensor
-        copies = {tensor.data_ptr(): tensor.detach().clone() for tensor in state.values()}
-        plain = {name: copies[tensor.data_ptr()].view(tensor.shape) for name, tensor in state.items()}
+        copies = {place(tensor): tensor.detach().clone() for tensor in state.values()}
+        plain = {name: copies[place(tensor)] for name, tensor in state.items()}
         self._replace(f"checkpoints/{name}.pt", lambda part: torch.save(plain, part))
 
     def model(self, name: str) -> dict[str, Tensor]:
