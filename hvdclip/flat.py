@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (*HALVES, torch.float32, torch.float64)
+# For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.
+SMALL = 4096
 
 
 class Vector:
@@ -34,17 +39,10 @@ class Vector:
 
     def norm(self) -> Tensor:
         """L2 norm over all entries together: a 0-dim tensor, float32 or, where there are float64 entries, float64."""
-        pieces = self.pieces
-        exact = torch.float64 if any(p.dtype == torch.float64 for p in pieces) else torch.float32
-        # halves are summed in float32: a square of 300 overflows float16
-        norms = [
-            norm.to(exact)
-            for dtype in dict.fromkeys(p.dtype for p in pieces)
-            for norm in torch._foreach_norm(
-                [p for p in pieces if p.dtype == dtype], 2, dtype=torch.promote_types(dtype, torch.float32)
-            )
-        ]
-        return torch.linalg.vector_norm(torch.stack(norms))
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for piece in self.pieces:
+            by_dtype.setdefault(piece.dtype, []).append(piece)
+        return _norm(by_dtype.values())
 
     def copy_(self, other: Vector) -> Vector:
         torch._foreach_copy_(*self._matched(other))
@@ -119,11 +117,11 @@ class Vector:
 
 
 class Gradient(Vector):
-    """The gradients as autograd left them; the norm is taken once."""
+    """The gradients as autograd left them, with their norm, which is taken once."""
 
-    def __init__(self, parts: Sequence[Tensor], norm: Tensor | None = None):
+    def __init__(self, parts: Sequence[Tensor], norm: Tensor):
         super().__init__(parts)
-        self._norm = super().norm() if norm is None else norm
+        self._norm = norm
 
     def norm(self) -> Tensor:
         return self._norm
@@ -169,7 +167,15 @@ class Space:
 
     def gradient(self, parts: Sequence[Tensor]) -> Gradient:
         """The gradient that lies in these tensors."""
-        return Gradient(parts)
+        return Gradient(parts, _norm(pick(parts) for pick in self._pickers))
+
+    @cached_property
+    def _pickers(self) -> list[Callable[[Sequence[Tensor]], list[Tensor]]]:
+        """For each dtype, what takes its entries out of a vector's parts in few tensors."""
+        return [
+            _picker([(i, p.numel()) for i, p in enumerate(self.parameters) if p.dtype == dtype], self.device)
+            for dtype in self.numel
+        ]
 
     def vector(self, flats: dict[torch.dtype, Tensor] | None = None) -> Vector:
         """A vector on the given memory (one tensor per dtype), or a new one of zeros."""
@@ -190,15 +196,30 @@ class Space:
                 part.copy_(p)
                 p.data = part
 
-        self._places = [part.data_ptr() for part in x.parts]
+        self._places = list(map(Tensor.data_ptr, x.parts))
 
     def check_bound(self) -> None:
         """Raise RuntimeError when something, say module.to(...), has given a parameter other memory since bind."""
-        if [p.data_ptr() for p in self.parameters] != self._places:
+        if list(map(Tensor.data_ptr, self.parameters)) != self._places:
             raise RuntimeError(
                 "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
                 "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"
             )
+
+
+def _norm(by_dtype: Iterable[Sequence[Tensor]]) -> Tensor:
+    # halves are summed in float32: a square of 300 overflows float16
+    norms = [torch.stack(torch._foreach_norm(t, 2, dtype=_exact(t[0].dtype))) for t in by_dtype]
+    return torch.linalg.vector_norm(torch.cat(norms) if len(norms) > 1 else norms[0])
+
+
+def _picker(sizes: list[tuple[int, int]], device: torch.device) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    small = [i for i, size in sizes if size < SMALL]
+    if device.type != "cpu" or len(small) < 2:
+        all_of_them = [i for i, _ in sizes]
+        return lambda parts: [parts[i] for i in all_of_them]
+    large, few = [i for i, size in sizes if size >= SMALL], itemgetter(*small)
+    return lambda parts: [*(parts[i] for i in large), _flatten_dense_tensors(few(parts))]
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

@@ -64,15 +64,8 @@ class StackedVector(Vector):
         return StackedVector([factor * part for part in self.parts])
 
 
-class StackedGradient(StackedVector, Gradient):
-    """The rows' gradients; the norms are taken once."""
-
-    def __init__(self, parts: Sequence[Tensor]):
-        StackedVector.__init__(self, parts)
-        self._norm = StackedVector.norm(self)
-
-    def norm(self) -> Tensor:
-        return self._norm
+class StackedGradient(Gradient, StackedVector):
+    """The rows' gradients."""
 
 
 class StackedSpace(Space):
@@ -89,7 +82,7 @@ class StackedSpace(Space):
         return self.width
 
     def gradient(self, parts: Sequence[Tensor]) -> Gradient:
-        return StackedGradient(parts)
+        return StackedGradient(parts, StackedVector(parts).norm())
 
     def vector(self, flats: dict[torch.dtype, Tensor] | None = None) -> Vector:
         flat = torch.zeros_like(self.parameters[0]) if flats is None else next(iter(flats.values()))
@@ -137,7 +130,11 @@ class StackedStatistics(Statistics):
         if common:
             self._common[name] = mean
         else:
-            self._mine[SUMS.index(name)] += mean * self.ranks
+            self._known[name] += mean * self.ranks
+
+    def add_norm(self, norm: Tensor) -> None:
+        super().add_norm(norm)
+        self.seeds = len(norm)
 
     def mark_failed(self, step: int, failed: Tensor) -> None:
         if failed.any():
@@ -150,9 +147,8 @@ class StackedStatistics(Statistics):
     def agree(self) -> None:
         """Do what a message would have done."""
         tail = torch.zeros(self.size, dtype=torch.float64)
-        seeds = len(self._norms[0]) if self._norms else 1
         self.pack(tail)
-        tail[SUMS.index("norm")] /= seeds
+        tail[SUMS.index("norm")] /= self.seeds
         self._agreed = tail
 
 

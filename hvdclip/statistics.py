@@ -14,19 +14,26 @@ QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 PER_OCTAVE, LEAST, MOST = 8, -20, 20
 BINS = (MOST - LEAST) * PER_OCTAVE + 2
 EDGE = 1 / PER_OCTAVE
+# Steps after which what they have left is summed, so that a round may be long.
+FOLD = 256
 
 
 class Statistics:
     """Sums over the steps of a round, counts of gradient norms, and a slot per rank for its first failed step.
 
-    Everything stays on the parameters' device; the host reads once a message.
+    Everything stays on the parameters' device; the host reads once a message. A step only leaves its numbers; they
+    are summed together, since a step on small tensors would feel each sum.
     """
 
     def __init__(self, rank: int, ranks: int, device: torch.device):
         self.rank, self.ranks = rank, ranks
         self.size = len(SUMS) + ranks + BINS
         self._mine = torch.zeros(len(SUMS) + ranks, device=device)
+        self._counts = torch.zeros(BINS, device=device)
+        self._known = dict.fromkeys(SUMS, 0.0)
+        self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Tensor] = []
+        self._failures: list[tuple[int, Tensor]] = []  # (step, whether it failed)
         self._agreed = torch.zeros(self.size)
         self._common: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
@@ -36,32 +43,49 @@ class Statistics:
         """Add to a sum; a `common` value is the same on all ranks and already known to all, so it need not travel."""
         if common:
             self._common[name] = value
+        elif isinstance(value, Tensor):
+            self._left.append((SUMS.index(name), value))
         else:
-            self._mine[SUMS.index(name)] += value
+            self._known[name] += value
 
     def add_norm(self, norm: Tensor) -> None:
         """Take the norm of a gradient; what is not finite is not counted."""
         self._norms.append(norm)
+        if len(self._norms) >= FOLD:
+            self._fold()
 
     def mark_failed(self, step: int, failed: Tensor) -> None:
-        """Note the step (counted from 1 in the round) if `failed` is 1 and it is this rank's first."""
-        slot = self._mine[len(SUMS) + self.rank]
-        slot += failed * (slot == 0) * step
+        """Note the step (counted from 1 in the round) if `failed` is true and it is this rank's first."""
+        self._failures.append((step, failed))
 
     def pack(self, tail: Tensor) -> None:
-        sums, counts = tail.split([len(self._mine), BINS])
-        sums.copy_(self._mine)
-        counts.zero_()
+        self._fold()
+        torch.cat([self._mine, self._counts], out=tail)
+        self._mine.zero_()
+        self._counts.zero_()
+        self._common.clear()
+
+    def _fold(self) -> None:
+        """Sum what the steps have left."""
+        self._mine[: len(SUMS)] += torch.tensor(list(self._known.values()), device=self._mine.device)
+        if self._left:
+            places, numbers = zip(*self._left, strict=True)
+            places = torch.tensor(places, device=self._mine.device)
+            self._mine.index_add_(0, places, torch.stack(numbers).to(self._mine.dtype))
         if self._norms:
             norms = torch.stack(self._norms).flatten().float()
             finite = norms.isfinite()
-            sums[SUMS.index("norm")] += norms.where(finite, 0.0).sum()
+            self._mine[SUMS.index("norm")] += norms.where(finite, 0.0).sum()
             # what is not finite lies outside the range of the histogram
             octaves = norms.log2().clamp(LEAST - EDGE, MOST + EDGE).where(finite, 2 * LEAST)
-            counts.copy_(torch.histc(octaves, BINS, LEAST - EDGE, MOST + EDGE))
-        self._mine.zero_()
-        self._norms.clear()
-        self._common.clear()
+            self._counts += torch.histc(octaves, BINS, LEAST - EDGE, MOST + EDGE)
+        if self._failures:
+            steps, failed = zip(*self._failures, strict=True)
+            slot, failed = self._mine[len(SUMS) + self.rank], torch.stack(failed)
+            first = failed & (failed.cumsum(0) == 1)
+            slot += (slot == 0) * (first * torch.tensor(steps, device=slot.device)).max()
+        self._known = dict.fromkeys(SUMS, 0.0)
+        self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
         self._agreed.copy_(tail).mul_(self.ranks)
@@ -98,11 +122,13 @@ class Statistics:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"mine": self._mine.clone(), "norms": torch.stack(self._norms) if self._norms else torch.zeros(0)}
+        self._fold()
+        return {"mine": self._mine.clone(), "counts": self._counts.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._fold()
         self._mine.copy_(state["mine"])
-        self._norms = [norm.to(self._mine.device) for norm in state["norms"]]
+        self._counts.copy_(state["counts"])
 
 
 def quantiles(counts: Tensor) -> dict[str, float | None]:

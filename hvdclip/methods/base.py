@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
@@ -287,24 +288,31 @@ class Method(torch.optim.Optimizer):
 
     def _parts(self) -> list[Tensor]:
         self.space.check_bound()
-        parameters = self.space.parameters
-        if all(p.grad is None for p in parameters):
+        left = [p.grad for p in self.space.parameters]
+        if all(g is None for g in left):
             raise RuntimeError("no parameter has a gradient: call backward() before step(), or pass a closure")
-        g = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        if any(part.layout != torch.strided for part in g):
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, left, strict=True)]
+        if any(map(attrgetter("is_sparse"), parts)):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
-        # fused kernels walk memory: a gradient made in another memory format must be brought into x's order
-        return [part if part.is_contiguous() else part.contiguous() for part in g]
+        if not all(map(Tensor.is_contiguous, parts)):
+            # fused kernels walk memory: a gradient made in another memory format must be brought into x's order
+            parts = [g.contiguous() for g in parts]
+        return parts
 
     def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
         bad = ~norm.isfinite()
-        overflowed = torch.zeros_like(bad) if overflow is None else overflow > 0
-        self._skip = (bad | overflowed).float()
         self.statistics.add("steps", 1)
+        if overflow is not None:
+            overflowed = overflow > 0
+            self.statistics.add("overflowed", overflowed)
+            norm = norm.masked_fill(overflowed, float("nan"))
+            self._skip = (bad | overflowed).float()
+            bad &= ~overflowed
+        else:
+            self._skip = bad.float()
         self.statistics.add("skipped", self._skip)
-        self.statistics.add("overflowed", overflowed)
-        self.statistics.add_norm(norm.masked_fill(overflowed, float("nan")))
-        self.statistics.mark_failed(self.steps_in_round, bad & ~overflowed)
+        self.statistics.add_norm(norm)
+        self.statistics.mark_failed(self.steps_in_round, bad)
 
     def _finish_round(self) -> None:
         first_step = self.steps - self.steps_in_round

@@ -22,7 +22,7 @@ class Bucket:
 
     def __init__(self, method: "BucketClip", places: list[int], number: int, riders: list[Rider]):
         space = method.kit.space([method.space.parameters[i] for i in places])
-        self.places, self.parameters = places, space.parameters
+        self.places, self.space, self.parameters = places, space, space.parameters
         self.message: Message = method.message_of(1, riders, space=space, name=f"bucket{number}")
         self.share = math.sqrt(space.size / method.space.size)
         self.missing = set(range(len(places)))
@@ -30,7 +30,7 @@ class Bucket:
 
     def close(self, c: float) -> None:
         """Put the clipped gradients into the message: clip(g_b, c sqrt(P_b/P))."""
-        g = Gradient([torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters])
+        g = self.space.gradient([torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters])
         self.norm = g.norm()
         self.ratio = c * self.share / self.norm
         self.message.vectors[0].copy_(g).mul_(self.ratio.clamp(max=1.0))

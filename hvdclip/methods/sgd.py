@@ -15,19 +15,19 @@ def sgd_step_(
     *,
     step_size: Tensor,
     weight_decay: float,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
+    rule: tuple[float, float, bool],
     skip: Tensor,
 ) -> None:
     """d = g + weight_decay*x; buf = momentum*buf + (1-dampening)*d; x -= step_size * (buf, or d + momentum*buf).
 
-    Tensors of one dtype; `buffers` is empty without momentum. Nothing changes where `skip` (a float) is 1. torch's own
-    fused kernel takes the step size and the skip flag from the device, so that a GPU is never waited for.
+    Contiguous tensors of one dtype; `buffers` is empty without momentum, `rule` is (momentum, dampening, nesterov).
+    Nothing changes where `skip` (a float) is 1. torch's own fused kernel takes the step size and the skip flag from the
+    device, so that a GPU is never waited for.
     """
     if step_size.dim() or (x[0].dtype in HALVES and x[0].device.type == "cpu"):
-        _plain_step_(x, g, buffers, step_size, weight_decay, momentum, dampening, nesterov, skip)
+        _plain_step_(x, g, buffers, step_size, weight_decay, rule, skip)
         return
+    momentum, dampening, nesterov = rule
     torch._fused_sgd_(
         x,
         g,
@@ -43,12 +43,12 @@ def sgd_step_(
     )
 
 
-def _plain_step_(x, g, buffers, step_size, weight_decay, momentum, dampening, nesterov, skip) -> None:
+def _plain_step_(x, g, buffers, step_size, weight_decay, rule, skip) -> None:
     # Stacked ranks have a step size each. And torch 2.13's fused SGD for float16 and bfloat16 on the CPU gives wrong
     # results from 16 entries on.
     if skip.any():
         return
-    d = sgd_direction(x, g, buffers, weight_decay, momentum, dampening, nesterov)
+    d = sgd_direction(x, g, buffers, weight_decay, *rule)
     for p, direction in zip(x, d, strict=True):
         exact = torch.promote_types(p.dtype, torch.float32)
         p.copy_(p.to(exact) - step_size.to(exact) * direction.to(exact))

@@ -55,7 +55,8 @@ class SgdFamily(Steps):
         """d = g + wd*x, then momentum."""
         if getattr(self.settings, "norm_of", "gradient") == "gradient":
             return Direction(g, decayed=False)
-        x, buffers = self.x.parts, self._momentum()
+        x, momentum = self.x.parts, self._momentum()
+        buffers = [] if momentum is None else momentum.parts
         parts: list[Tensor] = []
         for group, span in self.spans():
             rule = (group["weight_decay"], *self._momentum_rule())
@@ -72,7 +73,7 @@ class SgdFamily(Steps):
         elif d.decayed:
             self.move(d.vector, factor, weight_decay=False)
         else:
-            self.move(d.vector, factor, buffers=self._momentum(), rule=self._momentum_rule())
+            self.move(d.vector, factor, momentum=self._momentum(), rule=self._momentum_rule())
             self._momentum_has_moved()
 
     def after_average(self) -> None:
@@ -94,8 +95,8 @@ class SgdFamily(Steps):
             self.inner.load_state_dict(state_dict["inner"])
             self.param_groups = self.inner.param_groups
 
-    def _momentum(self) -> list[Tensor]:
-        return self.vectors["momentum"].parts if "momentum" in self.vectors else []
+    def _momentum(self) -> Vector | None:
+        return self.vectors.get("momentum")
 
     def _momentum_rule(self) -> tuple[float, float, bool]:
         return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -48,27 +48,24 @@ class Steps(Method):
         factor: Tensor | float = 1.0,
         *,
         weight_decay: bool = True,
-        buffers: Sequence[Tensor] = (),
+        momentum: Vector | None = None,
         rule: tuple[float, float, bool] = (0.0, 0.0, False),
     ) -> None:
         """x_k -= lr_k * factor * (v + wd_k * x), leaving all unchanged where this rank's gradient is not finite.
 
-        With buffers, one a part, v + wd_k * x goes through a momentum of the rule (momentum, dampening, nesterov).
+        With a vector of momentum, v + wd_k * x goes through it by the rule (momentum, dampening, nesterov).
         """
         if not isinstance(factor, Tensor):
             factor = torch.full((), factor, dtype=torch.float64, device=self.space.device)
-        momentum, dampening, nesterov = rule
         for k, alike in self._alike:
             group = self.param_groups[k]
             sgd_step_(
                 [self.x.parts[i] for i in alike],
                 [v.parts[i] for i in alike],
-                [buffers[i] for i in alike] if buffers else [],
+                [] if momentum is None else [momentum.parts[i] for i in alike],
                 step_size=group["lr"] * self.step_scale * factor,
                 weight_decay=group["weight_decay"] if weight_decay else 0.0,
-                momentum=momentum,
-                dampening=dampening,
-                nesterov=nesterov,
+                rule=rule,
                 skip=self._skip,
             )
 
@@ -106,7 +103,8 @@ class Steps(Method):
         groups = (k for k, group in enumerate(self.param_groups) for _ in group["params"])
         for i, k in enumerate(groups):
             found.setdefault((k, self.x.parts[i].dtype), []).append(i)
-        return [(k, places) for (k, _), places in found.items()]
+        # The norm has read the gradients from the first to the last, so the last are still in the cache.
+        return [(k, places[::-1]) for (k, _), places in found.items()]
 
 
 def inverse(norm: Tensor) -> Tensor:
