@@ -33,6 +33,10 @@ class Buffers:
         """All persistent buffers as they are now; a module may rebind them at any time."""
         return [_tensor(b) for b in self._all]
 
+    def travelling(self) -> list[Tensor]:
+        """Those of them that the message carries."""
+        return [_tensor(b) for b in (*self._averaged, *self._copied)]
+
     def pack(self, tail: Tensor) -> None:
         if not self.size:
             return
@@ -64,6 +68,25 @@ class Buffers:
         """Where the averaged and the copied buffers lie in the tail, and the share of ranks whose buffers count."""
         places = list(tail[: sum(self._sizes)].split(self._sizes))
         return places[: len(self._averaged)], places[len(self._averaged) :], tail[-1]
+
+
+class MovingBuffers:
+    """The same buffers as the rider of a message during which they go on: each moves by mean - what was sent."""
+
+    def __init__(self, buffers: Buffers):
+        self.buffers, self.size = buffers, buffers.size
+        self.then: list[Tensor] = []
+
+    def pack(self, tail: Tensor) -> None:
+        self.then = [tensor.clone() for tensor in self.buffers.travelling()]
+        self.buffers.pack(tail)
+
+    def unpack(self, tail: Tensor) -> None:
+        now = [tensor.clone() for tensor in self.buffers.travelling()]
+        self.buffers.unpack(tail)
+        for tensor, after, before in zip(self.buffers.travelling(), now, self.then, strict=True):
+            if tensor.dtype != torch.bool:
+                tensor.add_(after - before)
 
 
 def _persistent(module: nn.Module) -> list[tuple[nn.Module, str]]:

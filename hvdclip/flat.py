@@ -189,6 +189,15 @@ class Space:
             offsets[p.dtype] = start + p.numel()
         return Vector(parts, [flats[dtype] for dtype in self.numel])
 
+    def flatten(self, v: Vector) -> Tensor:
+        """The entries of v in the order of the parameters, (P,), in the widest dtype."""
+        return torch.cat([part.flatten().to(self.widest) for part in v.parts])
+
+    def unflatten(self, entries: Tensor) -> Vector:
+        """The vector of these entries."""
+        pieces = entries.split([p.numel() for p in self.parameters])
+        return Vector([e.view(p.shape).to(p.dtype) for e, p in zip(pieces, self.parameters, strict=True)])
+
     def bind(self, x: Vector) -> None:
         """Move the parameters' values into x and make the parameters views of it."""
         with torch.no_grad():
@@ -207,7 +216,7 @@ class Space:
             )
 
 
-def _norm(by_dtype: Iterable[Sequence[Tensor]]) -> Tensor:
+def _norm(by_dtype: Iterable[list[Tensor]]) -> Tensor:
     # halves are summed in float32: a square of 300 overflows float16
     norms = [torch.stack(torch._foreach_norm(t, 2, dtype=_exact(t[0].dtype))) for t in by_dtype]
     return torch.linalg.vector_norm(torch.cat(norms) if len(norms) > 1 else norms[0])

@@ -6,15 +6,15 @@ every formula takes in place of the one number of a rank, and an average is a me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hvdclip.comm import Communicator, Cost
+from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Gradient, Space, Vector
-from hvdclip.message import Message, Rider
+from hvdclip.messages import Message, Rider
 from hvdclip.statistics import SUMS, Statistics
 
 
@@ -33,11 +33,17 @@ class Stack(Communicator):
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         return [value] * self.size
 
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Callable[[], Cost]:
+    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
         raise NotImplementedError("stacked ranks meet in messages only")
 
-    def gather_tensors(self, tensor: Tensor, purpose: str = "round") -> list[Tensor]:
+    def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         raise NotImplementedError("stacked ranks meet in messages only")
+
+    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
+        raise NotImplementedError("stacked ranks meet in messages only")
+
+    def node(self) -> Communicator:
+        raise NotImplementedError("stacked ranks have no nodes")
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         shifts = {shift % self.size: shift for shift in (0, 1, -1)}  # one neighbour twice counts once
@@ -110,11 +116,13 @@ class StackedMessage(Message):
     def start(self, purpose: str = "round") -> None:
         self.purpose = purpose
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         with self.comm.ledger.entry(self.purpose, 1, self.payload) as cost:
             for flat in (vector.flats[0] for vector in self.vectors):
                 flat.copy_(flat.mean(dim=-2, keepdim=True).expand_as(flat))
         self.cost = cost[0]
+
+    def finish(self) -> None:
         for statistics in self.statistics:
             statistics.agree()
 

@@ -69,9 +69,9 @@ class Statistics:
         """Sum what the steps have left."""
         self._mine[: len(SUMS)] += torch.tensor(list(self._known.values()), device=self._mine.device)
         if self._left:
-            places, numbers = zip(*self._left, strict=True)
-            places = torch.tensor(places, device=self._mine.device)
-            self._mine.index_add_(0, places, torch.stack(numbers).to(self._mine.dtype))
+            places = torch.tensor([place for place, _ in self._left], device=self._mine.device)
+            numbers = torch.stack([number for _, number in self._left])
+            self._mine.index_add_(0, places, numbers.to(self._mine.dtype))
         if self._norms:
             norms = torch.stack(self._norms).flatten().float()
             finite = norms.isfinite()
@@ -80,10 +80,11 @@ class Statistics:
             octaves = norms.log2().clamp(LEAST - EDGE, MOST + EDGE).where(finite, 2 * LEAST)
             self._counts += torch.histc(octaves, BINS, LEAST - EDGE, MOST + EDGE)
         if self._failures:
-            steps, failed = zip(*self._failures, strict=True)
-            slot, failed = self._mine[len(SUMS) + self.rank], torch.stack(failed)
+            slot = self._mine[len(SUMS) + self.rank]
+            steps = torch.tensor([step for step, _ in self._failures], device=slot.device)
+            failed = torch.stack([failed for _, failed in self._failures])
             first = failed & (failed.cumsum(0) == 1)
-            slot += (slot == 0) * (first * torch.tensor(steps, device=slot.device)).max()
+            slot += (slot == 0) * (first * steps).max()
         self._known = dict.fromkeys(SUMS, 0.0)
         self._left, self._norms, self._failures = [], [], []
 

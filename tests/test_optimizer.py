@@ -303,7 +303,7 @@ def test_what_cannot_work_is_refused():
         ("celgc", {"lr": "0.1", "gamma": 1.0}, TypeError, "lr is '0.1'"),
         ("celgc", {"lr": 0.1, "gamma": 0.0}, ValueError, "gamma is 0.0; allowed: greater than 0"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "interval": 0}, ValueError, "interval is 0"),
-        ("celgc", {"lr": 0.1, "gamma": 1.0, "interval": 2.5}, TypeError, "interval is 2.5"),
+        ("celgc", {"lr": 0.1, "gamma": 1.0, "interval": 2.5}, ValueError, "interval is 2.5"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "intervall": 2}, TypeError, "did you mean interval"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "momentum": 1.0}, ValueError, "momentum is 1.0; allowed: less than 1"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "nesterov": True}, ValueError, "needs momentum > 0"),

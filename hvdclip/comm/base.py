@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -28,6 +30,10 @@ class Cost(NamedTuple):
 
     bytes: int = 0
     seconds: float = 0.0
+
+
+Waiting = Callable[[], tuple[Result, Cost]]
+"""Waits for the end of a collective that has been started; returns its result and what it cost."""
 
 
 class Ledger:
@@ -72,15 +78,23 @@ class Communicator(ABC):
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""
-        return self.start_average_(tensors, purpose)()
+        return self.start_average_(tensors, purpose)()[1]
 
     @abstractmethod
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Callable[[], Cost]:
-        """Start average_ and return what waits for its end; averages under way at one time have different names."""
+    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
+        """Start average_; what is under way at one time has different names."""
 
     @abstractmethod
-    def gather_tensors(self, tensor: Tensor, purpose: str = "round") -> list[Tensor]:
+    def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         """The contiguous tensors of all ranks, equal in shape and dtype, in the order of ranks: one collective."""
+
+    @abstractmethod
+    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
+        """Row j of this rank goes to rank j; the result has in row j what rank j has sent: one collective."""
+
+    @abstractmethod
+    def node(self) -> Communicator:
+        """The ranks on this rank's host, as a communicator that writes into the same ledger; all ranks call it."""
 
     @abstractmethod
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
@@ -107,19 +121,14 @@ class Communicator(ABC):
 class Network(Communicator):
     """Ranks that really exchange messages, each of which is entered in the ledger."""
 
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Callable[[], Cost]:
-        finish = self._start_average_(tensors, f"{purpose}.{name}" if name else purpose)
+    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
+        return self._waiting(purpose, tensors, self._start_average_(tensors, _full(purpose, name)))
 
-        def wait() -> Cost:
-            with self._entry(purpose, tensors) as cost:
-                finish()
-            return cost[0]
+    def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
+        return self._waiting(purpose, [tensor], self._start_gather(tensor, _full(purpose, name)))
 
-        return wait
-
-    def gather_tensors(self, tensor: Tensor, purpose: str = "round") -> list[Tensor]:
-        with self._entry(purpose, [tensor]):
-            return self._gather_tensors(tensor, purpose)
+    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
+        return self._waiting(purpose, [rows], self._start_all_to_all(rows, _full(purpose, name)))
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
@@ -138,6 +147,14 @@ class Network(Communicator):
         with self._entry(purpose, []):
             return self._gather(value, purpose)
 
+    def _waiting(self, purpose: str, tensors: Sequence[Tensor], finish: Callable[[], Result]) -> Waiting[Result]:
+        def wait() -> tuple[Result, Cost]:
+            with self._entry(purpose, tensors) as cost:
+                result = finish()
+            return result, cost[0]
+
+        return wait
+
     def _entry(self, purpose: str, tensors: Sequence[Tensor]) -> AbstractContextManager[list[Cost]]:
         payload = sum(t.numel() * t.element_size() for t in tensors)
         return self.ledger.entry(purpose, max(1, len(tensors)), payload)
@@ -146,7 +163,10 @@ class Network(Communicator):
     def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]: ...
 
     @abstractmethod
-    def _gather_tensors(self, tensor: Tensor, purpose: str) -> list[Tensor]: ...
+    def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]: ...
+
+    @abstractmethod
+    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]: ...
 
     @abstractmethod
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
@@ -157,3 +177,7 @@ class Network(Communicator):
 
     @abstractmethod
     def _gather(self, value: Any, purpose: str) -> list[Any]: ...
+
+
+def _full(purpose: str, name: str) -> str:
+    return f"{purpose}.{name}" if name else purpose

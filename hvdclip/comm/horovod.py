@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,7 +13,8 @@ import horovod.torch as hvd
 import torch
 from torch import Tensor
 
-from hvdclip.comm.base import Network
+from hvdclip.comm.base import Communicator, Network
+from hvdclip.comm.single import SingleRank
 
 
 class Horovod(Network):
@@ -22,11 +26,25 @@ class Horovod(Network):
             raise RuntimeError("Horovod is not initialised: call horovod.torch.init() first")
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.set = hvd.global_process_set
+
+    def node(self) -> Communicator:
+        """As elsewhere; raises RuntimeError where Horovod was started without process sets."""
+        hosts = self.gather(socket.gethostname())
+        mine: Communicator = self
+        for host in dict.fromkeys(hosts):
+            ranks = tuple(rank for rank, name in enumerate(hosts) if name == host)
+            # every rank takes part in making every set
+            chosen = _process_set(ranks) if 1 < len(ranks) < self.size else None
+            if self.rank in ranks and len(ranks) < self.size:
+                mine = SingleRank() if chosen is None else _Node(self, chosen, ranks)
+        return mine
 
     def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
         handles = [
-            hvd.allreduce_async_(tensor, name=f"hvdclip.{name}.{i}", op=hvd.Average) for i, tensor in enumerate(tensors)
+            hvd.allreduce_async_(tensor, name=f"hvdclip.{name}.{i}", op=hvd.Average, process_set=self.set)
+            for i, tensor in enumerate(tensors)
         ]
 
         def finish() -> None:
@@ -35,18 +53,18 @@ class Horovod(Network):
 
         return finish
 
-    def _gather_tensors(self, tensor: Tensor, purpose: str) -> list[Tensor]:
-        return list(hvd.allgather(tensor[None], name=f"hvdclip.{purpose}.gather_tensors"))
+    def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
+        handle = hvd.allgather_async(tensor[None], name=f"hvdclip.{name}.gather", process_set=self.set)
+        return lambda: list(hvd.synchronize(handle))
+
+    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
+        handle = hvd.alltoall_async(rows, name=f"hvdclip.{name}.all_to_all", process_set=self.set)
+        return lambda: hvd.synchronize(handle)
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
-        mpi = self._mpi
-        mine = tensor.detach().cpu().contiguous()
-        theirs = [torch.empty_like(mine) for _ in neighbours]
-        requests = [mpi.Irecv(buffer.numpy(), source=n) for n, buffer in zip(neighbours, theirs, strict=True)]
-        requests += [mpi.Isend(mine.numpy(), dest=n) for n in neighbours]
-        for request in requests:
-            request.Wait()
-        return [buffer.to(tensor.device) for buffer in theirs]
+        from hvdclip.comm.mpi import swap
+
+        return swap(self._mpi, tensor, neighbours)
 
     @property
     def has_ring(self) -> bool:
@@ -67,11 +85,30 @@ class Horovod(Network):
             tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        return hvd.allgather_object(value, name=f"hvdclip.{purpose}.gather")
+        return hvd.allgather_object(value, name=f"hvdclip.{purpose}.gather", process_set=self.set)
 
 
-def initialise() -> Horovod:
-    """Start Horovod in this process, if need be, and return its communicator."""
+class _Node(Horovod):
+    """The ranks of one host, as a process set."""
+
+    def __init__(self, whole: Horovod, process_set: Any, ranks: tuple[int, ...]):
+        super().__init__()
+        self.ledger, self.set = whole.ledger, process_set
+        self.rank, self.size = ranks.index(whole.rank), len(ranks)
+
+
+@functools.cache
+def _process_set(ranks: tuple[int, ...]) -> Any:
+    if os.environ.get("HOROVOD_DYNAMIC_PROCESS_SETS", "0") != "1":
+        raise RuntimeError(
+            "averages inside a node need Horovod's process sets: start it by hvd.init(process_sets='dynamic'), or set "
+            "HOROVOD_DYNAMIC_PROCESS_SETS=1 before hvd.init()"
+        )
+    return hvd.add_process_set(list(ranks))
+
+
+def initialise(process_sets: bool = False) -> Horovod:
+    """Start Horovod in this process, if need be, and return its communicator; process sets are for node()."""
     if not hvd.is_initialized():
-        hvd.init()
+        hvd.init(process_sets="dynamic" if process_sets else None)
     return Horovod()

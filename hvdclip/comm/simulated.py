@@ -16,8 +16,10 @@ from hvdclip.comm.base import Communicator, Network
 Result = TypeVar("Result")
 
 
-def simulate(fn: Callable[[Communicator], Result], ranks: int) -> list[Result]:
+def simulate(fn: Callable[[Communicator], Result], ranks: int, ranks_per_node: int | None = None) -> list[Result]:
     """Run fn(comm) as `ranks` ranks in this process and return their results in the order of ranks.
+
+    Ranks lie on nodes of `ranks_per_node`, all on one by default.
 
     Deterministic: rank 0 runs to its first collective, then rank 1, and so on; sums are taken in the order of ranks.
     Each rank has its own Python, NumPy and torch (CPU) random state, which starts as the caller's. An exception in one
@@ -25,7 +27,10 @@ def simulate(fn: Callable[[Communicator], Result], ranks: int) -> list[Result]:
     """
     if ranks < 1:
         raise ValueError(f"ranks is {ranks}; allowed are integers from 1")
-    return _World(ranks).run(fn)
+    ranks_per_node = ranks_per_node or ranks
+    if ranks_per_node < 1 or ranks % ranks_per_node:
+        raise ValueError(f"ranks_per_node is {ranks_per_node}; allowed are divisors of ranks, {ranks}")
+    return _World(ranks, ranks_per_node).run(fn)
 
 
 class _Aborted(BaseException):
@@ -33,8 +38,8 @@ class _Aborted(BaseException):
 
 
 class _World:
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, ranks_per_node: int):
+        self.size, self.ranks_per_node = size, ranks_per_node
         self.turns = [threading.Semaphore(0) for _ in range(size)]
         self.calls: list[tuple[Any, Any] | None] = [None] * size  # (what a rank meets the others in, its payload)
         self.random_states = [_random_state()] * size
@@ -100,7 +105,9 @@ class _World:
         payloads = [call[1] for call in self.calls if call is not None]
         operation = kinds[0][0]
         if operation == "average":
-            _average(payloads)
+            width = kinds[0][1]
+            for start in range(0, self.size, width):
+                _average(payloads[start : start + width])
         elif operation == "broadcast":
             for tensors in payloads[1:]:
                 torch._foreach_copy_(tensors, payloads[0])
@@ -122,28 +129,52 @@ class Simulated(Network):
     def __init__(self, world: _World, rank: int):
         super().__init__()
         self._world, self.rank, self.size = world, rank, world.size
-        self.local_rank, self.local_size = rank, world.size
+        self.local_rank, self.local_size = rank % world.ranks_per_node, world.ranks_per_node
+
+    def node(self) -> Communicator:
+        return _Node(self, self._world)
+
+    # ranks switch only when they wait
 
     def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
-        # ranks switch only when they wait
-        return lambda: self._world.meet(self.rank, ("average", name, _shapes(tensors)), [t.detach() for t in tensors])
+        return lambda: self._meet_to_average(tensors, name, self._world.size)
 
-    def _gather_tensors(self, tensor: Tensor, purpose: str) -> list[Tensor]:
-        payload = [tensor.clone()]
-        self._world.meet(self.rank, ("gather", purpose, _shapes([tensor])), payload)
-        return payload
+    def _meet_to_average(self, tensors: Sequence[Tensor], name: str, width: int) -> None:
+        self._world.meet(self.rank, ("average", width, name, _shapes(tensors)), [t.detach() for t in tensors])
+
+    def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
+        mine = tensor.clone()
+        return lambda: self._meet_to_gather(mine, ("gather", name, _shapes([mine])))
+
+    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
+        mine, kind = rows.clone(), ("gather", name, "all to all", _shapes([rows]))
+        return lambda: torch.stack([sent[self.rank] for sent in self._meet_to_gather(mine, kind)])
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
-        everyone = self._gather_tensors(tensor, "neighbours")
+        everyone = self._start_gather(tensor, "neighbours")()
         return [everyone[n] for n in neighbours]
+
+    def _meet_to_gather(self, value: Any, kind: tuple[Any, ...]) -> list[Any]:
+        payload = [value]
+        self._world.meet(self.rank, kind, payload)
+        return payload
 
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
         self._world.meet(self.rank, ("broadcast", purpose, _shapes(tensors)), [t.detach() for t in tensors])
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        payload = [value]
-        self._world.meet(self.rank, ("gather", purpose), payload)
-        return payload
+        return self._meet_to_gather(value, ("gather", purpose))
+
+
+class _Node(Simulated):
+    """The simulated ranks of one node, in averages only: all nodes take theirs at the same time."""
+
+    def __init__(self, whole: Simulated, world: _World):
+        super().__init__(world, whole.rank)
+        self.ledger, self.size = whole.ledger, world.ranks_per_node
+
+    def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
+        return lambda: self._meet_to_average(tensors, name, self.size)
 
 
 def _shapes(tensors: Sequence[Tensor]) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:

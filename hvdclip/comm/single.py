@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Cost
+from hvdclip.comm.base import Communicator, Cost, Waiting
 
 
 class SingleRank(Communicator):
@@ -16,11 +16,17 @@ class SingleRank(Communicator):
     rank = 0
     size = 1
 
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Callable[[], Cost]:
-        return Cost
+    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
+        return lambda: (None, Cost())
 
-    def gather_tensors(self, tensor: Tensor, purpose: str = "round") -> list[Tensor]:
-        return [tensor]
+    def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
+        return lambda: ([tensor], Cost())
+
+    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
+        return lambda: (rows, Cost())
+
+    def node(self) -> Communicator:
+        return self
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         return Cost()

@@ -6,8 +6,9 @@ Zhuang, Liu, Cutkosky, Orabona: Understanding AdamW through Proximal Methods and
 from typing import Any
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, setting
+from hvdclip.methods.settings import Finite, setting
 
 
 class AdamProx(LocalMethod):
@@ -20,7 +21,7 @@ class AdamProx(LocalMethod):
     message_size = "P every I steps"
     memory = "2P"
 
-    class Settings(LocalSettings):
+    class Settings(AveragingSettings):
         """lr is the present step size, lr_0 the constructor's, I is interval."""
 
         beta1: Finite = setting(0.9, ge=0, lt=1, description="decay rate of the first moment m")

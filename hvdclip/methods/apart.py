@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hvdclip.message import mean_over_ranks
+from hvdclip.messages import mean_over_ranks
 from hvdclip.methods.steps import Steps
 
 

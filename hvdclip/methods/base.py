@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from hvdclip.buffers import Buffers
-from hvdclip.comm import Communicator
+from hvdclip.comm import Communicator, Cost
 from hvdclip.flat import Gradient, Space, Vector
-from hvdclip.message import Message, Rider
+from hvdclip.messages import Rider
 from hvdclip.methods.agreement import check_agreement, kind
 from hvdclip.methods.groups import Parameters, trainable_groups
 from hvdclip.methods.settings import CommonSettings
@@ -71,11 +71,12 @@ class Method(torch.optim.Optimizer):
         self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
         self.vectors = {name: self.space.vector() for name in self._state_vectors() if name not in self.travels()}
         self.message, self.x = self._lay_out()
-        self.messages = [self.message]
+        self.messages: list[Any] = [self.message]  # whose costs are those of a round
         self.space.bind(self.x)
         self.comm.broadcast_([*self.x.flats, *beside])
 
         self.steps = self.rounds = self.steps_in_round = 0
+        self.on_round: Callable[[], None] | None = None  # called when a round is complete
         self.step_scale = 1.0
         self._closure: Callable[..., Any] | None = None
         self._first_lr = self.param_groups[0]["lr"]
@@ -101,7 +102,7 @@ class Method(torch.optim.Optimizer):
         """Those of them that are averaged over the ranks together with x."""
         return ()
 
-    def _lay_out(self) -> tuple[Message, Vector]:
+    def _lay_out(self) -> tuple[Any, Vector]:
         """The message and the vector x, which may lie in it."""
         raise NotImplementedError
 
@@ -315,17 +316,31 @@ class Method(torch.optim.Optimizer):
         self.statistics.mark_failed(self.steps_in_round, bad)
 
     def _finish_round(self) -> None:
-        first_step = self.steps - self.steps_in_round
-        self.rounds += 1
-        self.steps_in_round = 0
-        payload, waited = map(sum, zip(*(message.cost for message in self.messages), strict=True))
-        now = time.perf_counter()
-        self._round = {
+        self._close_round()
+        self._complete_round()
+
+    def _close_round(self) -> None:
+        """The round's steps are done; its message may still be under way."""
+        self._closed: dict[str, Any] = {
+            "first": self.steps - self.steps_in_round,
             "step": self.steps,
-            "round": self.rounds,
             "lr": self.eta,
             "gamma": self.gamma,
             "interval": None,
+        }
+        self.steps_in_round = 0
+
+    def _complete_round(self) -> None:
+        """The round's message has been taken."""
+        self.rounds += 1
+        first, closed = self._closed["first"], {key: self._closed[key] for key in ("step", "lr", "gamma", "interval")}
+        payload, waited = 0, 0.0
+        for message in self.messages:
+            payload, waited = payload + message.cost.bytes, waited + message.cost.seconds
+            message.cost = Cost()
+        now = time.perf_counter()
+        self._round = closed | {
+            "round": self.rounds,
             "bytes": payload,
             "comm_s": waited,
             "round_s": now - self._round_start,
@@ -333,10 +348,12 @@ class Method(torch.optim.Optimizer):
         }
         self._round_start = now
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
-            where = ", ".join(f"rank {r} at step {first_step + s}" for r, s in self.statistics.failed.items())
+            where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
             raise NonFiniteGradient(
                 f"the gradient (or its norm) is not finite on {where}; on_nonfinite: skip leaves such steps out"
             )
+        if self.on_round is not None:
+            self.on_round()
 
 
 def _share(weight: float, comm: Communicator) -> float:

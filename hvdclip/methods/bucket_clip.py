@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.message import Message, Rider
+from hvdclip.messages import Message, Rider
 from hvdclip.methods.gradient import GradientMethod
 from hvdclip.methods.settings import Positive, SgdSettings, ThresholdSettings, setting
 from hvdclip.methods.sgd_family import SgdFamily
@@ -72,6 +72,7 @@ class BucketClip(SgdFamily, GradientMethod):
         # The last bucket closes when backward ends; it has waited for step() to take the riders along.
         self.buckets[-1].message.start()
         for bucket in self.buckets:
+            bucket.message.wait()
             bucket.message.finish()
             bucket.missing = set(range(len(bucket.places)))
 

@@ -5,8 +5,9 @@ Networks. NeurIPS 2022, Algorithm 1.
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import LocalSgdSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import ClippedSgdSettings, LocalSgdSettings
+from hvdclip.methods.settings import ClippedSgdSettings
 from hvdclip.methods.sgd_family import SgdFamily
 
 

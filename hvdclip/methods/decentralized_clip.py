@@ -11,7 +11,7 @@ import torch
 from pydantic import model_validator
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.message import Message
+from hvdclip.messages import Message
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.base import NonFiniteGradient
 from hvdclip.methods.settings import CommonSettings, Finite, Positive, setting

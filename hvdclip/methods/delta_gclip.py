@@ -4,8 +4,9 @@ Tucat et al., TMLR 2025 (delta-GClip). delta = 0 is clipping, delta >= 1 is SGD.
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, ThresholdSettings, setting
+from hvdclip.methods.settings import Finite, ThresholdSettings, setting
 
 
 class DeltaGClip(LocalMethod):
@@ -15,7 +16,7 @@ class DeltaGClip(LocalMethod):
     message_size = "P every I steps"
     memory = "0"
 
-    class Settings(LocalSettings, ThresholdSettings):
+    class Settings(AveragingSettings, ThresholdSettings):
         """eta is lr, c is max_norm (or gamma/eta), I is interval."""
 
         delta: Finite = setting(ge=0, description="delta, the least share of eta that a step keeps")

@@ -6,9 +6,9 @@ Khirirat et al.: Error Feedback under (L0, L1)-Smoothness: Normalization and Mom
 from typing import Any
 
 from hvdclip.flat import Gradient, Vector
+from hvdclip.messages import TopKMessage
 from hvdclip.methods.gradient import GradientMethod
 from hvdclip.methods.settings import CommonSettings, Finite, setting
-from hvdclip.top_k import TopKMessage
 
 
 class EF21Norm(GradientMethod):

@@ -7,7 +7,7 @@ Heterogeneous Data. ICLR 2023, Algorithm 1.
 import torch
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.message import Message
+from hvdclip.messages import Message
 from hvdclip.methods.control_variates import ControlledSettings, Corrected
 from hvdclip.methods.settings import ThresholdSettings
 from hvdclip.methods.steps import inverse

@@ -101,10 +101,10 @@ class EpisodePP(Episodic):
     def _first_corrections(self) -> None:
         """G_i = mean of I gradients at x_0, on all ranks; G = mean G_i."""
         G_i = self.vectors["G_i"]
-        for _ in range(self.settings.interval):
+        for _ in range(self.interval):
             g = self.fresh_gradient()
             if g.norm().isfinite():
-                G_i.add_(1 / self.settings.interval * g)
+                G_i.add_(1 / self.interval * g)
         mean = self.message_of(1)
         mean.vectors[0].copy_(G_i)
         mean.average("setup")

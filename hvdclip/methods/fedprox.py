@@ -4,8 +4,9 @@ Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: Federated Optimization in Heterogen
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import LocalSgdSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSgdSettings, setting
+from hvdclip.methods.settings import Finite, setting
 from hvdclip.methods.sgd_family import SgdFamily
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from torch import Tensor
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.message import Message
+from hvdclip.messages import Message
 from hvdclip.methods.steps import Steps
 
 

@@ -4,8 +4,9 @@ Yang, Tripp, Sun, Zou, Zhou: Independently-Normalized SGD for Generalized-Smooth
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, setting
+from hvdclip.methods.settings import Finite, setting
 
 
 class IANSGD(LocalMethod):
@@ -16,7 +17,7 @@ class IANSGD(LocalMethod):
     memory = "0"
     extra_gradients = "1 a step"
 
-    class Settings(LocalSettings):
+    class Settings(AveragingSettings):
         """eta is lr, I is interval."""
 
         beta: Finite = setting(gt=0, le=1, description="beta, power of the norm")

@@ -4,8 +4,8 @@ McMahan, Moore, Ramage, Hampson, Agueera y Arcas, AISTATS 2017; Stich, ICLR 2019
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import LocalSgdSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import LocalSgdSettings
 from hvdclip.methods.sgd_family import SgdFamily
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 import torch
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.message import Message
+from hvdclip.messages import Message
 from hvdclip.methods.gradient import GradientMethod, StepLeftOut
 from hvdclip.methods.settings import ClippedSgdSettings, setting
 from hvdclip.methods.sgd_family import SgdFamily

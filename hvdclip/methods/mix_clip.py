@@ -4,11 +4,12 @@ Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex 
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, ThresholdSettings, setting
+from hvdclip.methods.settings import Finite, ThresholdSettings, setting
 
 
-class MixClipSettings(LocalSettings, ThresholdSettings):
+class MixClipSettings(AveragingSettings, ThresholdSettings):
     """eta is lr, I is interval."""
 
     beta: Finite = setting(0.9, ge=0, lt=1, description="beta, weight of the past in the momentum")

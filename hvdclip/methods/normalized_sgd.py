@@ -4,8 +4,9 @@ Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020 (with mome
 """
 
 from hvdclip.flat import Gradient, Vector
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, setting
+from hvdclip.methods.settings import Finite, setting
 from hvdclip.methods.steps import inverse
 
 
@@ -16,7 +17,7 @@ class NormalizedSGD(LocalMethod):
     message_size = "P every I steps"
     memory = "0"
 
-    class Settings(LocalSettings):
+    class Settings(AveragingSettings):
         """eta is lr, I is interval."""
 
         momentum: Finite = setting(0.0, ge=0, lt=1, description="beta, momentum taken before the norm")

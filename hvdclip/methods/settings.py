@@ -68,8 +68,46 @@ class OuterSettings(CommonSettings):
 class LocalSettings(OuterSettings):
     """Local methods: an average of the parameters every I steps."""
 
-    interval: int = setting(1, ge=1, description="I, local steps between two averages", unit="steps")
+    interval: int | dict[int, int] | Literal["auto"] = setting(
+        1, description="I, local steps between two averages: a number, {from step: I, ...}, or auto", unit="steps"
+    )
+    warmup_steps: int = setting(0, ge=0, description="steps at the start in which I is 1", unit="steps")
     drift: bool = setting(True, description="measure ||x_i - mean x|| at each average, for one more copy of x and pass")
+    drift_budget: Finite | None = setting(
+        None, gt=0, description="interval auto: largest drift that its choice may lead to", unit="x"
+    )
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def _is_interval(cls, interval: Any) -> Any:
+        given = interval if isinstance(interval, dict) else {0: interval}
+        whole = all(type(number) is int for pair in given.items() for number in pair)
+        if interval != "auto" and not (whole and 0 in given and min(given) == 0 and min(given.values()) >= 1):
+            raise ValueError("allowed are integers from 1, {0: I, from step: I, ...} of such, and auto")
+        return interval
+
+    @model_validator(mode="after")
+    def _budget_is_for_auto(self) -> Self:
+        if self.drift_budget is not None and not (self.interval == "auto" and self.drift):
+            raise ValueError("drift_budget is for interval: auto, with drift measured")
+        return self
+
+    @property
+    def starts(self) -> dict[int, int]:
+        """I by the step from which on it holds."""
+        given = (
+            self.interval if isinstance(self.interval, dict) else {0: 1 if self.interval == "auto" else self.interval}
+        )
+        if not self.warmup_steps:
+            return given
+        present = given[max(start for start in given if start <= self.warmup_steps)]
+        later = {start: interval for start, interval in given.items() if start > self.warmup_steps}
+        return {0: 1, self.warmup_steps: present, **later}
+
+    @property
+    def intervals(self) -> list[int]:
+        """All I that are given in advance."""
+        return list(self.starts.values())
 
 
 class SgdSettings(CommonSettings):
@@ -105,20 +143,6 @@ class SgdSettings(CommonSettings):
             raise ValueError("nesterov: true needs momentum > 0 and dampening 0")
         if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
             raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
-        return self
-
-
-class LocalSgdSettings(LocalSettings, SgdSettings):
-    """Local methods with an SGD step."""
-
-    momentum_policy: Literal["keep", "average", "reset"] = setting(
-        "keep", description="the momentum buffers at an average; average doubles the message"
-    )
-
-    @model_validator(mode="after")
-    def _there_is_a_momentum(self) -> Self:
-        if self.momentum_policy != "keep" and self.momentum == 0:
-            raise ValueError(f"momentum_policy is {self.momentum_policy!r}, which needs momentum > 0")
         return self
 
 

@@ -43,7 +43,7 @@ class SgdFamily(Steps):
 
     @classmethod
     def vectorises(cls, settings: Any) -> bool:
-        return settings.inner is None or kind(settings.inner) in ELEMENTWISE
+        return (settings.inner is None or kind(settings.inner) in ELEMENTWISE) and super().vectorises(settings)
 
     def keeps(self) -> tuple[str, ...]:
         return ("momentum",) if self.settings.momentum else ()

@@ -7,8 +7,9 @@ ICML 2019.
 import torch
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, setting
+from hvdclip.methods.settings import Finite, setting
 
 
 class SGDOL(LocalMethod):
@@ -22,7 +23,7 @@ class SGDOL(LocalMethod):
     memory = "P"
     extra_gradients = "1 a step"
 
-    class Settings(LocalSettings):
+    class Settings(AveragingSettings):
         """lr multiplies the learnt step size, I is interval."""
 
         lr: Finite = setting(

@@ -10,8 +10,9 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from hvdclip.averaging import InPlace
 from hvdclip.flat import Gradient, Space, Vector
-from hvdclip.message import Message
+from hvdclip.messages import Message
 from hvdclip.methods.local import LocalMethod
 from hvdclip.methods.settings import Finite, LocalSettings, ThresholdSettings, setting
 
@@ -60,7 +61,9 @@ class Sketched(LocalMethod):
     def _lay_out(self) -> tuple[Message, Vector]:
         sketch = nn.Parameter(torch.zeros(self.settings.width, dtype=self.space.widest, device=self.space.device))
         _, x = super()._lay_out()
-        return self.message_of(1, [self.buffers, self.statistics], space=Space([sketch])), x
+        message = self.message_of(1, [self.buffers, self.statistics], space=Space([sketch]))
+        self.exchange = InPlace(message, x)
+        return message, x
 
     def start_round(self) -> None:
         self.vectors["x_round"].copy_(self.x)

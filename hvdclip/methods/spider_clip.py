@@ -4,8 +4,9 @@ Reisizadeh, Li, Das, Jadbabaie: Variance-reduced Clipping for Non-convex Optimiz
 """
 
 from hvdclip.flat import Gradient
+from hvdclip.methods.averaging_settings import AveragingSettings
 from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import LocalSettings, ThresholdSettings, setting
+from hvdclip.methods.settings import ThresholdSettings, setting
 
 
 class SpiderClip(LocalMethod):
@@ -19,7 +20,7 @@ class SpiderClip(LocalMethod):
     memory = "2P"
     extra_gradients = "1 a step; at anchors anchor_batches - 1"
 
-    class Settings(LocalSettings, ThresholdSettings):
+    class Settings(AveragingSettings, ThresholdSettings):
         """eta is lr, q is anchor_every, I is interval."""
 
         anchor_every: int = setting(ge=1, description="q, steps from one large batch to the next", unit="steps")

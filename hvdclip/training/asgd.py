@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from hvdclip.message import mean_over_ranks
+from hvdclip.messages import mean_over_ranks
 from hvdclip.methods import Method
 
 

@@ -57,6 +57,7 @@ class Trainer:
     def train(self, recorder: Recorder, display: Silent) -> None:
         """Train to the end and record everything, also how it ended when it fails on all ranks."""
         self.recorder, self.display = recorder, display
+        self.optimizer.on_round = self._take_round
         self.display.start(self._title(), self.config.train.steps or self.batches_due)
         self.began = time.perf_counter()
         try:
@@ -82,10 +83,7 @@ class Trainer:
                 with self.optimizer.averaged():
                     self.recorder.model("last", self.model)
             evaluate_due = save_due = False
-        rounds = self.optimizer.rounds
         self.optimizer.synchronize()
-        if self.optimizer.rounds > rounds:
-            self._take_round()
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
 
@@ -98,8 +96,6 @@ class Trainer:
             self.optimizer.step(self._closure)
             if self.asgd:
                 self.asgd.after_step()
-            if self.optimizer.steps_in_round == 0:
-                self._take_round()
             for _ in range(self.epochs_ended):
                 self.schedule.step()
             yield self.optimizer.steps, self.epochs_ended > 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hvdclip.comm import Communicator, Cost
+from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Space, Vector
 
 
@@ -53,7 +53,7 @@ class Message:
         tail_size = sum(rider.size for rider in riders)
         sizes[tail_dtype] += tail_size
         self.wires = {dtype: torch.zeros(n, dtype=dtype, device=space.device) for dtype, n in sizes.items()}
-        self._wait: Callable[[], Cost] = Cost
+        self._waiting: Waiting[None] = lambda: (None, Cost())
 
         used = dict.fromkeys(sizes, 0)
         self._staged: list[tuple[Tensor, Tensor]] = []
@@ -76,19 +76,32 @@ class Message:
     def average(self, purpose: str = "round") -> None:
         """Average vectors and riders over the ranks: one collective a dtype."""
         self.start(purpose)
+        self.wait()
         self.finish()
 
     def start(self, purpose: str = "round") -> None:
-        """Hand over vectors and riders, to be averaged while this rank goes on; `finish` waits for the means."""
+        """Hand over vectors and riders, to be averaged while this rank goes on."""
         self._stage()
         if self.weight != 1.0:
             torch._foreach_mul_(self._bodies, self.weight)
         for rider, tail in self._tails:
             rider.pack(tail)
-        self._wait = self.comm.start_average_(list(self.wires.values()), purpose, self.name)
+        self._waiting = self.comm.start_average_(self.received, purpose, self.name)
+
+    def wait(self) -> None:
+        _, self.cost = self._waiting()
+
+    @property
+    def received(self) -> list[Tensor]:
+        """What has come back, after `wait`."""
+        return list(self.wires.values())
+
+    def restore(self, received: Sequence[Tensor]) -> None:
+        """As if this had come back."""
+        torch._foreach_copy_(self.received, list(received))
 
     def finish(self) -> None:
-        self.cost = self._wait()
+        """Take the means, once `wait` is done."""
         self._unstage()
         for rider, tail in self._tails:
             rider.unpack(tail)

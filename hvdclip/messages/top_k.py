@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hvdclip.comm import Communicator, Cost
+from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Space, Vector
-from hvdclip.message import Rider
+from hvdclip.messages.message import Rider
 
 
 class TopKMessage:
@@ -24,32 +24,43 @@ class TopKMessage:
         self.sent = torch.zeros(sum(sizes), dtype=self.dtype, device=space.device)
         self.parts = self.sent.split(sizes)
         self.vectors = [space.vector()]
+        self.received: list[Tensor] | None = None
 
     def take(self, v: Vector) -> Vector:
         """Put the k largest entries of v, by absolute value, into the message; returns them as a vector."""
-        flat = torch.cat([part.flatten().to(self.dtype) for part in v.parts])
+        flat = self.space.flatten(v)
         chosen = flat.abs().topk(self.k).indices
         values = flat[chosen]
         self.parts[0].copy_(self.weight * values)
         self.parts[1].view(self.places).copy_(chosen)
-        return self._vector(torch.zeros_like(flat).index_put_((chosen,), values))
+        return self.space.unflatten(torch.zeros_like(flat).index_put_((chosen,), values))
 
     def average(self, purpose: str = "round") -> None:
+        self.start(purpose)
+        self.wait()
+        self.finish()
+
+    def start(self, purpose: str = "round") -> None:
+        self.received = None
         for rider, tail in zip(self.riders, self.parts[2:], strict=True):
             rider.pack(tail)
-        tally = self.comm.ledger[purpose]
-        before = Cost(tally.bytes, tally.seconds)
-        everyone = self.comm.gather_tensors(self.sent, purpose)
-        self.cost = Cost(tally.bytes - before.bytes, tally.seconds - before.seconds)
+        self._everyone: Waiting[list[Tensor]] = self.comm.start_gather(self.sent, purpose)
+
+    def wait(self) -> None:
+        self.received, self.cost = self._everyone()
+
+    def restore(self, received: Sequence[Tensor]) -> None:
+        """As if this had come back."""
+        self.received = list(received)
+
+    def finish(self) -> None:
+        """Take the means, once `wait` is done."""
+        assert self.received is not None
         mean = torch.zeros(self.space.size, dtype=self.dtype, device=self.space.device)
-        for received in everyone:
+        for received in self.received:
             values, places = received[: self.k], received[self.k : 2 * self.k].view(self.places)
             mean.index_add_(0, places.long(), values / self.comm.size)
-        self.vectors[0].copy_(self._vector(mean))
-        tails = torch.stack([received[2 * self.k :] for received in everyone]).mean(dim=0)
+        self.vectors[0].copy_(self.space.unflatten(mean))
+        tails = torch.stack([received[2 * self.k :] for received in self.received]).mean(dim=0)
         for rider, tail in zip(self.riders, tails.split([rider.size for rider in self.riders]), strict=True):
             rider.unpack(tail)
-
-    def _vector(self, flat: Tensor) -> Vector:
-        pieces = flat.split([p.numel() for p in self.space.parameters])
-        return Vector([f.view(p.shape).to(p.dtype) for f, p in zip(pieces, self.space.parameters, strict=True)])

@@ -1,0 +1,97 @@
+"""Real ranks, by mpi4py alone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from hvdclip.comm.base import Communicator, Network
+
+
+class Mpi4py(Network):
+    """The ranks of an MPI communicator, the world by default; tensors of a GPU pass through the host's memory.
+
+    Raises RuntimeError for an MPI that does not allow calls from threads.
+    """
+
+    def __init__(self, mpi: MPI.Intracomm | None = None) -> None:
+        super().__init__()
+        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+            raise RuntimeError("this MPI allows no calls from several threads: use comm.backend: horovod")
+        self._mpi = (mpi or MPI.COMM_WORLD).Dup()
+        self.rank, self.size = self._mpi.rank, self._mpi.size
+        hosts = self._mpi.allgather(socket.gethostname())
+        here = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
+        self.local_rank, self.local_size = here.index(self.rank), len(here)
+        self._colour = here[0]
+        # All of MPI is called from one thread, in order, so that ranks go on while an average is under way and still
+        # meet in the same collectives.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mpi")
+
+    def node(self) -> Communicator:
+        node = Mpi4py(self._now(self._mpi.Split, self._colour, self.rank))
+        node.ledger = self.ledger
+        return node
+
+    def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return self._thread.submit(call, *arguments).result()
+
+    def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
+        return self._thread.submit(self._average, tensors).result
+
+    def _average(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            mine = tensor.detach().cpu()
+            self._mpi.Allreduce(MPI.IN_PLACE, mine.numpy())
+            mine.mul_(1 / self.size)
+            if tensor.device.type != "cpu":
+                tensor.copy_(mine)
+
+    def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
+        return self._thread.submit(self._all_gather, tensor).result
+
+    def _all_gather(self, tensor: Tensor) -> list[Tensor]:
+        mine = tensor.detach().cpu()
+        everyone = mine.new_empty((self.size, *mine.shape))
+        self._mpi.Allgather(mine.numpy(), everyone.numpy())
+        return list(everyone.to(tensor.device))
+
+    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
+        return self._thread.submit(self._all_to_all, rows).result
+
+    def _all_to_all(self, rows: Tensor) -> Tensor:
+        mine = rows.detach().cpu()
+        theirs = torch.empty_like(mine)
+        self._mpi.Alltoall(mine.numpy(), theirs.numpy())
+        return theirs.to(rows.device)
+
+    def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
+        return self._now(self._swap, tensor, neighbours)
+
+    def _swap(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
+        return swap(self._mpi, tensor, neighbours)
+
+    def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
+        for tensor in tensors:
+            sent = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            self._now(self._mpi.Bcast, sent.numpy())
+            tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+
+    def _gather(self, value: Any, purpose: str) -> list[Any]:
+        return self._now(self._mpi.allgather, value)
+
+
+def swap(mpi: MPI.Intracomm, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
+    """Send the tensor to each of the neighbours and return theirs."""
+    mine = tensor.detach().cpu().contiguous()
+    theirs = [torch.empty_like(mine) for _ in neighbours]
+    requests = [mpi.Irecv(buffer.numpy(), source=n) for n, buffer in zip(neighbours, theirs, strict=True)]
+    requests += [mpi.Isend(mine.numpy(), dest=n) for n in neighbours]
+    MPI.Request.Waitall(requests)
+    return [buffer.to(tensor.device) for buffer in theirs]

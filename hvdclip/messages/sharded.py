@@ -1,0 +1,86 @@
+"""A message of few bytes a float: an all-to-all of shards, sums in float32, an all-gather of the means.
+
+No all-reduce sums bfloat16 or 8-bit integers; here each rank is the owner of one shard of the vector and sums it. The
+bytes on the wire are those of a ring all-reduce of numbers of that width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hvdclip.comm import Communicator, Cost, Waiting
+from hvdclip.flat import Space, Vector
+from hvdclip.messages.coders import BLOCK, Coder
+from hvdclip.messages.message import Rider
+
+
+class ShardedMessage:
+    """A coded vector and the riders, these in float32; `vectors[0]` is the mean over the ranks."""
+
+    def __init__(self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float):
+        self.space, self.coder, self.riders, self.comm, self.weight = space, coder, riders, comm, weight
+        self.cost = Cost()
+        self.vectors = [space.vector()]
+        self.width = BLOCK * _share(space.size, BLOCK * comm.size)  # entries of a shard
+        self.sizes = [rider.size for rider in riders]
+        self.tail = torch.zeros(comm.size, _share(sum(self.sizes), comm.size), device=space.device)
+        coded = coder.bytes(self.width)
+        self.sent = torch.zeros(comm.size, coded + 4 * self.tail.shape[1], dtype=torch.uint8, device=space.device)
+        self.codes, self.tail_bytes = self.sent[:, :coded], self.sent[:, coded:]
+        self.received: list[Tensor] | None = None
+
+    def take(self, v: Vector) -> Vector:
+        """Put v into the message; returns what the message says of it."""
+        entries = torch.zeros(self.comm.size * self.width, device=self.space.device)
+        entries[: self.space.size] = self.space.flatten(v)
+        self.codes.copy_(self.coder.encode(entries.mul_(self.weight).view(self.comm.size, -1)))
+        return self._vector(self.coder.decode(self.codes) / self.weight)
+
+    def start(self, purpose: str = "round") -> None:
+        """Send each rank its shard; the rest follows in `wait`."""
+        self.purpose, self.received = purpose, None
+        for rider, place in zip(self.riders, self._places(self.tail), strict=True):
+            rider.pack(place)
+        self.tail_bytes.copy_(self.tail.view(torch.uint8))
+        self._shards: Waiting[Tensor] = self.comm.start_all_to_all(self.sent, purpose)
+
+    def wait(self) -> Vector:
+        """Average the shard that this rank owns and gather all; returns what that lost, as this rank's part in it."""
+        shards, there = self._shards()
+        coded = self.codes.shape[1]
+        mean = self.coder.decode(shards[:, :coded]).mean(dim=0, keepdim=True)
+        tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
+        codes = self.coder.encode(mean)
+        mine = torch.cat([codes, tail.view(torch.uint8)], dim=1)
+        self.received, back = self.comm.start_gather(mine[0], self.purpose)()
+        self.cost = Cost(there.bytes + back.bytes, there.seconds + back.seconds)
+        lost = torch.zeros(self.comm.size, self.width, device=self.space.device)
+        lost[self.comm.rank] = (mean - self.coder.decode(codes))[0] * self.comm.size / self.weight
+        return self._vector(lost)
+
+    def restore(self, received: Sequence[Tensor]) -> None:
+        """As if this had come back."""
+        self.received = list(received)
+
+    def finish(self) -> None:
+        """Take the means, once `wait` is done."""
+        assert self.received is not None
+        rows = torch.stack(self.received)
+        coded = self.codes.shape[1]
+        self.vectors[0].copy_(self._vector(self.coder.decode(rows[:, :coded])))
+        tail = rows[:, coded:].contiguous().view(torch.float32)
+        for rider, place in zip(self.riders, self._places(tail), strict=True):
+            rider.unpack(place)
+
+    def _places(self, tail: Tensor) -> Sequence[Tensor]:
+        return tail.view(-1)[: sum(self.sizes)].split(self.sizes)
+
+    def _vector(self, rows: Tensor) -> Vector:
+        return self.space.unflatten(rows.view(-1)[: self.space.size])
+
+
+def _share(size: int, parts: int) -> int:
+    return -(-size // parts)

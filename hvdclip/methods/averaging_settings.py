@@ -1,0 +1,83 @@
+"""The settings of averages, for methods whose one message is x."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from hvdclip.methods.settings import Finite, LocalSettings, SgdSettings, setting
+
+PLAIN = {"overlap": "none", "compression": "none", "node_interval": None, "warmup": "average"}
+
+
+class AveragingSettings(LocalSettings):
+    """Local methods that send nothing but x."""
+
+    warmup: Literal["average", "gradients"] = setting(
+        "average", description="during warmup_steps: averages of x every step, or steps from the mean gradient"
+    )
+    overlap: Literal["none", "delayed"] = setting(
+        "none", description="delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later"
+    )
+    delay: int | None = setting(
+        None, ge=0, description="steps from the snapshot to that move, below I; default I - 1", unit="steps"
+    )
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = setting(
+        "none", description="of the way x - x_round that is exchanged, with error feedback"
+    )
+    top_share: Finite = setting(0.01, gt=0, le=1, description="topk: share of the entries that are sent")
+    node_interval: int | None = setting(
+        None, ge=1, description="I1, local steps between averages inside a node; divides I", unit="steps"
+    )
+
+    @property
+    def beyond_plain(self) -> list[str]:
+        """The names of those of `PLAIN` that are set to something else."""
+        return [name for name, plain in PLAIN.items() if getattr(self, name) != plain]
+
+    @model_validator(mode="after")
+    def _delay_is_below_interval(self) -> Self:
+        if self.delay is not None and self.overlap == "none":
+            raise ValueError(f"delay is {self.delay}, but overlap is 'none'; allowed: no delay, or overlap delayed")
+        if self.overlap == "delayed" and self.interval == "auto":
+            raise ValueError("overlap is 'delayed', which hides the time that interval auto goes by; allowed: numbers")
+        for interval in self.intervals:
+            if self.delay is not None and self.delay >= interval > 1:
+                raise ValueError(f"delay is {self.delay}, but interval {interval}; allowed: 0 to {interval - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _node_interval_divides(self) -> Self:
+        if self.node_interval is not None and self.interval == "auto":
+            raise ValueError("node_interval must divide interval, which auto chooses; allowed: numbers")
+        for interval in self.intervals:
+            if self.node_interval is not None and interval % self.node_interval and interval > 1:
+                raise ValueError(
+                    f"node_interval is {self.node_interval}, interval {interval}; allowed are divisors of interval"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.warmup == "gradients" and self.warmup_steps == 0:
+            raise ValueError("warmup is 'gradients', which needs warmup_steps > 0")
+        if self.compression != "topk" and "top_share" in self.model_fields_set and self.top_share != 0.01:
+            raise ValueError(f"top_share is {self.top_share}, but compression is {self.compression!r}; allowed: topk")
+        return self
+
+
+class LocalSgdSettings(AveragingSettings, SgdSettings):
+    """Local methods with an SGD step."""
+
+    momentum_policy: Literal["keep", "average", "reset"] = setting(
+        "keep", description="the momentum buffers at an average; average doubles the message"
+    )
+
+    @model_validator(mode="after")
+    def _there_is_a_momentum(self) -> Self:
+        if self.momentum_policy != "keep" and self.momentum == 0:
+            raise ValueError(f"momentum_policy is {self.momentum_policy!r}, which needs momentum > 0")
+        for name in self.beyond_plain if self.momentum_policy == "average" else ():
+            raise ValueError(f"{name} is {getattr(self, name)!r}, for x only; allowed momentum_policy: keep, reset")
+        return self
