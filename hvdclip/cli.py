@@ -54,8 +54,12 @@ def main() -> None:
 def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool) -> None:
     """Train the job of a YAML file on the ranks that the launcher started."""
     checked = _bad_input(lambda: load(config, overrides))
-    comm = _bad_input(launched)
+    comm = _bad_input(lambda: _launched(checked))
     with_ranks(comm, lambda: _train(checked, comm, run_dir or _default_run_dir(config), overwrite))
+
+
+def _launched(config: Config) -> Communicator:
+    return launched(config.comm.backend, process_sets=config.algorithm.get("node_interval") is not None)
 
 
 def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -> None:
@@ -78,7 +82,7 @@ def eval_command(run: Path, model: str) -> None:
     """Evaluate the averaged model that a run has saved, on all its splits."""
     directory = RunDirectory(run)
     config = _bad_input(lambda: check(directory.config()))
-    comm = _bad_input(launched)
+    comm = _bad_input(lambda: _launched(config))
     with_ranks(comm, lambda: _evaluate(config, comm, directory, model))
 
 
@@ -136,6 +140,7 @@ def configs_command(name: str | None) -> None:
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--ranks", default="2", show_default=True, help="Numbers of ranks N: 1,2,4,8.")
+@click.option("--ranks-per-node", type=click.IntRange(1), help="For node_interval. Default: all ranks on one node.")
 @click.option("--intervals", help="Values of I, in place of algorithm.interval: 1,4,16.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each, from train.seed on.")
 @click.option("--target", type=click.FloatRange(0, min_open=True), help="Gradient norm to reach, for speed-up.")
@@ -147,6 +152,7 @@ def simulate_command(
     config: Path,
     overrides: tuple[str, ...],
     ranks: str,
+    ranks_per_node: int | None,
     intervals: str | None,
     seeds: int,
     target: float | None,
@@ -164,7 +170,7 @@ def simulate_command(
     traces = []
     for checked, number in track(jobs, "simulating", console=console, disable=not console.is_terminal, transient=True):
         try:
-            traces.append(_bad_input(partial(simulation.run, checked, number, seeds)))
+            traces.append(_bad_input(partial(simulation.run, checked, number, seeds, ranks_per_node)))
         except FloatingPointError as error:
             _complain(f"N = {number}: {error}")
             sys.exit(1)

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from hvdclip import data, models
+from hvdclip.comm import Backend
 from hvdclip.methods import METHODS, Method, register
 from hvdclip.mistakes import describe, lines
 from hvdclip.problems import PROBLEMS
@@ -83,6 +84,10 @@ class Log(Section):
         return self
 
 
+class Comm(Section):
+    backend: Backend = Field("horovod", description="what the ranks communicate by")
+
+
 class Columns(Section):
     """How text is read; the corpus's own settings stand beside these."""
 
@@ -115,7 +120,14 @@ class Config:
     train: Train
     checkpoint: Checkpoint
     log: Log
+    comm: Comm
     resolved: dict[str, Any]
+
+    @property
+    def interval(self) -> int | None:
+        """I where there is one number for the whole run."""
+        interval = self.algorithm.get("interval")
+        return interval if isinstance(interval, int) else None
 
 
 # what a model learns from its data
@@ -133,6 +145,7 @@ SECTIONS: dict[str, str] = {
     "train": "how long, seed, schedule",
     "checkpoint": "how often the model is saved",
     "log": "metrics",
+    "comm": "what the ranks communicate by",
 }
 
 
@@ -167,10 +180,11 @@ def check(raw: dict[str, Any]) -> Config:
     train = _section(Train, raw.get("train"), "train", mistakes)
     checkpoint = _section(Checkpoint, raw.get("checkpoint", {}), "checkpoint", mistakes)
     log = _section(Log, raw.get("log", {}), "log", mistakes)
+    comm = _section(Comm, raw.get("comm", {}), "comm", mistakes)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     assert method is not None and isinstance(train, Train)
-    assert isinstance(checkpoint, Checkpoint) and isinstance(log, Log)
+    assert isinstance(checkpoint, Checkpoint) and isinstance(log, Log) and isinstance(comm, Comm)
     resolved = {
         "algorithm": algorithm,
         "model": model,
@@ -178,12 +192,13 @@ def check(raw: dict[str, Any]) -> Config:
         "train": train.model_dump(),
         "checkpoint": checkpoint.model_dump(),
         "log": log.model_dump(),
+        "comm": comm.model_dump(),
     }
     corpus = {key: value for key, value in corpus.items() if key not in read_as.model_fields}
     algorithm = algorithm | {"name": method.name}
     if "drift" in method.Settings.model_fields:
         algorithm |= {"drift": log.drift}
-    return Config(algorithm, model, corpus, columns, shards, train, checkpoint, log, resolved)
+    return Config(algorithm, model, corpus, columns, shards, train, checkpoint, log, comm, resolved)
 
 
 def own(reference: str) -> Callable[..., Any]:

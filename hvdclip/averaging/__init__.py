@@ -1,7 +1,7 @@
 """How and when local methods average their parameters: exchanges, averages inside a node, intervals."""
 
 from hvdclip.averaging.exchange import Compressed, Copied, Exchange, InPlace, compressed
-from hvdclip.averaging.intervals import Intervals, MeasuredIntervals
+from hvdclip.averaging.intervals import Intervals, MeasuredIntervals, in_words
 from hvdclip.averaging.node import NodeAverage
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "MeasuredIntervals",
     "NodeAverage",
     "compressed",
+    "in_words",
 ]

@@ -14,6 +14,12 @@ OF_BOUND = 19
 WINDOW = 8
 
 
+def in_words(starts: Mapping[int, int]) -> str:
+    """Say "4", or "1, from step 100 on 4"."""
+    first, *later = sorted(starts.items())
+    return ", ".join([str(first[1]), *(f"from step {start} on {interval}" for start, interval in later)])
+
+
 class Intervals:
     """I of each round, by the step at which it starts: that of the last of `starts` up to there."""
 
@@ -71,8 +77,9 @@ class MeasuredIntervals(Intervals):
         t_step, t_comm, drift = map(median, zip(*self._rounds, strict=True))
         wanted = OF_BOUND * t_comm / t_step
         chosen = max(1, math.ceil(wanted))
-        self.reason = f"19 T_comm/T_step = 19 * {t_comm:.3g} s / {t_step:.3g} s = {wanted:.3g}"
+        reason = f"19 T_comm/T_step = 19 * {t_comm:.3g} s / {t_step:.3g} s = {wanted:.3g}"
         if self.budget is not None and drift * chosen > self.budget:
             chosen = max(1, int(self.budget / drift))
-            self.reason += f", cut by drift_budget {self.budget:g} at a drift of {drift:.3g} a step"
+            reason += f", cut by drift_budget {self.budget:g} at a drift of {drift:.3g} a step"
         self._choice = chosen if chosen != present else 0
+        self.reason = f"I = {chosen} from here on: {reason}"

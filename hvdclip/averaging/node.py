@@ -23,8 +23,7 @@ class NodeAverage:
                 f"node_interval is {interval}, but all {comm.size} ranks are on one host; allowed here: none, and "
                 "interval for what node_interval would do"
             )
-        weights = self.comm.gather(weight)
-        self.share = weight / sum(weights) * self.comm.size
+        self.share = weight / self.comm.sum([weight], "setup")[0] * self.comm.size
         self.cost = Cost()
 
     def average(self, x: Vector) -> None:

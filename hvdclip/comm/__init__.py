@@ -1,8 +1,19 @@
-"""Communicators: Horovod's ranks, one rank, or N simulated ranks in one process, behind the same calls."""
+"""Communicators: Horovod's or mpi4py's ranks, one rank, or N simulated ranks, behind the same calls."""
 
 from hvdclip.comm.base import Communicator, Cost, Ledger, Waiting
-from hvdclip.comm.environment import announced_ranks, default
+from hvdclip.comm.environment import Backend, announced_ranks, default, launched
 from hvdclip.comm.simulated import simulate
 from hvdclip.comm.single import SingleRank
 
-__all__ = ["Communicator", "Cost", "Ledger", "SingleRank", "Waiting", "announced_ranks", "default", "simulate"]
+__all__ = [
+    "Backend",
+    "Communicator",
+    "Cost",
+    "Ledger",
+    "SingleRank",
+    "Waiting",
+    "announced_ranks",
+    "default",
+    "launched",
+    "simulate",
+]

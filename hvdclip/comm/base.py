@@ -94,7 +94,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def node(self) -> Communicator:
-        """The ranks on this rank's host, as a communicator that writes into the same ledger; all ranks call it."""
+        """The ranks on this rank's host, which can only average and write into the same ledger; all ranks call it."""
 
     @abstractmethod
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:

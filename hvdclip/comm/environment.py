@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Literal
 
 from hvdclip.comm.base import Communicator
 from hvdclip.comm.single import SingleRank
+
+Backend = Literal["horovod", "mpi4py"]
 
 # In this order: under mpirun inside a SLURM job SLURM's own variables describe the batch step, not the ranks.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -45,11 +48,11 @@ def default() -> Communicator:
     return SingleRank()
 
 
-def launched() -> Communicator:
-    """The communicator of a process that a launcher may have started: starts Horovod where several ranks are announced.
+def launched(backend: Backend = "horovod", process_sets: bool = False) -> Communicator:
+    """The communicator of a process that a launcher may have started: starts the backend where ranks are announced.
 
-    Raises RuntimeError, before Horovod starts, for a launch that would give N worlds of one rank, and after it when
-    Horovod's world is not the announced one.
+    `process_sets` lets Horovod average inside a node. Raises RuntimeError, before the backend starts, for a launch that
+    would give N worlds of one rank, and after it when the backend's world is not the announced one.
     """
     ranks, variable = announced_ranks()
     if not variable:
@@ -62,17 +65,26 @@ def launched() -> Communicator:
             "(srun --mpi=list shows what this cluster has)"
         )
     try:
-        from hvdclip.comm.horovod import initialise
+        comm = _start(backend, process_sets)
     except ImportError as error:
         if ranks == 1:
             return SingleRank()
         raise RuntimeError(
-            f"{variable}={ranks} announces {ranks} ranks, but Horovod cannot be imported ({error}): run jobs/setup.sh"
+            f"{variable}={ranks} announces {ranks} ranks, but {backend} cannot be imported ({error}): run jobs/setup.sh"
         ) from error
-    comm = initialise()
     if comm.size != ranks:
         raise RuntimeError(
-            f"{variable}={ranks} announces {ranks} ranks, but Horovod's world has {comm.size}: the launcher and "
-            "Horovod's MPI do not fit together"
+            f"{variable}={ranks} announces {ranks} ranks, but the world of {backend} has {comm.size}: the launcher and "
+            "its MPI do not fit together"
         )
     return comm
+
+
+def _start(backend: Backend, process_sets: bool) -> Communicator:
+    if backend == "mpi4py":
+        from hvdclip.comm.mpi import Mpi4py
+
+        return Mpi4py()
+    from hvdclip.comm.horovod import initialise
+
+    return initialise(process_sets)

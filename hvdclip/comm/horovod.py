@@ -85,11 +85,11 @@ class Horovod(Network):
             tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        return hvd.allgather_object(value, name=f"hvdclip.{purpose}.gather", process_set=self.set)
+        return hvd.allgather_object(value, name=f"hvdclip.{purpose}.gather")
 
 
 class _Node(Horovod):
-    """The ranks of one host, as a process set."""
+    """The ranks of one host as a process set, for averages."""
 
     def __init__(self, whole: Horovod, process_set: Any, ranks: tuple[int, ...]):
         super().__init__()

@@ -347,6 +347,7 @@ class Method(torch.optim.Optimizer):
             "ranks": self.comm.size,
         }
         self._round_start = now
+        self._round_is_known()
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
             where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
             raise NonFiniteGradient(
@@ -354,6 +355,9 @@ class Method(torch.optim.Optimizer):
             )
         if self.on_round is not None:
             self.on_round()
+
+    def _round_is_known(self) -> None:
+        """The metrics of the round are there, and nobody has seen them yet."""
 
 
 def _share(weight: float, comm: Communicator) -> float:

@@ -255,6 +255,10 @@ class LocalMethod(Apart):
     def _complete_round(self) -> None:
         self._drift_known = self.settings.drift and self.rounds > 0
         super()._complete_round()
+
+    def _round_is_known(self) -> None:
         if isinstance(self.intervals, MeasuredIntervals):
             metrics, steps = self.last_round, self._closed["step"] - self._closed["first"]
             self.intervals.after_round(self.steps, steps, metrics["round_s"], metrics["comm_s"], metrics["drift"])
+            chosen_now = self.steps in self.intervals.starts
+            self._round["interval_reason"] = self.intervals.reason if chosen_now else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from hvdclip.averaging import in_words
 from hvdclip.training.rundir import RunDirectory
 
 
@@ -91,4 +92,5 @@ def _array(rows: list[list[Any]]) -> np.ndarray:
 
 def _label(config: dict[str, Any], summary: dict[str, Any]) -> str:
     interval = config["algorithm"].get("interval")
-    return summary["algorithm"] + (f", I = {interval}" if interval else "")
+    words = in_words(interval) if isinstance(interval, dict) else interval
+    return summary["algorithm"] + (f", I = {words}" if interval else "")

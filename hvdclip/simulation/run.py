@@ -23,12 +23,12 @@ from hvdclip.training.problem import EPOCH
 from hvdclip.training.recorder import Recorder
 
 
-def run(config: Config, ranks: int, seeds: int = 1) -> Trace:
-    """Train on that many simulated ranks, from the seeds train.seed, train.seed + 1, ...
+def run(config: Config, ranks: int, seeds: int = 1, ranks_per_node: int | None = None) -> Trace:
+    """Train on that many simulated ranks, from the seeds train.seed, train.seed + 1, ...; all on one node by default.
 
     Raises what the same training on real ranks raises.
     """
-    return stacked(config, ranks, seeds) if vectorises(config) else one_by_one(config, ranks, seeds)
+    return stacked(config, ranks, seeds) if vectorises(config) else one_by_one(config, ranks, seeds, ranks_per_node)
 
 
 def vectorises(config: Config) -> bool:
@@ -57,7 +57,7 @@ def stacked(config: Config, ranks: int, seeds: int) -> Trace:
         (model.x.grad,) = torch.autograd.grad(losses.sum(), model.x)
 
     assert train.steps is not None
-    every = train.evaluate_every_steps or settings.get("interval") or 1
+    every = train.evaluate_every_steps or config.interval or 1
     collected, clipped, drifts, due = _Collected(), [], [], False
     for step in range(1, train.steps + 1):
         epoch = (batch + 1) // EPOCH
@@ -78,7 +78,7 @@ def stacked(config: Config, ranks: int, seeds: int) -> Trace:
     return collected.trace(config, ranks, clipped, drifts, method.comm.ledger["round"].bytes, method.gamma)
 
 
-def one_by_one(config: Config, ranks: int, seeds: int) -> Trace:
+def one_by_one(config: Config, ranks: int, seeds: int, ranks_per_node: int | None = None) -> Trace:
     """The training command itself, once a seed, on ranks that take turns."""
     memories = []
     for seed in range(config.train.seed, config.train.seed + seeds):
@@ -95,7 +95,7 @@ def one_by_one(config: Config, ranks: int, seeds: int) -> Trace:
             memory.bytes, memory.gamma = comm.ledger["round"].bytes, trainer.optimizer.gamma
             return memory
 
-        memories.append(simulate(one, ranks)[0])
+        memories.append(simulate(one, ranks, ranks_per_node)[0])
     first, collected = memories[0], _Collected()
     rounds = {line["step"]: line["round"] for line in first.lines}
     for rows in zip(*(memory.rows for memory in memories), strict=True):
@@ -149,17 +149,16 @@ class _Collected:
         payload: int,
         gamma: float | None,
     ) -> Trace:
-        interval = config.algorithm.get("interval")
         known = [drift for drift in drifts if drift is not None]
         return Trace(
             ranks=ranks,
-            interval=interval,
+            interval=config.interval,
             steps=np.array(self.steps),
             rounds=np.array(self.rounds),
             values=np.stack(self.values, axis=1),
             gradient_norms=np.stack(self.norms, axis=1),
             clip_fraction=float(np.mean(clipped)),
-            drift=max(known) if known and interval else None,
-            bound=2 * gamma * interval if gamma and interval else None,
+            drift=max(known) if known and "interval" in config.algorithm else None,
+            bound=2 * gamma * config.interval if gamma and config.interval else None,
             bytes=payload,
         )

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
+from hvdclip.averaging import in_words
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
+from hvdclip.methods.local import LocalMethod
 from hvdclip.training.asgd import NonMonotoneAverage
 from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
@@ -159,7 +161,10 @@ class Trainer:
         return {"step": self.optimizer.steps, "epoch": round(self.epoch, 6)}
 
     def _take_round(self) -> None:
-        self._log(self.metrics.add(self.optimizer.last_round, self.optimizer.statistics.norm_counts))
+        metrics = self.optimizer.last_round
+        if reason := metrics.get("interval_reason"):
+            self.display.say(f"step {metrics['step']:>6}  {reason}")
+        self._log(self.metrics.add(metrics, self.optimizer.statistics.norm_counts))
 
     def _log(self, line: dict[str, Any] | None) -> None:
         if line is not None:
@@ -167,17 +172,23 @@ class Trainer:
             self.display.round(line, line["step"] if self.config.train.steps else self.batches)
 
     def _title(self) -> str:
-        interval = self.config.algorithm.get("interval")
         table, size = self.task.table(), self.optimizer.space.size
         shards = "" if table is None else f"\nsamples of each label, a row for each rank:\n{_in_rows(table)}"
-        rounds = f"average every {interval} steps" if interval else "gradients averaged every step"
-        if isinstance(self.optimizer, Apart) and not interval:
-            rounds = "averaged with two neighbours every step"
         return (
-            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {rounds}\n"
+            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {self._rounds()}\n"
             f"{self.config.model['name']} with {size:,} parameter{'s' * (size > 1)}; {self.task.description()}"
             f"{shards}"
         )
+
+    def _rounds(self) -> str:
+        if not isinstance(self.optimizer, Apart):
+            interval = self.config.algorithm.get("interval", 1)
+            return "gradients averaged every step" if interval == 1 else f"gradients averaged every {interval} steps"
+        if not isinstance(self.optimizer, LocalMethod):
+            return "averaged with two neighbours every step"
+        if self.config.algorithm["interval"] == "auto":
+            return "average every I steps, I chosen from measured times"
+        return f"average every {in_words(self.optimizer.intervals.starts)} steps"
 
     def _totals(self) -> dict[str, Any]:
         ledger = self.comm.ledger
