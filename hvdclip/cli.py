@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import click
-import yaml
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.markup import escape
@@ -21,10 +17,12 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from hvdclip import __version__, algorithms
+from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
-from hvdclip.comm.environment import announced_rank, launched
-from hvdclip.config import Config, ConfigError, check, load
-from hvdclip.methods import NonFiniteGradient, method
+from hvdclip.comm.environment import launched
+from hvdclip.config import Config, check, load
+from hvdclip.endings import bad_input, complain, together, with_ranks
+from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
@@ -32,9 +30,6 @@ from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 from hvdclip.training.recorder import FileRecorder, Recorder
 from hvdclip.training.rundir import RunDirectory
-
-BAD_INPUT = 2
-Made = TypeVar("Made")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,6 +41,9 @@ def main() -> None:
     """
 
 
+main.add_command(bench)
+
+
 @main.command("train")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
@@ -53,8 +51,8 @@ def main() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
 def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool) -> None:
     """Train the job of a YAML file on the ranks that the launcher started."""
-    checked = _bad_input(lambda: load(config, overrides))
-    comm = _bad_input(lambda: _launched(checked))
+    checked = bad_input(lambda: load(config, overrides))
+    comm = bad_input(lambda: _launched(checked))
     with_ranks(comm, lambda: _train(checked, comm, run_dir or _default_run_dir(config), overwrite))
 
 
@@ -81,8 +79,8 @@ def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -
 def eval_command(run: Path, model: str) -> None:
     """Evaluate the averaged model that a run has saved, on all its splits."""
     directory = RunDirectory(run)
-    config = _bad_input(lambda: check(directory.config()))
-    comm = _bad_input(lambda: _launched(config))
+    config = bad_input(lambda: check(directory.config()))
+    comm = bad_input(lambda: _launched(config))
     with_ranks(comm, lambda: _evaluate(config, comm, directory, model))
 
 
@@ -110,7 +108,7 @@ def algorithms_command(name: str | None) -> None:
             rule = f"{escape(row['formula'])}\n[dim]{escape(row['paper'])}[/dim]"
             table.add_row(row["name"], rule, row["message"], row["memory"], row["extra gradients"])
     else:
-        chosen = _bad_input(lambda: method(name))
+        chosen = bad_input(lambda: method(name))
         print(f"{chosen.name}: {chosen.formula}\n{chosen.paper}")
         print(f"message: {chosen.message_size}; memory: {chosen.memory}; extra gradients: {chosen.extra_gradients}")
         print("units: x, that of the parameters; g, that of the gradient")
@@ -128,7 +126,7 @@ def configs_command(name: str | None) -> None:
     folder = Path(__file__).parent.parent / "configs"
     if name is not None:
         file = folder / f"{name.removesuffix('.yaml')}.yaml"
-        print(_bad_input(file.read_text), end="")
+        print(bad_input(file.read_text), end="")
         return
     table = Table("file", "what it is")
     for file in sorted(folder.glob("*.yaml")):
@@ -165,14 +163,14 @@ def simulate_command(
     """
     from hvdclip import simulation
 
-    jobs = _bad_input(lambda: list(_grid(config, overrides, ranks, intervals, scale_lr)))
+    jobs = bad_input(lambda: list(_grid(config, overrides, ranks, intervals, scale_lr)))
     console = _console()
     traces = []
     for checked, number in track(jobs, "simulating", console=console, disable=not console.is_terminal, transient=True):
         try:
-            traces.append(_bad_input(partial(simulation.run, checked, number, seeds, ranks_per_node)))
+            traces.append(bad_input(partial(simulation.run, checked, number, seeds, ranks_per_node)))
         except FloatingPointError as error:
-            _complain(f"N = {number}: {error}")
+            complain(f"N = {number}: {error}")
             sys.exit(1)
     console.print(simulation.table(traces, target))
     found = simulation.speed_up(traces, target) if target else None
@@ -219,68 +217,11 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
     from hvdclip.report import plot, table
     from hvdclip.report import runs as reading
 
-    read = _bad_input(lambda: reading.read(runs))
+    read = bad_input(lambda: reading.read(runs))
     console = _console()
     console.print(table.table(read))
     for file in plot.plot(read, out or runs[0] / "plots"):
         console.print(f"picture: {file}", soft_wrap=True)
-
-
-def together(comm: Communicator, make: Callable[[], Made]) -> Made:
-    """make() on every rank; bad input on any of them ends all of them, with one line from rank 0."""
-    made, mistake = None, ""
-    try:
-        made = make()
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        mistake = _in_words(error)
-    mistakes = comm.gather(mistake)
-    if any(mistakes):
-        for rank, text in enumerate(mistakes):
-            if comm.rank == 0 and text and text not in mistakes[:rank]:
-                _complain(text if comm.size == 1 or all(mistakes) else f"rank {rank}: {text}")
-        sys.exit(BAD_INPUT)
-    return made  # type: ignore[return-value]
-
-
-def with_ranks(comm: Communicator, run: Callable[[], None]) -> None:
-    """run(), ending the whole job when it fails on this rank only."""
-    try:
-        run()
-    except NonFiniteGradient as error:
-        if comm.rank == 0:
-            _complain(str(error))
-        sys.exit(1)
-    except Exception as error:
-        if comm.size == 1:
-            raise
-        print(f"rank {comm.rank} on {socket.gethostname()} failed: {_in_words(error)}", file=sys.stderr)
-        traceback.print_exc()
-        sys.stderr.flush()
-        # sys.exit would wait for ranks that wait for this one; the launcher ends them when this process ends
-        os._exit(1)
-
-
-def _bad_input(make: Callable[[], Made]) -> Made:
-    """make() before any communicator exists; its error is bad input, told by the rank announced as 0 first."""
-    try:
-        return make()
-    except (ConfigError, OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
-        if announced_rank() > 0:
-            # rank 0 has most likely said the same, and the launcher then ends this rank before it repeats it
-            time.sleep(3)
-        _complain(_in_words(error))
-        sys.exit(BAD_INPUT)
-
-
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        print(f"hvdclip: {line}", file=sys.stderr)
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
 
 
 def _default_run_dir(config: Path) -> Path:

@@ -42,16 +42,10 @@ class Horovod(Network):
 
     def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
-        handles = [
-            hvd.allreduce_async_(tensor, name=f"hvdclip.{name}.{i}", op=hvd.Average, process_set=self.set)
-            for i, tensor in enumerate(tensors)
-        ]
-
-        def finish() -> None:
-            for handle in handles:
-                hvd.synchronize(handle)
-
-        return finish
+        handle = hvd.grouped_allreduce_async_(
+            list(tensors), name=f"hvdclip.{name}", op=hvd.Average, process_set=self.set
+        )
+        return lambda: hvd.synchronize(handle)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
         handle = hvd.allgather_async(tensor[None], name=f"hvdclip.{name}.gather", process_set=self.set)
@@ -59,7 +53,7 @@ class Horovod(Network):
 
     def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
         handle = hvd.alltoall_async(rows, name=f"hvdclip.{name}.all_to_all", process_set=self.set)
-        return lambda: hvd.synchronize(handle)
+        return lambda: hvd.synchronize(handle)[0]  # beside how many rows came from each rank
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         from hvdclip.comm.mpi import swap

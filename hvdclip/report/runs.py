@@ -13,6 +13,9 @@ import numpy as np
 from hvdclip.averaging import in_words
 from hvdclip.training.rundir import RunDirectory
 
+# settings of the average that a label names where they are set
+SHOWN = ("overlap", "delay", "compression", "node_interval")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -91,6 +94,8 @@ def _array(rows: list[list[Any]]) -> np.ndarray:
 
 
 def _label(config: dict[str, Any], summary: dict[str, Any]) -> str:
-    interval = config["algorithm"].get("interval")
+    settings = config["algorithm"]
+    interval = settings.get("interval")
     words = in_words(interval) if isinstance(interval, dict) else interval
-    return summary["algorithm"] + (f", I = {words}" if interval else "")
+    shown = [f", {key} {settings[key]}" for key in SHOWN if settings.get(key, "none") not in (None, "none")]
+    return summary["algorithm"] + (f", I = {words}" if interval else "") + "".join(shown)

@@ -1,0 +1,109 @@
+"""Blocks: every peer in turn, in an order that rotates, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from hvdclip.comm import Communicator
+
+# Shorter than this, a clock and a barrier are a part of what they measure: a block then repeats the run.
+LEAST = 0.02
+MOST_REPEATS = 64
+
+
+@dataclass
+class Peer:
+    """Something to measure: `run` is timed, `prepare` before it is not; times are those of one of its `steps`."""
+
+    name: str
+    run: Callable[[], Any]
+    prepare: Callable[[], Any] = lambda: None
+    steps: int = 1
+
+
+@dataclass
+class Blocks:
+    """The seconds of a step of each peer in each block, on the slowest rank."""
+
+    seconds: dict[str, list[float]]
+    repeats: dict[str, int]
+    orders: list[list[str]] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        return float(np.median(self.seconds[name]))
+
+    def quartiles(self, name: str) -> tuple[float, float]:
+        first, third = np.quantile(self.seconds[name], (0.25, 0.75))
+        return float(first), float(third)
+
+    def ratio(self, name: str, reference: str) -> float:
+        """The ratio of the medians."""
+        return self.median(name) / self.median(reference)
+
+    def ratio_in_blocks(self, name: str, reference: str) -> float:
+        """The median of the blocks' ratios: what drifts slower than a block falls out of it."""
+        return float(np.median(np.divide(self.seconds[name], self.seconds[reference])))
+
+    def as_json(self, name: str, references: Mapping[str, str | None]) -> dict[str, Any]:
+        """All of one peer; `references` are what it is held against, by the name of the ratio, where there is one."""
+        return {
+            "seconds": self.seconds[name],
+            "median": self.median(name),
+            "quartiles": self.quartiles(name),
+            "repeats": self.repeats[name],
+            "ratios": {
+                ratio: {
+                    "to": other,
+                    "of_medians": self.ratio(name, other),
+                    "in_blocks": self.ratio_in_blocks(name, other),
+                }
+                for ratio, other in references.items()
+                if other is not None
+            },
+        }
+
+
+def measure(peers: Sequence[Peer], comm: Communicator, blocks: int) -> Blocks:
+    """The times of `blocks` blocks, after one that is thrown away and tells how often each peer's run is repeated."""
+    with _no_garbage_collection():
+        found = {peer.name: _seconds(peer, 1, comm) for peer in peers}
+        repeats = {name: min(MOST_REPEATS, math.ceil(LEAST / seconds)) for name, seconds in found.items()}
+        measured = Blocks({peer.name: [] for peer in peers}, repeats)
+        for block in range(blocks):
+            start = block % len(peers)
+            order = [*peers[start:], *peers[:start]]
+            for peer in order:
+                measured.seconds[peer.name].append(_seconds(peer, repeats[peer.name], comm) / peer.steps)
+            measured.orders.append([peer.name for peer in order])
+    return measured
+
+
+def _seconds(peer: Peer, repeats: int, comm: Communicator) -> float:
+    """The mean over the repeats of the slowest rank's seconds."""
+    own = []
+    for _ in range(repeats):
+        peer.prepare()
+        comm.average_([torch.zeros(1)], "bench")  # a barrier
+        start = time.perf_counter()
+        peer.run()
+        own.append(time.perf_counter() - start)
+    return sum(map(max, zip(*comm.gather(own, "bench"), strict=True))) / repeats
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,132 @@
+"""hvdclip bench: the commands that measure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import click
+import torch
+from rich.table import Table
+
+from hvdclip.comm import Communicator
+from hvdclip.comm.environment import launched
+from hvdclip.endings import bad_input, together, with_ranks
+
+Chosen = TypeVar("Chosen")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_shape = click.option("--shape", default="awd_lstm", show_default=True, help="awd_lstm, resnet56, resnet50 or small.")
+
+
+@click.group("bench", context_settings={"help_option_names": ["-h", "--help"]})
+def bench() -> None:
+    """Measure hvdclip beside what else there is, as ratios of medians of interleaved blocks.
+
+    Times alone say nothing about other machines. Works alone, under horovodrun, mpirun and srun.
+    """
+
+
+def _common(command: Command) -> Command:
+    for option in (
+        click.option("--json", "file", type=click.Path(path_type=Path), help="Write all raw times into this file."),
+        click.option("--blocks", default=9, show_default=True, type=click.IntRange(1), help="7 at least for a claim."),
+    ):
+        command = option(command)
+    return command
+
+
+@bench.command("step")
+@_shape
+@_common
+def step_command(shape: str, blocks: int, file: Path | None) -> None:
+    """One clipped step: hvdclip, clip_grad_norm_ with SGD, and the floors that memory sets."""
+    from hvdclip.bench import step
+    from hvdclip.bench.shapes import shapes
+
+    _bench("step", shape, file, lambda: shapes(shape), lambda of, comm: step.compare(of, comm, blocks))
+
+
+@bench.command("allreduce")
+@_shape
+@_common
+def allreduce_command(shape: str, blocks: int, file: Path | None) -> None:
+    """One average of all parameters: hvdclip, a bare flat vector, and eight other ways."""
+    from hvdclip.bench import allreduce
+    from hvdclip.bench.shapes import shapes
+
+    _bench("allreduce", shape, file, lambda: shapes(shape), lambda of, comm: allreduce.compare(of, comm, blocks))
+
+
+@bench.command("train")
+@click.option("--shape", default="lstm", show_default=True, help="lstm (2.65 M floats) or small.")
+@click.option("--peers", "names", help="Some of the peers, separated by commas. Default: all.")
+@click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of a block, at least.")
+@_common
+def train_command(shape: str, names: str | None, steps: int, blocks: int, file: Path | None) -> None:
+    """Steps of an LSTM language model: hvdclip at several I, Horovod's optimizer, DDP, PostLocalSGD."""
+    from hvdclip.bench import train
+
+    # Process sets make Horovod's ranks meet in each of its cycles, which all peers would pay for.
+    process_sets = names is not None and train.ON_NODES in names
+    _bench(
+        "train",
+        shape,
+        file,
+        lambda: (train.language(shape), train.peers(names)),
+        lambda chosen, comm: train.compare(*chosen, comm, steps, blocks),
+        process_sets,
+    )
+
+
+@bench.command("growth")
+@click.option("--shape", default="1e5,1e6,1e7,1e8", show_default=True, help="Numbers of floats.")
+@_common
+def growth_command(shape: str, blocks: int, file: Path | None) -> None:
+    """How the times of a step and of an average grow with the number of parameters."""
+    from hvdclip.bench import growth
+
+    _bench("growth", shape, file, lambda: growth.sizes(shape), lambda sizes, comm: growth.compare(sizes, comm, blocks))
+
+
+class Found(Protocol):
+    """What a comparison gives."""
+
+    def table(self) -> Table: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def _bench(
+    name: str,
+    shape: str,
+    file: Path | None,
+    choose: Callable[[], Chosen],
+    compare: Callable[[Chosen, Communicator], Found],
+    process_sets: bool = False,
+) -> None:
+    """Check the input, compare, and show and write on rank 0 what was found."""
+    from hvdclip.bench.report import circumstances, console
+
+    def run() -> None:
+        chosen = together(comm, choose)
+        together(comm, lambda: _touch(file) if comm.rank == 0 else None)
+        torch.set_num_threads(1)  # the ranks of a machine, and what sends their messages, share its cores
+        made = {"bench": name, "shape": shape} | circumstances(comm)
+        found = compare(chosen, comm)
+        if comm.rank == 0:
+            console().print(found.table())
+            if file is not None:
+                file.write_text(json.dumps(made | found.as_json(), indent=1) + "\n")
+
+    comm = bad_input(lambda: launched(process_sets=process_sets))
+    with_ranks(comm, run)
+
+
+def _touch(file: Path | None) -> None:
+    """Learn before the measurement whether the file can be written."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
