@@ -83,10 +83,13 @@ class MovingBuffers:
 
     def unpack(self, tail: Tensor) -> None:
         now = [tensor.clone() for tensor in self.buffers.travelling()]
+        for tensor, before in zip(self.buffers.travelling(), self.then, strict=True):
+            tensor.copy_(before)
         self.buffers.unpack(tail)
         for tensor, after, before in zip(self.buffers.travelling(), now, self.then, strict=True):
             if tensor.dtype != torch.bool:
-                tensor.add_(after - before)
+                moved = after - before
+                tensor.add_(moved.where(moved.isfinite(), torch.zeros_like(moved)))
 
 
 def _persistent(module: nn.Module) -> list[tuple[nn.Module, str]]:

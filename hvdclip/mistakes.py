@@ -33,7 +33,7 @@ def _line(mistake: Any, model: type[BaseModel], path: str) -> str:
     if mistake["type"] == "missing":
         return f"{where}: missing; {_meaning(owner.model_fields.get(location[-1]))}"
     text = mistake["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("allowed are ")
-    if not location or isinstance(mistake["input"], dict):
+    if not location:
         return f"{where or 'settings'}: {text}".removeprefix("settings: ")
     return f"{where} is {mistake['input']!r}; allowed: {text}"
 

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.messages import Message, Rider
-from hvdclip.statistics import SUMS, Statistics
+from hvdclip.statistics import BINS, LEAST, MOST, NORM, PER_OCTAVE, SUMS, Statistics
+
+# the outermost bins reach this far
+EDGE = 1 / PER_OCTAVE
 
 
 class Stack(Communicator):
@@ -138,10 +141,13 @@ class StackedStatistics(Statistics):
         if common:
             self._common[name] = mean
         else:
-            self._known[name] += mean * self.ranks
+            self._mine[SUMS.index(name)] += mean * self.ranks
 
     def add_norm(self, norm: Tensor) -> None:
-        super().add_norm(norm)
+        norms = norm.double().flatten()
+        self._mine[NORM] += norms.sum().item()
+        octaves = norms.log2().clamp(LEAST - EDGE, MOST + EDGE)
+        self._mine[-BINS:] += torch.histc(octaves, BINS, LEAST - EDGE, MOST + EDGE).numpy()
         self.seeds = len(norm)
 
     def mark_failed(self, step: int, failed: Tensor) -> None:
@@ -154,10 +160,9 @@ class StackedStatistics(Statistics):
 
     def agree(self) -> None:
         """Do what a message would have done."""
-        tail = torch.zeros(self.size, dtype=torch.float64)
-        self.pack(tail)
-        tail[SUMS.index("norm")] /= self.seeds
-        self._agreed = tail
+        self.pack(torch.from_numpy(self._agreed))
+        self._agreed[NORM] /= self.seeds
+        self._agree()
 
 
 class Kit(NamedTuple):

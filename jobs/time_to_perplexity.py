@@ -4,8 +4,8 @@
     python jobs/time_to_perplexity.py plot FOLDER FILE.json...
 
 `run` trains the language model of configs/quickstart.yaml, made larger, three times from one start on the same text,
-and writes the validation perplexity beside the seconds of training, evaluations left out. LINK is the name of the ranks'
-link in the picture. jobs/time_to_perplexity.sh runs it over emulated links.
+and writes the validation perplexity beside the seconds of training, evaluations left out. LINK is the name of the
+ranks' link in the picture. jobs/time_to_perplexity.sh runs it over emulated links.
 """
 
 from __future__ import annotations

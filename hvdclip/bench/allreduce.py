@@ -54,7 +54,7 @@ class Task:
     def flat(self) -> tuple[Tensor, list[Tensor]]:
         """A vector of the floats that are in hvdclip's message, and its parts in these shapes."""
         sizes = [mine.numel() for mine in self.mine]
-        beside = Statistics(self.comm.rank, self.comm.size, torch.device("cpu")).size
+        beside = Statistics(self.comm.rank, self.comm.size).size
         vector = torch.zeros(sum(sizes) + beside)
         pieces = vector[: sum(sizes)].split(sizes)
         return vector, [piece.view(shape) for piece, shape in zip(pieces, self.of, strict=True)]

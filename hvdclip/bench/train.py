@@ -126,7 +126,7 @@ def _peer(name: str, task: Task, steps: int, traffic: Traffic) -> Peer:
 
 def _average(task: Task, traffic: Traffic) -> Peer:
     """One bare average of as many floats as are in a message."""
-    beside = Statistics(task.comm.rank, task.comm.size, torch.device("cpu")).size
+    beside = Statistics(task.comm.rank, task.comm.size).size
     vector = torch.zeros(sum(p.numel() for p in task.model().parameters()) + beside)
     average = partial(task.comm.average_, [vector])
     return Peer(AVERAGE, partial(traffic.during, average))

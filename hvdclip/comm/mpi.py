@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +26,8 @@ class Mpi4py(Network):
         super().__init__()
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise RuntimeError("this MPI allows no calls from several threads: use comm.backend: horovod")
+        if mpi is None:
+            _end_together()
         self._mpi = (mpi or MPI.COMM_WORLD).Dup()
         self.rank, self.size = self._mpi.rank, self._mpi.size
         hosts = self._mpi.allgather(socket.gethostname())
@@ -85,6 +89,19 @@ class Mpi4py(Network):
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
         return self._now(self._mpi.allgather, value)
+
+
+@functools.cache
+def _end_together() -> None:
+    """Let an exception that ends this rank end all: at its end MPI would wait for the others, who wait for it."""
+    show = sys.excepthook
+
+    def end(*error: Any) -> None:
+        show(*error)
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Abort(1)
+
+    sys.excepthook = end
 
 
 def swap(mpi: MPI.Intracomm, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:

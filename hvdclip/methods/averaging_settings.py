@@ -36,23 +36,29 @@ class AveragingSettings(LocalSettings):
         """The names of those of `PLAIN` that are set to something else."""
         return [name for name, plain in PLAIN.items() if getattr(self, name) != plain]
 
+    @property
+    def _intervals_to_fit(self) -> list[int]:
+        # rounds of one step, as in a warm-up, have no inside
+        return [interval for interval in self.intervals if interval > 1] or [1]
+
     @model_validator(mode="after")
     def _delay_is_below_interval(self) -> Self:
         if self.delay is not None and self.overlap == "none":
             raise ValueError(f"delay is {self.delay}, but overlap is 'none'; allowed: no delay, or overlap delayed")
         if self.overlap == "delayed" and self.interval == "auto":
             raise ValueError("overlap is 'delayed', which hides the time that interval auto goes by; allowed: numbers")
-        for interval in self.intervals:
-            if self.delay is not None and self.delay >= interval > 1:
-                raise ValueError(f"delay is {self.delay}, but interval {interval}; allowed: 0 to {interval - 1}")
+        for interval in self._intervals_to_fit:
+            if self.delay is not None and self.delay >= interval:
+                allowed = f"0 to {interval - 1}" if interval > 1 else "0"
+                raise ValueError(f"delay is {self.delay}, but interval {interval}; allowed: {allowed}")
         return self
 
     @model_validator(mode="after")
     def _node_interval_divides(self) -> Self:
         if self.node_interval is not None and self.interval == "auto":
             raise ValueError("node_interval must divide interval, which auto chooses; allowed: numbers")
-        for interval in self.intervals:
-            if self.node_interval is not None and interval % self.node_interval and interval > 1:
+        for interval in self._intervals_to_fit:
+            if self.node_interval is not None and interval % self.node_interval:
                 raise ValueError(
                     f"node_interval is {self.node_interval}, interval {interval}; allowed are divisors of interval"
                 )

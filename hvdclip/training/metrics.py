@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from hvdclip.statistics import quantiles
 
@@ -26,9 +25,9 @@ class Metrics:
         self.every = every
         self.samples, self.seconds = 0, 0.0
         self._rounds: list[dict[str, Any]] = []
-        self._norm_counts: list[Tensor] = []
+        self._norm_counts: list[np.ndarray] = []
 
-    def add(self, metrics: dict[str, Any], norm_counts: Tensor) -> dict[str, Any] | None:
+    def add(self, metrics: dict[str, Any], norm_counts: np.ndarray) -> dict[str, Any] | None:
         """Take a round and the counts of its gradient norms; the line that it completes, if it does."""
         self._rounds.append(metrics)
         self._norm_counts.append(norm_counts)
@@ -46,7 +45,7 @@ class Metrics:
         self.samples += line["samples"]
         self.seconds += line["round_s"]
         line["samples"] = self.samples
-        line |= quantiles(torch.stack(self._norm_counts).sum(dim=0))
+        line |= quantiles(np.sum(self._norm_counts, axis=0))
         self._rounds, self._norm_counts = [], []
         return line
 
