@@ -136,6 +136,8 @@ class StackedMessage(Message):
 class StackedStatistics(Statistics):
     """Sums over all ranks at once, means over the seeds; a gradient that is not finite is an error at once."""
 
+    counts_are_whole = False  # but means over the seeds
+
     def add(self, name: str, value: Tensor | float, *, common: bool = False) -> None:
         mean = value.double().mean().item() if isinstance(value, Tensor) else value
         if common:
@@ -160,9 +162,10 @@ class StackedStatistics(Statistics):
 
     def agree(self) -> None:
         """Do what a message would have done."""
-        self.pack(torch.from_numpy(self._agreed))
-        self._agreed[NORM] /= self.seeds
-        self._agree()
+        tail = torch.zeros(self.size, dtype=torch.float64)
+        self.pack(tail)
+        tail[NORM] /= self.seeds
+        self.unpack(tail / self.ranks)
 
 
 class Kit(NamedTuple):

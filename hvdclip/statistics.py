@@ -27,11 +27,14 @@ class Statistics:
     them, since a step or a message on small tensors would feel each operation.
     """
 
+    counts_are_whole = True
+
     def __init__(self, rank: int, ranks: int):
         self.rank, self.ranks = rank, ranks
         self.size = len(SUMS) + ranks + BINS
         self._mine = np.zeros(self.size)
-        self._agreed = np.zeros(self.size)
+        self._staged = torch.from_numpy(self._mine)  # the same memory
+        self._agreed = [0.0] * self.size  # means over the ranks
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Tensor] = []
         self._failures: list[tuple[int, Tensor]] = []  # (step, whether it failed)
@@ -60,7 +63,7 @@ class Statistics:
 
     def pack(self, tail: Tensor) -> None:
         self._fold()
-        tail.copy_(torch.from_numpy(self._mine))
+        tail.copy_(self._staged)
         self._mine.fill(0)
         self._common.clear()
 
@@ -69,7 +72,7 @@ class Statistics:
         left, norms = self._left, self._norms
         numbers = [*(number for _, number in left), *norms, *(failed for _, failed in self._failures)]
         # a message's few numbers are summed sooner by Python than by NumPy or torch
-        read = iter(torch.stack(numbers).tolist() if numbers else ())
+        read = iter(_on_host(numbers))
         for (place, _), number in zip(left, read, strict=False):
             self._mine[place] += number
         for _, norm in zip(norms, read, strict=False):
@@ -83,30 +86,27 @@ class Statistics:
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        torch.from_numpy(self._agreed).copy_(tail)
-        self._agreed *= self.ranks
-        np.rint(self._agreed[: len(COUNTS)], out=self._agreed[: len(COUNTS)])
-        self._agree()
-
-    def _agree(self) -> None:
-        slots = self._agreed[len(SUMS) : len(SUMS) + self.ranks].tolist()
-        self.failed = {rank: round(step) for rank, step in enumerate(slots) if step > 0}
-        self.overflowed = bool(self._agreed[OVERFLOWED] > 0)
+        self._agreed = tail.tolist()
+        slots = self._agreed[len(SUMS) : len(SUMS) + self.ranks]
+        self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(slots) if step > 0}
+        self.overflowed = self._agreed[OVERFLOWED] > 0
 
     def agree_alone(self) -> None:
         """Without a message: as if all ranks had done what this one has."""
-        self.pack(torch.from_numpy(self._agreed))
-        self._agreed *= self.ranks
-        self._agree()
+        tail = torch.zeros(self.size, dtype=torch.float64)
+        self.pack(tail)
+        self.unpack(tail)
 
     @property
     def norm_counts(self) -> np.ndarray:
         """How many of the last message's gradient norms fell into each bin, over all ranks and steps."""
-        return self._agreed[-BINS:].round()
+        return np.rint(np.multiply(self._agreed[-BINS:], self.ranks))
 
     def summary(self) -> dict[str, Any]:
         """The agreed sums of the last message as the metrics of its round, over all ranks and steps."""
-        sums = dict(zip(SUMS, self._agreed.tolist(), strict=False))
+        sums = {name: mean * self.ranks for name, mean in zip(SUMS, self._agreed, strict=False)}
+        if self.counts_are_whole:
+            sums |= {name: round(sums[name]) for name in COUNTS}
         for name, value in self._common.items():
             sums[name] += float(value) * self.ranks
         steps, losses = max(1.0, sums["steps"]), sums["losses"]
@@ -136,6 +136,13 @@ def quantiles(counts: np.ndarray) -> dict[str, float | None]:
         return dict.fromkeys(QUANTILES)
     reached = counts.cumsum(0)
     return {name: _middle(int((reached < share * total).sum())) for name, share in QUANTILES.items()}
+
+
+def _on_host(numbers: list[Tensor]) -> list[float]:
+    """Read in one transfer where they lie on a device; on the CPU the transfer would take longer than the numbers."""
+    if numbers and numbers[0].device.type != "cpu":
+        return torch.stack(numbers).tolist()
+    return [number.item() for number in numbers]
 
 
 def _bin(norm: float) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def measure(peers: Sequence[Peer], comm: Communicator, blocks: int) -> Blocks:
 
 
 def _seconds(peer: Peer, repeats: int, comm: Communicator) -> float:
-    """The mean over the repeats of the slowest rank's seconds."""
+    """The slowest rank's seconds: their median over the repeats."""
     own = []
     for _ in range(repeats):
         peer.prepare()
@@ -96,7 +97,7 @@ def _seconds(peer: Peer, repeats: int, comm: Communicator) -> float:
         start = time.perf_counter()
         peer.run()
         own.append(time.perf_counter() - start)
-    return sum(map(max, zip(*comm.gather(own, "bench"), strict=True))) / repeats
+    return median(map(max, zip(*comm.gather(own, "bench"), strict=True)))
 
 
 @contextmanager
