@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 from hvdclip.report.look import COLOURS, STYLES, dress, save
 from hvdclip.report.runs import Run
@@ -39,6 +40,7 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
             _curve(axes[1][1], *_thinned(run.series("round"), drift), **look)
     if all(run.mean("bytes") for run in runs):
         loss_axes[2].set_xscale("log")
+        loss_axes[2].xaxis.set_minor_formatter(NullFormatter())
     _legend(axes[1][2], loss_axes[0], any(len(run.summaries) > 1 for run in runs))
     dress(figure)
     return save(figure, directory, "comparison")
