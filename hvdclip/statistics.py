@@ -126,7 +126,7 @@ class Statistics:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._fold()
-        self._mine[:] = state["mine"].numpy()
+        self._staged.copy_(state["mine"])
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:

@@ -43,13 +43,14 @@ Curve = dict[str, list[float]]
 def run(link: str, file: Path, overrides: list[str]) -> None:
     hvd.init()
     comm = default()
-    config = load(PROJECT / "configs" / "quickstart.yaml", [*SIZE, "algorithm.interval=16", *overrides])
-    naive = ["algorithm.name=naive_parallel_clip", "algorithm.interval=null"]
-    curves = {
-        CELGC: by_hvdclip(config, comm),
-        HOROVOD: by_horovod(config, comm),
-        NAIVE: by_hvdclip(load(PROJECT / "configs" / "quickstart.yaml", [*SIZE, *overrides, *naive]), comm),
-    }
+    if any(not override.startswith(("train.", "data.", "model.")) for override in overrides):
+        sys.exit("only settings of train, data and model hold for all three")
+    celgc = load(PROJECT / "configs" / "quickstart.yaml", [*SIZE, "algorithm.interval=16", *overrides])
+    naive = load(
+        PROJECT / "configs" / "quickstart.yaml",
+        [*SIZE, "algorithm.name=naive_parallel_clip", "algorithm.interval=null", *overrides],
+    )
+    curves = {CELGC: by_hvdclip(celgc, comm), HOROVOD: by_horovod(celgc, comm), NAIVE: by_hvdclip(naive, comm)}
     if comm.rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"link": link, "ranks": comm.size, "curves": curves}, indent=1) + "\n")

@@ -33,6 +33,8 @@ from averaging_cases import (
     steps,
     train,
 )
+from cases import cases as all_cases
+from cases import train as train_any
 from known import logistic
 from torch import nn
 
@@ -557,6 +559,60 @@ def test_parameters_of_several_dtypes(extra, dtypes, off):
     assert typical < off, typical
 
 
+FIRST_CASES = {algorithm: settings for _, algorithm, settings in reversed(list(all_cases()))}
+LOCAL = sorted(name for name, method in METHODS.items() if "drift_budget" in method.Settings.model_fields)
+
+
+@pytest.mark.parametrize("algorithm", LOCAL)
+def test_every_local_method_measures_and_chooses(algorithm):
+    settings = FIRST_CASES[algorithm] | {"interval": "auto"}
+    x = np.array(simulate(lambda comm: train_any(comm, algorithm, settings), 2))
+    assert np.isfinite(x).all() and (x[0, -1] == x[1, -1]).all()
+
+
+# states that do not fit
+
+
+def under_way(comm):
+    """An optimizer two steps after a snapshot that is taken after three, and its state."""
+    model, optimizer = build(comm, "celgc", CLIPPED | {"overlap": "delayed", "delay": 3})
+    steps(model, optimizer, 0, EVERY + 2)
+    return model, optimizer, copy.deepcopy(optimizer.state_dict())
+
+
+def test_a_state_with_an_average_under_way_is_refused_without_overlap():
+    def one(comm):
+        state = under_way(comm)[2]
+        with pytest.raises(ValueError, match=r"overlap: delayed.*overlap: none"):
+            build(comm, "celgc", CLIPPED)[1].load_state_dict(state)
+
+    simulate(one, 2)
+
+
+def test_a_shorter_delay_than_the_states_loses_no_round():
+    def one(comm):
+        model, optimizer = build(comm, "celgc", CLIPPED | {"overlap": "delayed", "delay": 1})
+        optimizer.load_state_dict(under_way(comm)[2])
+        steps(model, optimizer, EVERY + 2, 2 * EVERY)
+        optimizer.synchronize()
+        return optimizer.rounds
+
+    assert simulate(one, 2) == [2, 2]
+
+
+def test_an_optimizer_goes_back_while_its_own_average_is_under_way():
+    def one(comm):
+        model, optimizer, state = under_way(comm)
+        x = model.x.copy()
+        rows = steps(model, optimizer, EVERY + 2, 2 * EVERY + 1)  # the next average is under way
+        model.weights[0].data.copy_(torch.as_tensor(x[: model.weights[0].numel()]).view(model.weights[0].shape))
+        model.weights[1].data.copy_(torch.as_tensor(x[model.weights[0].numel() :]).view(model.weights[1].shape))
+        optimizer.load_state_dict(state)
+        np.testing.assert_array_equal(steps(model, optimizer, EVERY + 2, 2 * EVERY + 1), rows)
+
+    simulate(one, 2)
+
+
 # what is refused
 
 
@@ -635,6 +691,15 @@ def test_methods_that_send_more_than_x_refuse(algorithm):
     for extra in (DELAYED, INT8, NODES, {"warmup": "gradients"}):
         (name,) = extra
         refused(f"{name}( is|: unknown)", None, (ValueError, TypeError), algorithm, **SENDS_MORE[algorithm] | extra)
+
+
+def test_a_method_whose_steps_start_from_the_mean_is_not_delayed():
+    refused(
+        "overlap is 'delayed', but x_round is a mean; allowed with fedprox: none",
+        algorithm="fedprox",
+        mu=1.0,
+        **DELAYED,
+    )
 
 
 def test_methods_that_send_only_x_take_them():

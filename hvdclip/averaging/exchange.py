@@ -90,7 +90,8 @@ class Compressed:
 
     def start(self, number: int) -> None:
         self.generator.manual_seed(int(np.random.SeedSequence((self.message.comm.rank, number)).generate_state(1)[0]))
-        self.error.add_(self.x).sub_(self.common)
+        way = self.message.vectors[0].copy_(self.x).sub_(self.common)
+        self.error.add_(way)
         self.error.sub_(self.message.take(self.error))
         self.message.start()
 

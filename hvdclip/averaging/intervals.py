@@ -75,7 +75,7 @@ class MeasuredIntervals(Intervals):
 
     def _choose(self, present: int) -> None:
         t_step, t_comm, drift = map(median, zip(*self._rounds, strict=True))
-        wanted = OF_BOUND * t_comm / t_step
+        wanted = OF_BOUND * t_comm / max(t_step, 1e-9)
         chosen = max(1, math.ceil(wanted))
         reason = f"19 T_comm/T_step = 19 * {t_comm:.3g} s / {t_step:.3g} s = {wanted:.3g}"
         if self.budget is not None and drift * chosen > self.budget:

@@ -96,7 +96,9 @@ def _more(peer: Peer, measured: Blocks, traffic: Traffic) -> dict[str, Any]:
     """What is derived from the times, and the bytes of a step; a sample is a token."""
     seconds = measured.median(peer.name)
     payload, sent = (of_a_run / peer.steps for of_a_run in traffic.a_run())
-    found: dict[str, Any] = {"steps": peer.steps, "payload_bytes": payload, "sent_bytes": sent}
+    found: dict[str, Any] = {"steps": peer.steps, "sent_bytes": sent}
+    if payload or peer.name == STEP:  # others keep no account of what they send
+        found["payload_bytes"] = payload
     if peer.name != AVERAGE:
         samples = BATCH * BPTT / seconds
         found |= {"samples_s_rank": samples, "samples_s": samples * traffic.comm.size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from torch import Tensor
 from hvdclip.comm.base import Communicator, Network
 from hvdclip.comm.single import SingleRank
 
+_COMMUNICATORS = itertools.count()
+
 
 class Horovod(Network):
     """The ranks of an initialised Horovod; raises RuntimeError before hvd.init()."""
@@ -24,6 +27,8 @@ class Horovod(Network):
         super().__init__()
         if not hvd.is_initialized():
             raise RuntimeError("Horovod is not initialised: call horovod.torch.init() first")
+        # two optimizers of one process have different names for what may be under way at one time
+        self.prefix = f"hvdclip.{next(_COMMUNICATORS)}"
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.set = hvd.global_process_set
@@ -43,16 +48,16 @@ class Horovod(Network):
     def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
         handle = hvd.grouped_allreduce_async_(
-            list(tensors), name=f"hvdclip.{name}", op=hvd.Average, process_set=self.set
+            list(tensors), name=f"{self.prefix}.{name}", op=hvd.Average, process_set=self.set
         )
         return lambda: hvd.synchronize(handle)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
-        handle = hvd.allgather_async(tensor[None], name=f"hvdclip.{name}.gather", process_set=self.set)
+        handle = hvd.allgather_async(tensor[None], name=f"{self.prefix}.{name}.gather", process_set=self.set)
         return lambda: list(hvd.synchronize(handle))
 
     def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
-        handle = hvd.alltoall_async(rows, name=f"hvdclip.{name}.all_to_all", process_set=self.set)
+        handle = hvd.alltoall_async(rows, name=f"{self.prefix}.{name}.all_to_all", process_set=self.set)
         return lambda: hvd.synchronize(handle)[0]  # beside how many rows came from each rank
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
@@ -75,19 +80,19 @@ class Horovod(Network):
         # as bytes, since Horovod knows neither bfloat16 nor every integer type
         for i, tensor in enumerate(tensors):
             sent = tensor.contiguous().flatten().view(torch.uint8)
-            hvd.broadcast_(sent, root_rank=0, name=f"hvdclip.{purpose}.broadcast.{i}")
+            hvd.broadcast_(sent, root_rank=0, name=f"{self.prefix}.{purpose}.broadcast.{i}")
             tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        return hvd.allgather_object(value, name=f"hvdclip.{purpose}.gather")
+        return hvd.allgather_object(value, name=f"{self.prefix}.{purpose}.gather")
 
 
 class _Node(Horovod):
     """The ranks of one host as a process set, for averages."""
 
     def __init__(self, whole: Horovod, process_set: Any, ranks: tuple[int, ...]):
-        super().__init__()
-        self.ledger, self.set = whole.ledger, process_set
+        Network.__init__(self)  # a number of its own would be given on some ranks only
+        self.prefix, self.ledger, self.set = whole.prefix, whole.ledger, process_set
         self.rank, self.size = ranks.index(whole.rank), len(ranks)
 
 

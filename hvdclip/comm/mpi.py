@@ -53,7 +53,7 @@ class Mpi4py(Network):
         for tensor in tensors:
             mine = tensor.detach().cpu()
             self._mpi.Allreduce(MPI.IN_PLACE, mine.numpy())
-            mine.mul_(1 / self.size)
+            mine.div_(self.size)
             if tensor.device.type != "cpu":
                 tensor.copy_(mine)
 

@@ -51,7 +51,7 @@ class Int8:
         blocks = rows.view(len(rows), -1, BLOCK)
         scales = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
         scaled = blocks / scales.where(scales > 0, 1.0)
-        draws = torch.rand(blocks.shape, generator=self.generator, device=rows.device)
+        draws = torch.rand(blocks.shape, dtype=torch.float32, generator=self.generator, device=rows.device)
         codes = scaled.add_(draws).floor_().clamp_(-LARGEST, LARGEST).to(torch.int8)
         return torch.cat([codes.flatten(1).view(torch.uint8), scales.flatten(1).view(torch.uint8)], dim=1)
 

@@ -26,7 +26,7 @@ class ShardedMessage:
         self.vectors = [space.vector()]
         self.width = BLOCK * _share(space.size, BLOCK * comm.size)  # entries of a shard
         self.sizes = [rider.size for rider in riders]
-        self.tail = torch.zeros(comm.size, _share(sum(self.sizes), comm.size), device=space.device)
+        self.tail = torch.zeros(comm.size, _share(sum(self.sizes), comm.size), dtype=torch.float32, device=space.device)
         coded = coder.bytes(self.width)
         self.sent = torch.zeros(comm.size, coded + 4 * self.tail.shape[1], dtype=torch.uint8, device=space.device)
         self.codes, self.tail_bytes = self.sent[:, :coded], self.sent[:, coded:]
@@ -34,7 +34,7 @@ class ShardedMessage:
 
     def take(self, v: Vector) -> Vector:
         """Put v into the message; returns what the message says of it."""
-        entries = torch.zeros(self.comm.size * self.width, device=self.space.device)
+        entries = torch.zeros(self.comm.size * self.width, dtype=torch.float32, device=self.space.device)
         entries[: self.space.size] = self.space.flatten(v)
         self.codes.copy_(self.coder.encode(entries.mul_(self.weight).view(self.comm.size, -1)))
         return self._vector(self.coder.decode(self.codes) / self.weight)
@@ -57,13 +57,13 @@ class ShardedMessage:
         mine = torch.cat([codes, tail.view(torch.uint8)], dim=1)
         self.received, back = self.comm.start_gather(mine[0], self.purpose)()
         self.cost = Cost(there.bytes + back.bytes, there.seconds + back.seconds)
-        lost = torch.zeros(self.comm.size, self.width, device=self.space.device)
+        lost = torch.zeros(self.comm.size, self.width, dtype=torch.float32, device=self.space.device)
         lost[self.comm.rank] = (mean - self.coder.decode(codes))[0] * self.comm.size / self.weight
         return self._vector(lost)
 
     def restore(self, received: Sequence[Tensor]) -> None:
         """As if this had come back."""
-        self.received = list(received)
+        self.received = [tensor.to(self.space.device) for tensor in received]
 
     def finish(self) -> None:
         """Take the means, once `wait` is done."""

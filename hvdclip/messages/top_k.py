@@ -51,7 +51,7 @@ class TopKMessage:
 
     def restore(self, received: Sequence[Tensor]) -> None:
         """As if this had come back."""
-        self.received = list(received)
+        self.received = [tensor.to(self.space.device) for tensor in received]
 
     def finish(self) -> None:
         """Take the means, once `wait` is done."""

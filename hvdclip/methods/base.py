@@ -192,7 +192,7 @@ class Method(torch.optim.Optimizer):
     def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
         """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message."""
         if loss is not None:
-            loss = torch.as_tensor(loss, device=self.space.device).detach()
+            loss = torch.as_tensor(loss, device=self.space.device).detach().reshape(())
             self.statistics.add("loss", loss.float().nan_to_num(0.0, 0.0, 0.0))
             self.statistics.add("losses", loss.isfinite())
         self.statistics.add("samples", samples)

@@ -54,7 +54,7 @@ class Episode(Episodic):
 
     def _lay_out(self) -> tuple[Message, Vector]:
         # G can only be averaged at the averaged x, so it cannot travel with x
-        self.resampled = self.message_of(1)
+        self.resampled = self.message_of(1, name="resampled")
         self.vectors["G"] = self.resampled.vectors[0]
         return super()._lay_out()
 

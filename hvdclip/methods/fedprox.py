@@ -3,6 +3,10 @@
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: Federated Optimization in Heterogeneous Networks. MLSys 2020.
 """
 
+from typing import Self
+
+from pydantic import model_validator
+
 from hvdclip.flat import Gradient
 from hvdclip.methods.averaging_settings import LocalSgdSettings
 from hvdclip.methods.local import LocalMethod
@@ -21,6 +25,14 @@ class FedProx(SgdFamily, LocalMethod):
         """eta is lr, I is interval."""
 
         mu: Finite = setting(ge=0, description="mu, weight of the proximal term mu/2 ||x - x_round||^2", unit="g/x")
+
+        @model_validator(mode="after")
+        def _starts_from_the_mean(self) -> Self:
+            if self.overlap != "none":
+                raise ValueError(
+                    f"overlap is {self.overlap!r}, but x_round must be the mean; allowed with fedprox: none"
+                )
+            return self
 
     def keeps(self) -> tuple[str, ...]:
         return (*super().keeps(), "x_round")

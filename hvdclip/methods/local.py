@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -112,6 +114,8 @@ class LocalMethod(Apart):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._under_way:
+            self._await()  # else it would still write where the state goes
         super().load_state_dict(state_dict)
         own = state_dict["hvdclip"]
         if isinstance(self.intervals, MeasuredIntervals):
@@ -123,8 +127,19 @@ class LocalMethod(Apart):
             assert self._before is not None
             self.exchange.message.restore(own["under_way"]["received"])
             torch._foreach_copy_(self._before.flats, own["under_way"]["snapshot"])
-            self._moving.then = own["under_way"]["buffers"]
+            self._moving.then = [tensor.to(self.space.device) for tensor in own["under_way"]["buffers"]]
             self._closed = dict(own["under_way"]["closed"])
+
+    def _shape(self) -> str:
+        return f"{super()._shape()}, overlap: {self.averaging.overlap}, compression: {self.averaging.compression}"
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        if self._under_way:
+            # two averages that meet by chance in one cycle of Horovod's would be summed in another order
+            self._await()
+        with super().averaged():
+            yield
 
     def _state_vectors(self) -> tuple[str, ...]:
         names = super()._state_vectors()
@@ -141,9 +156,7 @@ class LocalMethod(Apart):
             )
         delayed = self.averaging.overlap == "delayed"
         self._moving = MovingBuffers(self.buffers)
-        riders: list[Rider] = [self._moving if delayed else self.buffers, self.statistics]
-        if isinstance(self.intervals, MeasuredIntervals):
-            riders.append(self.intervals)
+        riders = self._riders()
         self._before = self.space.vector() if self.settings.drift or delayed else None
         if self.averaging.warmup == "gradients":
             self.mean_gradient = self.message_of(1, riders, name="warmup")
@@ -164,6 +177,11 @@ class LocalMethod(Apart):
             self.exchange = Copied(message, self.space.vector()) if delayed else InPlace(message, message.vectors[0])
         return self.exchange.message, self.exchange.x
 
+    def _riders(self) -> list[Rider]:
+        """What travels in the tail of a round's message."""
+        riders: list[Rider] = [self._moving if self.averaging.overlap == "delayed" else self.buffers, self.statistics]
+        return [*riders, self.intervals] if isinstance(self.intervals, MeasuredIntervals) else riders
+
     def _begin_round(self) -> None:
         if "common" in self.vectors and not self._under_way:
             self.vectors["common"].copy_(self.x)
@@ -179,7 +197,7 @@ class LocalMethod(Apart):
             if self._skip is not observed:  # a second gradient is not finite
                 self.statistics.add("skipped", self._skip - observed)
         ends = self.steps_in_round >= self.interval
-        if self._under_way and self.steps_in_round == self.delay:
+        if self._under_way and self.steps_in_round >= self.delay:
             self._receive()
         if self.node is not None and self.steps_in_round % self.node.interval == 0:
             self._average_in_node(self.node, ends)

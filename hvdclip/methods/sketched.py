@@ -61,7 +61,7 @@ class Sketched(LocalMethod):
     def _lay_out(self) -> tuple[Message, Vector]:
         sketch = nn.Parameter(torch.zeros(self.settings.width, dtype=self.space.widest, device=self.space.device))
         _, x = super()._lay_out()
-        message = self.message_of(1, [self.buffers, self.statistics], space=Space([sketch]))
+        message = self.message_of(1, self._riders(), space=Space([sketch]))
         self.exchange = InPlace(message, x)
         return message, x
 
