@@ -8,6 +8,7 @@ timeline itself opens in chrome://tracing.
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -65,5 +66,6 @@ if __name__ == "__main__":
         end = times["allreduce.backward has ended"][0]
         print("bucket  all-reduce began  ended  (ms after backward ended)")
         for number in range(LAYERS):
-            began, ended = times[f"allreduce.hvdclip.round.bucket{number}.0"]
+            (name,) = [name for name in times if re.search(rf"round\.bucket{number}(?!\d)", name)]
+            began, ended = times[name]
             print(f"{number:>6}  {began - end:>16.1f} {ended - end:>6.1f}")
