@@ -29,9 +29,7 @@ class FedProx(SgdFamily, LocalMethod):
         @model_validator(mode="after")
         def _starts_from_the_mean(self) -> Self:
             if self.overlap != "none":
-                raise ValueError(
-                    f"overlap is {self.overlap!r}, but x_round must be the mean; allowed with fedprox: none"
-                )
+                raise ValueError(f"overlap is {self.overlap!r}, but x_round is a mean; allowed with fedprox: none")
             return self
 
     def keeps(self) -> tuple[str, ...]:
