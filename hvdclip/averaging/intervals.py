@@ -27,7 +27,8 @@ class Intervals:
         self.starts = dict(sorted(starts.items()))
 
     def at(self, step: int) -> int:
-        return [interval for start, interval in self.starts.items() if start <= step][-1]
+        # from the end, where the present round is however long the log has become
+        return next(self.starts[start] for start in reversed(self.starts) if start <= step)
 
 
 class MeasuredIntervals(Intervals):

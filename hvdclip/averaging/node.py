@@ -33,7 +33,7 @@ class NodeAverage:
             for wire in wires:
                 wire.mul_(self.share)
         _, cost = self.comm.start_average_(wires, "round", "node")()
-        self.cost = Cost(self.cost.bytes + cost.bytes, self.cost.seconds + cost.seconds)
+        self.cost = self.cost.plus(cost)
         for flat, wire in zip(x.flats, wires, strict=True):
             if flat is not wire:
                 flat.copy_(wire)

@@ -31,6 +31,9 @@ class Cost(NamedTuple):
     bytes: int = 0
     seconds: float = 0.0
 
+    def plus(self, other: Cost) -> Cost:
+        return Cost(self.bytes + other.bytes, self.seconds + other.seconds)
+
 
 Waiting = Callable[[], tuple[Result, Cost]]
 """Waits for the end of a collective that has been started; returns its result and what it cost."""
@@ -177,6 +180,14 @@ class Network(Communicator):
 
     @abstractmethod
     def _gather(self, value: Any, purpose: str) -> list[Any]: ...
+
+
+@contextmanager
+def in_bytes(tensor: Tensor) -> Iterator[Tensor]:
+    """The tensor as bytes, since no library knows every dtype; what is done to them is done to the tensor."""
+    sent = tensor.detach().contiguous().flatten().view(torch.uint8)
+    yield sent
+    tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
 
 def _full(purpose: str, name: str) -> str:

@@ -11,10 +11,9 @@ from functools import cached_property
 from typing import Any
 
 import horovod.torch as hvd
-import torch
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Network
+from hvdclip.comm.base import Communicator, Network, in_bytes
 from hvdclip.comm.single import SingleRank
 
 _COMMUNICATORS = itertools.count()
@@ -77,11 +76,9 @@ class Horovod(Network):
         return MPI.COMM_WORLD.Dup()
 
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
-        # as bytes, since Horovod knows neither bfloat16 nor every integer type
         for i, tensor in enumerate(tensors):
-            sent = tensor.contiguous().flatten().view(torch.uint8)
-            hvd.broadcast_(sent, root_rank=0, name=f"{self.prefix}.{purpose}.broadcast.{i}")
-            tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+            with in_bytes(tensor) as sent:
+                hvd.broadcast_(sent, root_rank=0, name=f"{self.prefix}.{purpose}.broadcast.{i}")
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
         return hvd.allgather_object(value, name=f"{self.prefix}.{purpose}.gather")

@@ -13,7 +13,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Network
+from hvdclip.comm.base import Communicator, Network, in_bytes
 
 
 class Mpi4py(Network):
@@ -83,9 +83,10 @@ class Mpi4py(Network):
 
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
         for tensor in tensors:
-            sent = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            self._now(self._mpi.Bcast, sent.numpy())
-            tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+            with in_bytes(tensor) as sent:
+                mine = sent.cpu()
+                self._now(self._mpi.Bcast, mine.numpy())
+                sent.copy_(mine)
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
         return self._now(self._mpi.allgather, value)

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Space, Vector
-
-
-class Rider(Protocol):
-    """Something small that travels in the tail of a message."""
-
-    size: int
-
-    def pack(self, tail: Tensor) -> None:
-        """Write `size` floats into the tail before it is averaged."""
-
-    def unpack(self, tail: Tensor) -> None:
-        """Read their means over the ranks."""
+from hvdclip.messages.riders import Rider, Riders
 
 
 class Message:
@@ -50,8 +38,8 @@ class Message:
         sizes = dict.fromkeys(wire_of.values(), 0)
         for dtype, n in space.numel.items():
             sizes[wire_of[dtype]] += vectors * n
-        tail_size = sum(rider.size for rider in riders)
-        sizes[tail_dtype] += tail_size
+        self.riders = Riders(riders)
+        sizes[tail_dtype] += self.riders.size
         self.wires = {dtype: torch.zeros(n, dtype=dtype, device=space.device) for dtype, n in sizes.items()}
         self._waiting: Waiting[None] = lambda: (None, Cost())
 
@@ -70,8 +58,7 @@ class Message:
                     flats[dtype] = half
             self.vectors.append(space.vector(flats))
         self._bodies = [wire[: used[dtype]] for dtype, wire in self.wires.items()]
-        tail = self.wires[tail_dtype][used[tail_dtype] :]
-        self._tails = list(zip(riders, tail.split([rider.size for rider in riders]), strict=True))
+        self._tail = self.wires[tail_dtype][used[tail_dtype] :]
 
     def average(self, purpose: str = "round") -> None:
         """Average vectors and riders over the ranks: one collective a dtype."""
@@ -84,8 +71,7 @@ class Message:
         self._stage()
         if self.weight != 1.0:
             torch._foreach_mul_(self._bodies, self.weight)
-        for rider, tail in self._tails:
-            rider.pack(tail)
+        self.riders.pack(self._tail)
         self._waiting = self.comm.start_average_(self.received, purpose, self.name)
 
     def wait(self) -> None:
@@ -103,8 +89,7 @@ class Message:
     def finish(self) -> None:
         """Take the means, once `wait` is done."""
         self._unstage()
-        for rider, tail in self._tails:
-            rider.unpack(tail)
+        self.riders.unpack(self._tail)
 
     def average_with_neighbours(self) -> None:
         """Average the vectors over this rank and its ring neighbours; riders do not take part."""

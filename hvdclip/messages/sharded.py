@@ -14,19 +14,21 @@ from torch import Tensor
 from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Space, Vector
 from hvdclip.messages.coders import BLOCK, Coder
-from hvdclip.messages.message import Rider
+from hvdclip.messages.riders import Rider, Riders
 
 
 class ShardedMessage:
     """A coded vector and the riders, these in float32; `vectors[0]` is the mean over the ranks."""
 
     def __init__(self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float):
-        self.space, self.coder, self.riders, self.comm, self.weight = space, coder, riders, comm, weight
+        self.space, self.coder, self.comm, self.weight = space, coder, comm, weight
         self.cost = Cost()
         self.vectors = [space.vector()]
         self.width = BLOCK * _share(space.size, BLOCK * comm.size)  # entries of a shard
-        self.sizes = [rider.size for rider in riders]
-        self.tail = torch.zeros(comm.size, _share(sum(self.sizes), comm.size), dtype=torch.float32, device=space.device)
+        self.riders = Riders(riders)
+        self.tail = torch.zeros(
+            comm.size, _share(self.riders.size, comm.size), dtype=torch.float32, device=space.device
+        )
         coded = coder.bytes(self.width)
         self.sent = torch.zeros(comm.size, coded + 4 * self.tail.shape[1], dtype=torch.uint8, device=space.device)
         self.codes, self.tail_bytes = self.sent[:, :coded], self.sent[:, coded:]
@@ -42,8 +44,7 @@ class ShardedMessage:
     def start(self, purpose: str = "round") -> None:
         """Send each rank its shard; the rest follows in `wait`."""
         self.purpose, self.received = purpose, None
-        for rider, place in zip(self.riders, self._places(self.tail), strict=True):
-            rider.pack(place)
+        self.riders.pack(self._ridden(self.tail))
         self.tail_bytes.copy_(self.tail.view(torch.uint8))
         self._shards: Waiting[Tensor] = self.comm.start_all_to_all(self.sent, purpose)
 
@@ -56,7 +57,7 @@ class ShardedMessage:
         codes = self.coder.encode(mean)
         mine = torch.cat([codes, tail.view(torch.uint8)], dim=1)
         self.received, back = self.comm.start_gather(mine[0], self.purpose)()
-        self.cost = Cost(there.bytes + back.bytes, there.seconds + back.seconds)
+        self.cost = there.plus(back)
         lost = torch.zeros(self.comm.size, self.width, dtype=torch.float32, device=self.space.device)
         lost[self.comm.rank] = (mean - self.coder.decode(codes))[0] * self.comm.size / self.weight
         return self._vector(lost)
@@ -72,11 +73,10 @@ class ShardedMessage:
         coded = self.codes.shape[1]
         self.vectors[0].copy_(self._vector(self.coder.decode(rows[:, :coded])))
         tail = rows[:, coded:].contiguous().view(torch.float32)
-        for rider, place in zip(self.riders, self._places(tail), strict=True):
-            rider.unpack(place)
+        self.riders.unpack(self._ridden(tail))
 
-    def _places(self, tail: Tensor) -> Sequence[Tensor]:
-        return tail.view(-1)[: sum(self.sizes)].split(self.sizes)
+    def _ridden(self, tail: Tensor) -> Tensor:
+        return tail.view(-1)[: self.riders.size]
 
     def _vector(self, rows: Tensor) -> Vector:
         return self.space.unflatten(rows.view(-1)[: self.space.size])

@@ -9,18 +9,19 @@ from torch import Tensor
 
 from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Space, Vector
-from hvdclip.messages.message import Rider
+from hvdclip.messages.riders import Rider, Riders
 
 
 class TopKMessage:
     """Values and places (2k numbers), then the riders in the tail; `vectors[0]` is the mean over the ranks."""
 
     def __init__(self, space: Space, k: int, riders: Sequence[Rider], comm: Communicator, weight: float):
-        self.space, self.k, self.riders, self.comm, self.weight = space, k, riders, comm, weight
+        self.space, self.k, self.comm, self.weight = space, k, comm, weight
         self.cost = Cost()
         self.dtype = space.widest
         self.places = torch.int64 if self.dtype == torch.float64 else torch.int32
-        sizes = [k, k, *(rider.size for rider in riders)]
+        self.riders = Riders(riders)
+        sizes = [k, k, self.riders.size]
         self.sent = torch.zeros(sum(sizes), dtype=self.dtype, device=space.device)
         self.parts = self.sent.split(sizes)
         self.vectors = [space.vector()]
@@ -42,8 +43,7 @@ class TopKMessage:
 
     def start(self, purpose: str = "round") -> None:
         self.received = None
-        for rider, tail in zip(self.riders, self.parts[2:], strict=True):
-            rider.pack(tail)
+        self.riders.pack(self.parts[2])
         self._everyone: Waiting[list[Tensor]] = self.comm.start_gather(self.sent, purpose)
 
     def wait(self) -> None:
@@ -61,6 +61,4 @@ class TopKMessage:
             values, places = received[: self.k], received[self.k : 2 * self.k].view(self.places)
             mean.index_add_(0, places.long(), values / self.comm.size)
         self.vectors[0].copy_(self.space.unflatten(mean))
-        tails = torch.stack([received[2 * self.k :] for received in self.received]).mean(dim=0)
-        for rider, tail in zip(self.riders, tails.split([rider.size for rider in self.riders]), strict=True):
-            rider.unpack(tail)
+        self.riders.unpack(torch.stack([received[2 * self.k :] for received in self.received]).mean(dim=0))

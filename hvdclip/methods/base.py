@@ -334,15 +334,14 @@ class Method(torch.optim.Optimizer):
         """The round's message has been taken."""
         self.rounds += 1
         first, closed = self._closed["first"], {key: self._closed[key] for key in ("step", "lr", "gamma", "interval")}
-        payload, waited = 0, 0.0
+        cost = Cost()
         for message in self.messages:
-            payload, waited = payload + message.cost.bytes, waited + message.cost.seconds
-            message.cost = Cost()
+            cost, message.cost = cost.plus(message.cost), Cost()
         now = time.perf_counter()
         self._round = closed | {
             "round": self.rounds,
-            "bytes": payload,
-            "comm_s": waited,
+            "bytes": cost.bytes,
+            "comm_s": cost.seconds,
             "round_s": now - self._round_start,
             "ranks": self.comm.size,
         }

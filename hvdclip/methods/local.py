@@ -95,21 +95,20 @@ class LocalMethod(Apart):
 
     def state_dict(self) -> dict[str, Any]:
         """As elsewhere; where a delayed average is under way all ranks must call it, and wait for that."""
+        if self._under_way:
+            self._await()  # first, since it may change the vectors
         state = super().state_dict()
         state["hvdclip"]["intervals"] = dict(self.intervals.starts)
         if self.outer is not None:
             state["outer"] = self.outer.state_dict()
         if self._under_way:
             assert self._before is not None
-            self._await()
             state["hvdclip"]["under_way"] = {
                 "received": [tensor.clone() for tensor in self.exchange.message.received or ()],
                 "snapshot": [flat.clone() for flat in self._before.flats],
                 "buffers": [tensor.clone() for tensor in self._moving.then],
                 "closed": dict(self._closed),
             }
-        # after the wait, which may change what is kept
-        state["hvdclip"]["vectors"] = {name: [flat.clone() for flat in v.flats] for name, v in self.vectors.items()}
         return state
 
     @torch.no_grad()

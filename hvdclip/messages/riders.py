@@ -1,0 +1,37 @@
+"""Riders: what is small and travels in the tail of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Rider(Protocol):
+    """Something small that travels in the tail of a message."""
+
+    size: int
+
+    def pack(self, tail: Tensor) -> None:
+        """Write `size` floats into the tail before it is averaged."""
+
+    def unpack(self, tail: Tensor) -> None:
+        """Read their means over the ranks."""
+
+
+class Riders:
+    """Several riders, one after another in one tail of `size` floats."""
+
+    def __init__(self, riders: Sequence[Rider]):
+        self._riders = list(riders)
+        self._sizes = [rider.size for rider in riders]
+        self.size = sum(self._sizes)
+
+    def pack(self, tail: Tensor) -> None:
+        for rider, place in zip(self._riders, tail.split(self._sizes), strict=True):
+            rider.pack(place)
+
+    def unpack(self, tail: Tensor) -> None:
+        for rider, place in zip(self._riders, tail.split(self._sizes), strict=True):
+            rider.unpack(place)
