@@ -64,18 +64,19 @@ def launched(backend: Backend = "horovod", process_sets: bool = False) -> Commun
             f"srun started {ranks} tasks without MPI support, so each would train alone: use srun --mpi=pmix "
             "(srun --mpi=list shows what this cluster has)"
         )
+    library = "Horovod" if backend == "horovod" else backend
     try:
         comm = _start(backend, process_sets)
     except ImportError as error:
         if ranks == 1:
             return SingleRank()
         raise RuntimeError(
-            f"{variable}={ranks} announces {ranks} ranks, but {backend} cannot be imported ({error}): run jobs/setup.sh"
+            f"{variable}={ranks} announces {ranks} ranks, but {library} cannot be imported ({error}): run jobs/setup.sh"
         ) from error
     if comm.size != ranks:
         raise RuntimeError(
-            f"{variable}={ranks} announces {ranks} ranks, but the world of {backend} has {comm.size}: the launcher and "
-            "its MPI do not fit together"
+            f"{variable}={ranks} announces {ranks} ranks, but {library}'s world has {comm.size}: the launcher and "
+            f"{library}'s MPI do not fit together"
         )
     return comm
 
