@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 from pydantic.fields import FieldInfo
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
@@ -24,6 +23,7 @@ from hvdclip.config import Config, check, load
 from hvdclip.endings import bad_input, complain, together, with_ranks
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
+from hvdclip.training import terminal
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
@@ -116,7 +116,7 @@ def algorithms_command(name: str | None) -> None:
         for setting, field in chosen.Settings.model_fields.items():
             default = "required" if field.is_required() else in_words(field)
             table.add_row(setting, default, _unit(field), field.description)
-    _console().print(table)
+    terminal.console().print(table)
 
 
 @main.command("configs")
@@ -131,7 +131,7 @@ def configs_command(name: str | None) -> None:
     table = Table("file", "what it is")
     for file in sorted(folder.glob("*.yaml")):
         table.add_row(os.path.relpath(file), file.read_text().splitlines()[0].lstrip("# "))
-    _console().print(table)
+    terminal.console().print(table)
 
 
 @main.command("simulate")
@@ -164,7 +164,7 @@ def simulate_command(
     from hvdclip import simulation
 
     jobs = bad_input(lambda: list(_grid(config, overrides, ranks, intervals, scale_lr)))
-    console = _console()
+    console = terminal.console()
     traces = []
     for checked, number in track(jobs, "simulating", console=console, disable=not console.is_terminal, transient=True):
         try:
@@ -218,7 +218,7 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
     from hvdclip.report import runs as reading
 
     read = bad_input(lambda: reading.read(runs))
-    console = _console()
+    console = terminal.console()
     console.print(table.table(read))
     for file in plot.plot(read, out or runs[0] / "plots"):
         console.print(f"picture: {file}", soft_wrap=True)
@@ -230,10 +230,3 @@ def _default_run_dir(config: Path) -> Path:
 
 def _unit(field: FieldInfo) -> str:
     return str(field.json_schema_extra.get("unit", "")) if isinstance(field.json_schema_extra, dict) else ""
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    return console

@@ -4,30 +4,17 @@
 #   jobs/bench_links.sh FOLDER [RATES] [NODES] [options of hvdclip bench train]
 #
 # RATES are "off 10gbit 1gbit 200mbit" and NODES "2 4" unless given; FOLDER gets train-NODES-RATE.json for each pair.
-# Root only: the nodes are namespaces of the kernel.
+# Root only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# shellcheck source=jobs/env.sh
-source jobs/env.sh
 
-((EUID == 0)) || { echo "$0: emulated nodes need root" >&2; exit 2; }
 (($#)) || { echo "usage: $0 FOLDER [RATES] [NODES] [options of hvdclip bench train]" >&2; exit 2; }
 mkdir -p "$1"
 folder=$(realpath "$1") rates=${2:-off 10gbit 1gbit 200mbit} numbers=${3:-2 4}
 shift $(($# < 3 ? $# : 3))
 
-# names of its own, so that it meets no other cluster on this machine
-LAB=$(mktemp -d /var/tmp/hvdclip-links.XXXXXX)
-export LAB HEAD="links$$" PFX="l$$n" SHARED="$folder:$PWD" OMP_NUM_THREADS=1
-# where Debian puts SLURM's daemons
-export PATH=$PATH:/usr/sbin:/sbin
-
-lab() { tests/slurmlab.sh "$@"; }
-end() {
-  lab down
-  rm -rf "$LAB"
-}
-trap end EXIT
+# shellcheck source=jobs/lab.sh
+source jobs/lab.sh
 
 for nodes in $numbers; do
   lab up "$nodes" >&2

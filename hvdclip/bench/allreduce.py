@@ -16,10 +16,9 @@ from hvdclip.bench import gloo, worlds
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report
 from hvdclip.bench.roster import Roster
-from hvdclip.bench.shapes import Shape, in_words, parameters
+from hvdclip.bench.shapes import Shape, in_words, message, parameters
 from hvdclip.comm import Communicator
 from hvdclip.methods import optimizer
-from hvdclip.statistics import Statistics
 
 OURS, BARE = "hvdclip celgc", "Horovod, bare flat vector"
 NEVER = 10**9  # steps until an average comes of itself
@@ -54,8 +53,7 @@ class Task:
     def flat(self) -> tuple[Tensor, list[Tensor]]:
         """A vector of the floats that are in hvdclip's message, and its parts in these shapes."""
         sizes = [mine.numel() for mine in self.mine]
-        beside = Statistics(self.comm.rank, self.comm.size).size
-        vector = torch.zeros(sum(sizes) + beside)
+        vector = message(sum(sizes), self.comm)
         pieces = vector[: sum(sizes)].split(sizes)
         return vector, [piece.view(shape) for piece, shape in zip(pieces, self.of, strict=True)]
 

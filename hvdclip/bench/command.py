@@ -108,7 +108,8 @@ def _bench(
     process_sets: bool = False,
 ) -> None:
     """Check the input, compare, and show and write on rank 0 what was found."""
-    from hvdclip.bench.report import circumstances, console
+    from hvdclip.bench.report import circumstances
+    from hvdclip.training.terminal import console
 
     def run() -> None:
         chosen = together(comm, choose)

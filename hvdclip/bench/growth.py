@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from hvdclip.bench.blocks import Blocks, Peer, measure
+from hvdclip.bench.step import floor
 from hvdclip.comm import Communicator
 from hvdclip.methods import optimizer
 
@@ -59,17 +60,11 @@ def _peers(floats: int, comm: Communicator) -> list[Peer]:
     for p, part in zip(params, gradient.chunk(TENSORS), strict=True):
         p.grad = part
     ours = optimizer("celgc", params, comm=comm, lr=1.0, max_norm=1e-3, interval=10**9, drift=False)
-    x, received = ours.x.flats[0], ours.message.received
-
-    def floor() -> None:
-        torch.linalg.vector_norm(gradient)
-        x.add_(gradient, alpha=-1e-9)
-
     return [
         Peer(STEP, ours.step),
-        Peer(FLOOR, floor),
+        Peer(FLOOR, partial(floor, ours.x.flats[0], gradient)),
         Peer(ROUND, ours.synchronize, ours.step),
-        Peer(BARE, partial(comm.average_, received, "bare")),
+        Peer(BARE, partial(comm.average_, ours.message.received, "bare")),
     ]
 
 

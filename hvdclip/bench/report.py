@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -85,13 +84,6 @@ class Report:
         numbers = [self.more[name].get(column) for column in self.formats]
         formats = self.formats.values()
         return ["-" if n is None else f"{n:{style}}" for n, style in zip(numbers, formats, strict=True)]
-
-
-def console() -> Console:
-    """A terminal that a launcher gives its ranks has 80 columns, whatever the user's has."""
-    made = Console(highlight=False)
-    made.width = max(made.width, 160)
-    return made
 
 
 def circumstances(comm: Communicator) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from itertools import chain, pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hvdclip.comm import Communicator
 from hvdclip.models import build
+from hvdclip.statistics import Statistics
 
 Shape = tuple[int, ...]
 
@@ -67,6 +69,11 @@ def parameters(of: list[Shape]) -> list[nn.Parameter]:
     """Parameters of these shapes, drawn as a layer's would be; every rank and every call draws the same ones."""
     generator = torch.Generator().manual_seed(1)
     return [nn.Parameter(torch.empty(shape).uniform_(-0.1, 0.1, generator=generator)) for shape in of]
+
+
+def message(floats: int, comm: Communicator) -> Tensor:
+    """A vector as long as the message of so many floats, statistics included."""
+    return torch.zeros(floats + Statistics(comm.rank, comm.size).size)
 
 
 def in_words(of: list[Shape]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report
@@ -109,13 +110,17 @@ def checked(name: str, params: Sequence[nn.Parameter], gradients: Gradients, ste
 def _floors(of: list[Shape], gradients: Gradients) -> list[Peer]:
     x, given = (torch.cat([t.detach().flatten() for t in tensors]) for tensors in (parameters(of), gradients.given))
     g, y = given.clone(), x.clone()
-
-    def step() -> None:
-        torch.linalg.vector_norm(g)
-        x.add_(g, alpha=-1e-9)
-
     # written just before, as the others' gradients are
-    return [Peer(FLOOR, step, lambda: g.copy_(given)), Peer(COPY, lambda: y.copy_(x), lambda: x.copy_(given))]
+    return [
+        Peer(FLOOR, partial(floor, x, g), lambda: g.copy_(given)),
+        Peer(COPY, lambda: y.copy_(x), lambda: x.copy_(given)),
+    ]
+
+
+def floor(x: Tensor, g: Tensor) -> None:
+    """What a clipped step must read and write: g for its norm, then x and g, then x."""
+    torch.linalg.vector_norm(g)
+    x.add_(g, alpha=-1e-9)
 
 
 def _torch_name(kind: str, decay: float) -> str:

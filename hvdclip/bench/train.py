@@ -18,11 +18,11 @@ from hvdclip.bench import gloo, worlds
 from hvdclip.bench.blocks import Blocks, Peer, measure
 from hvdclip.bench.report import Report
 from hvdclip.bench.roster import Roster
+from hvdclip.bench.shapes import message
 from hvdclip.bench.traffic import Traffic
 from hvdclip.comm import Communicator
 from hvdclip.methods import optimizer
 from hvdclip.models import LSTM
-from hvdclip.statistics import Statistics
 
 LR, MAX_NORM = 0.1, 0.25
 BATCH, BPTT = 20, 35
@@ -128,8 +128,7 @@ def _peer(name: str, task: Task, steps: int, traffic: Traffic) -> Peer:
 
 def _average(task: Task, traffic: Traffic) -> Peer:
     """One bare average of as many floats as are in a message."""
-    beside = Statistics(task.comm.rank, task.comm.size).size
-    vector = torch.zeros(sum(p.numel() for p in task.model().parameters()) + beside)
+    vector = message(sum(p.numel() for p in task.model().parameters()), task.comm)
     average = partial(task.comm.average_, [vector])
     return Peer(AVERAGE, partial(traffic.during, average))
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hvdclip.training.terminal import terminal
+from hvdclip.training.terminal import console
 
 
 class Silent:
@@ -29,11 +26,8 @@ class Display(Silent):
     PLAIN_EVERY_S = 10.0
 
     def __init__(self) -> None:
-        screen = terminal()
-        self.live = screen is not None
-        # a terminal that tells no size says 0
-        width = (os.get_terminal_size(screen.fileno()).columns or 80) if screen else None
-        self.console = Console(file=screen or sys.stdout, force_terminal=self.live, width=width, highlight=False)
+        self.console = console()
+        self.live = self.console.is_terminal
         self._progress: Progress | None = None
         self._last_plain = time.monotonic()
 

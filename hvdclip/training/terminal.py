@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from rich.console import Console
+
 from hvdclip.comm import announced_ranks
 
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "horovodrun")
@@ -29,6 +31,14 @@ def terminal() -> TextIO | None:
     except OSError:
         return None
     return os.fdopen(descriptor, "w") if descriptor >= 0 else None
+
+
+def console() -> Console:
+    """A console on that terminal, as wide as it is; else on stdout, without colours and 160 columns wide."""
+    screen = terminal()
+    # a terminal that tells no size says 0
+    width = (os.get_terminal_size(screen.fileno()).columns or 80) if screen else 160
+    return Console(file=screen or sys.stdout, force_terminal=screen is not None, width=width, highlight=False)
 
 
 def _ancestors(pid: int) -> list[int]:

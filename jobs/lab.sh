@@ -1,0 +1,19 @@
+# shellcheck shell=bash
+# Sourced by the jobs that measure on the emulated nodes of tests/slurmlab.sh: `lab` is that script with a cluster of
+# this job's own, which ends with the job. The nodes see the folder that `folder` names. Root only.
+# shellcheck source=jobs/env.sh
+source jobs/env.sh
+((EUID == 0)) || { echo "$0: emulated nodes need root, since they are namespaces of the kernel" >&2; exit 2; }
+
+LAB=$(mktemp -d /var/tmp/hvdclip-lab.XXXXXX)
+# shellcheck disable=SC2154  # folder is the job's
+export LAB HEAD="lab$$" PFX="l$$n" SHARED="$folder:$PWD" OMP_NUM_THREADS=1
+# where Debian puts SLURM's daemons
+export PATH=$PATH:/usr/sbin:/sbin
+
+lab() { tests/slurmlab.sh "$@"; }
+end_lab() {
+  lab down
+  rm -rf "$LAB"
+}
+trap end_lab EXIT
