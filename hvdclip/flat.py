@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
+from hvdclip.numbers import Number
+
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (*HALVES, torch.float32, torch.float64)
 # For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.
@@ -60,7 +62,7 @@ class Vector:
         torch._foreach_maximum_(*self._matched(other))
         return self
 
-    def mul_(self, factor: Tensor) -> Vector:
+    def mul_(self, factor: Number) -> Vector:
         for piece in self.pieces:
             if piece.dtype in HALVES:
                 piece.copy_(piece.float() * factor)  # the factor itself may be too small for float16

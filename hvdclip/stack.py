@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.messages import Message, Rider
+from hvdclip.numbers import Number
 from hvdclip.statistics import BINS, LEAST, MOST, NORM, PER_OCTAVE, SUMS, Statistics
 
 # the outermost bins reach this far
@@ -145,14 +146,16 @@ class StackedStatistics(Statistics):
         else:
             self._mine[SUMS.index(name)] += mean * self.ranks
 
-    def add_norm(self, norm: Tensor) -> None:
+    def add_norm(self, norm: Number) -> None:
+        assert isinstance(norm, Tensor)
         norms = norm.double().flatten()
         self._mine[NORM] += norms.sum().item()
         octaves = norms.log2().clamp(LEAST - EDGE, MOST + EDGE)
         self._mine[-BINS:] += torch.histc(octaves, BINS, LEAST - EDGE, MOST + EDGE).numpy()
         self.seeds = len(norm)
 
-    def mark_failed(self, step: int, failed: Tensor) -> None:
+    def mark_failed(self, step: int, failed: Tensor | bool) -> None:
+        assert isinstance(failed, Tensor)
         if failed.any():
             rank = int(failed.flatten(0, 1).any(dim=-1).nonzero()[0]) % self.ranks
             raise FloatingPointError(f"the gradient is not finite on simulated rank {rank} at step {step} of its round")

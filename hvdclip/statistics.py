@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hvdclip.numbers import Number
+
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 SUMS = (*COUNTS, "loss", "drift", "norm")
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
@@ -36,8 +38,8 @@ class Statistics:
         self._staged = torch.from_numpy(self._mine)  # the same memory
         self._agreed = [0.0] * self.size  # means over the ranks
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
-        self._norms: list[Tensor] = []
-        self._failures: list[tuple[int, Tensor]] = []  # (step, whether it failed)
+        self._norms: list[Number] = []
+        self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
         self._common: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
         self.overflowed = False
@@ -51,15 +53,16 @@ class Statistics:
         else:
             self._mine[SUMS.index(name)] += value
 
-    def add_norm(self, norm: Tensor) -> None:
+    def add_norm(self, norm: Number) -> None:
         """Take the norm of a gradient; what is not finite is not counted."""
         self._norms.append(norm)
         if len(self._norms) >= FOLD:
             self._fold()
 
-    def mark_failed(self, step: int, failed: Tensor) -> None:
+    def mark_failed(self, step: int, failed: Tensor | bool) -> None:
         """Note the step (counted from 1 in the round) if `failed` is true and it is this rank's first."""
-        self._failures.append((step, failed))
+        if failed is not False:
+            self._failures.append((step, failed))
 
     def pack(self, tail: Tensor) -> None:
         self._fold()
@@ -138,11 +141,11 @@ def quantiles(counts: np.ndarray) -> dict[str, float | None]:
     return {name: _middle(int((reached < share * total).sum())) for name, share in QUANTILES.items()}
 
 
-def _on_host(numbers: list[Tensor]) -> list[float]:
+def _on_host(numbers: list[Any]) -> list[float]:
     """Read in one transfer where they lie on a device; on the CPU the transfer would take longer than the numbers."""
-    if numbers and numbers[0].device.type != "cpu":
+    if numbers and isinstance(numbers[0], Tensor) and numbers[0].device.type != "cpu":
         return torch.stack(numbers).tolist()
-    return [number.item() for number in numbers]
+    return list(map(float, numbers))
 
 
 def _bin(norm: float) -> int:

@@ -19,6 +19,7 @@ from hvdclip.messages import Rider
 from hvdclip.methods.agreement import check_agreement, kind
 from hvdclip.methods.groups import Parameters, trainable_groups
 from hvdclip.methods.settings import CommonSettings
+from hvdclip.numbers import is_bad, on_host
 from hvdclip.stack import kit_of
 
 
@@ -80,7 +81,8 @@ class Method(torch.optim.Optimizer):
         self.step_scale = 1.0
         self._closure: Callable[..., Any] | None = None
         self._first_lr = self.param_groups[0]["lr"]
-        self._skip = torch.zeros((), device=self.space.device)
+        self._keep, self._leave_out = (torch.full((), float(out), device=self.space.device) for out in (False, True))
+        self._skip = self._keep
         self._round: dict[str, Any] = {}
         self._round_start = time.perf_counter()
 
@@ -301,19 +303,29 @@ class Method(torch.optim.Optimizer):
         return parts
 
     def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
-        bad = ~norm.isfinite()
         self.statistics.add("steps", 1)
         if overflow is not None:
-            overflowed = overflow > 0
-            self.statistics.add("overflowed", overflowed)
-            norm = norm.masked_fill(overflowed, float("nan"))
-            self._skip = (bad | overflowed).float()
-            bad &= ~overflowed
-        else:
+            self._observe_scaled(norm, overflow > 0)
+            return
+        length = on_host(norm)
+        bad = is_bad(length)
+        if isinstance(bad, Tensor):
             self._skip = bad.float()
-        self.statistics.add("skipped", self._skip)
-        self.statistics.add_norm(norm)
+            self.statistics.add("skipped", self._skip)
+        else:
+            self._skip = self._leave_out if bad else self._keep
+            self.statistics.add("skipped", bad)
+        self.statistics.add_norm(length)
         self.statistics.mark_failed(self.steps_in_round, bad)
+
+    def _observe_scaled(self, norm: Tensor, overflowed: Tensor) -> None:
+        """The same of a gradient that GradScaler has scaled; an overflow is no failure."""
+        bad = ~norm.isfinite()
+        self._skip = (bad | overflowed).float()
+        self.statistics.add("overflowed", overflowed)
+        self.statistics.add("skipped", self._skip)
+        self.statistics.add_norm(norm.masked_fill(overflowed, float("nan")))
+        self.statistics.mark_failed(self.steps_in_round, bad & ~overflowed)
 
     def _finish_round(self) -> None:
         self._close_round()

@@ -6,11 +6,10 @@ ICML 2020.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from hvdclip.flat import Gradient, Vector
 from hvdclip.methods.local import LocalMethod
 from hvdclip.methods.settings import Finite, LocalSettings, setting
+from hvdclip.numbers import Number
 
 
 class ControlledSettings(LocalSettings):
@@ -33,7 +32,7 @@ class Corrected(LocalMethod):
         buf.copy_(self.settings.momentum * buf + self.with_weight_decay(g))
         return buf - c_i + c
 
-    def descend(self, u: Vector, factor: Tensor | float = 1.0) -> None:
+    def descend(self, u: Vector, factor: Number = 1.0) -> None:
         """x -= eta * factor * u; without momentum the weight decay joins here."""
         self.move(u, factor, weight_decay=not self.settings.momentum)
 

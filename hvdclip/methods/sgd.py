@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.flat import HALVES
+from hvdclip.numbers import Number
 
 
 def sgd_step_(
@@ -13,7 +14,7 @@ def sgd_step_(
     g: list[Tensor],
     buffers: list[Tensor],
     *,
-    step_size: Tensor,
+    step_size: Number,
     weight_decay: float,
     rule: tuple[float, float, bool],
     skip: Tensor,
@@ -21,37 +22,40 @@ def sgd_step_(
     """d = g + weight_decay*x; buf = momentum*buf + (1-dampening)*d; x -= step_size * (buf, or d + momentum*buf).
 
     Contiguous tensors of one dtype; `buffers` is empty without momentum, `rule` is (momentum, dampening, nesterov).
-    Nothing changes where `skip` (a float) is 1. torch's own fused kernel takes the step size and the skip flag from the
+    Nothing changes where `skip` (a float) is 1. torch's own fused kernel takes the step size and the skip flag from a
     device, so that a GPU is never waited for.
     """
-    if step_size.dim() or (x[0].dtype in HALVES and x[0].device.type == "cpu"):
-        _plain_step_(x, g, buffers, step_size, weight_decay, rule, skip)
+    on_cpu = x[0].device.type == "cpu"
+    if on_cpu and skip.any():
+        return
+    of_each = isinstance(step_size, Tensor) and step_size.dim() > 0  # of stacked ranks
+    if of_each or (on_cpu and x[0].dtype in HALVES):
+        _plain_step_(x, g, buffers, step_size, weight_decay, rule)
         return
     momentum, dampening, nesterov = rule
     torch._fused_sgd_(
         x,
         g,
         buffers,
-        lr=step_size if step_size.device.type == "cpu" else step_size.float(),
+        lr=step_size.float() if isinstance(step_size, Tensor) and step_size.is_cuda else step_size,
         weight_decay=weight_decay,
         momentum=momentum,
         dampening=dampening,
         nesterov=nesterov,
         maximize=False,
         is_first_step=False,
-        found_inf=skip,
+        found_inf=None if on_cpu else skip,
     )
 
 
-def _plain_step_(x, g, buffers, step_size, weight_decay, rule, skip) -> None:
+def _plain_step_(x, g, buffers, step_size, weight_decay, rule) -> None:
     # Stacked ranks have a step size each. And torch 2.13's fused SGD for float16 and bfloat16 on the CPU gives wrong
     # results from 16 entries on.
-    if skip.any():
-        return
     d = sgd_direction(x, g, buffers, weight_decay, *rule)
     for p, direction in zip(x, d, strict=True):
         exact = torch.promote_types(p.dtype, torch.float32)
-        p.copy_(p.to(exact) - step_size.to(exact) * direction.to(exact))
+        factor = step_size.to(exact) if isinstance(step_size, Tensor) else step_size
+        p.copy_(p.to(exact) - factor * direction.to(exact))
 
 
 def sgd_direction(

@@ -14,6 +14,7 @@ from hvdclip.flat import Vector
 from hvdclip.methods.agreement import kind
 from hvdclip.methods.sgd import sgd_direction
 from hvdclip.methods.steps import Steps
+from hvdclip.numbers import Number
 
 # torch's optimizers that treat each entry by itself
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop")
@@ -66,7 +67,7 @@ class SgdFamily(Steps):
         d.common = g.common
         return Direction(d, decayed=True)
 
-    def descend(self, d: Direction, factor: Tensor | float = 1.0) -> None:
+    def descend(self, d: Direction, factor: Number = 1.0) -> None:
         """x_k -= lr_k * factor * d, or the inner optimizer's step from factor * d."""
         if self.inner is not None:
             self._inner_step(d.vector, factor)
@@ -131,11 +132,11 @@ class SgdFamily(Steps):
         self._first_lr = self.param_groups[0]["lr"]
         return inner
 
-    def _inner_step(self, v: Vector, factor: Tensor | float) -> None:
+    def _inner_step(self, v: Vector, factor: Number) -> None:
         assert self.inner is not None
         for p, part in zip(self.space.parameters, v.parts, strict=True):
             p.grad = part
-        if isinstance(factor, Tensor):
+        if isinstance(factor, Tensor) or factor != 1:
             v.mul_(factor)
         with self._scaled_lr():
             self.inner.step()

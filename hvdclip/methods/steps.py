@@ -12,6 +12,7 @@ from torch import Tensor
 from hvdclip.flat import Vector
 from hvdclip.methods.base import Method
 from hvdclip.methods.sgd import sgd_step_
+from hvdclip.numbers import Kind, Number, at_most, on_host
 
 
 class Steps(Method):
@@ -30,22 +31,22 @@ class Steps(Method):
         c = self.settings.threshold
         return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
 
-    def clip(self, v: Vector) -> Tensor:
+    def clip(self, v: Vector) -> Number:
         """min(1, c/(1e-10 + ||v||)), for a step no longer than gamma; counted as clipped when it is below 1."""
-        return self._capped(self.threshold / (1e-10 + v.norm()), v.common)
+        return self._capped(self.threshold / (1e-10 + on_host(v.norm())), v.common)
 
     def clip_message(self, v: Vector, c: float) -> Tensor:
         """The factor of clip(v, c): 1 if ||v|| <= c, else c/||v||, so that the message has norm c exactly."""
         return self._capped(c / v.norm(), v.common)
 
-    def _capped(self, ratio: Tensor, common: bool) -> Tensor:
-        self.statistics.add("clipped", (ratio < 1) * (1 - self._skip), common=common)
-        return ratio.clamp(max=1.0)
+    def _capped(self, ratio: Kind, common: bool) -> Kind:
+        self.statistics.add("clipped", (ratio < 1) * (1 - on_host(self._skip)), common=common)
+        return at_most(ratio, 1.0)
 
     def move(
         self,
         v: Vector,
-        factor: Tensor | float = 1.0,
+        factor: Number = 1.0,
         *,
         weight_decay: bool = True,
         momentum: Vector | None = None,
@@ -55,8 +56,6 @@ class Steps(Method):
 
         With a vector of momentum, v + wd_k * x goes through it by the rule (momentum, dampening, nesterov).
         """
-        if not isinstance(factor, Tensor):
-            factor = torch.full((), factor, dtype=torch.float64, device=self.space.device)
         for k, alike in self._alike:
             group = self.param_groups[k]
             sgd_step_(

@@ -1,0 +1,28 @@
+"""The few numbers of a step: floats where they lie on the host anyway, tensors where a device must not be waited for.
+
+A step on small tensors would feel each operation on a tensor of one number.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+from torch import Tensor
+
+Number = float | Tensor
+Kind = TypeVar("Kind", float, Tensor, Number)
+
+
+def on_host(number: Tensor) -> Number:
+    """A float for one number on the CPU; the tensor itself on a device, or for the numbers of stacked ranks."""
+    return number if number.dim() or number.device.type != "cpu" else number.item()
+
+
+def is_bad(number: Number) -> bool | Tensor:
+    """Whether it is not finite."""
+    return ~number.isfinite() if isinstance(number, Tensor) else not math.isfinite(number)
+
+
+def at_most(number: Kind, largest: float) -> Kind:
+    return number.clamp(max=largest) if isinstance(number, Tensor) else min(number, largest)
