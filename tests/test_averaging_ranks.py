@@ -204,3 +204,27 @@ def test_a_rank_that_dies_while_an_average_is_under_way_ends_the_job(backend):
     """run_ranks fails on a time-out, so a hang is a failure."""
     done = python_ranks(PRELUDE + FAILS.format(backend=backend), 2, timeout=40, check=False)
     assert done.returncode != 0 and "no such sample" in done.stdout + done.stderr
+
+
+TWO = """
+from averaging_cases import CLIPPED, DELAYED, Model, STEPS, build, steps, train
+comm = start("{backend}")
+for extra in ({{}}, {{"compression": "int8"}}, {{"compression": "topk", "top_share": 0.1}}):
+    settings = [CLIPPED | DELAYED | extra, CLIPPED | DELAYED | extra | {{"delay": 1, "lr": 0.05}}]
+    alone = [train(start("{backend}"), "celgc", each) for each in settings]
+    pairs = [build(comm, "celgc", each) for each in settings]
+    rows = [[], []]
+    for step in range(STEPS):
+        for (model, optimizer), found in zip(pairs, rows):
+            found += steps(model, optimizer, step, step + 1)
+    for (model, optimizer), found, expected in zip(pairs, rows, alone):
+        optimizer.synchronize()
+        assert np.array_equal([*found, model.x], expected), extra
+print("ALONE")
+"""
+
+
+@pytest.mark.parametrize("backend", ["horovod", "mpi4py"])
+def test_two_optimizers_on_one_communicator_have_averages_under_way_at_one_time(backend):
+    done = python_ranks(PRELUDE + TWO.format(backend=backend), 2, timeout=60)
+    assert done.stdout.count("ALONE") == 2

@@ -112,6 +112,7 @@ def compressed(
     space: Space,
     comm: Communicator,
     weight: float,
+    name: str,
     common: Vector,
     error: Vector,
 ) -> Compressed:
@@ -119,9 +120,9 @@ def compressed(
     generator = torch.Generator(space.device)
     message: ShardedMessage | TopKMessage
     if compression == "topk":
-        message = TopKMessage(space, max(1, round(top_share * space.size)), riders, comm, weight)
+        message = TopKMessage(space, max(1, round(top_share * space.size)), riders, comm, weight, name)
     else:
         halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
         coder: Coder = Int8(generator) if compression == "int8" else Half(halves[compression])
-        message = ShardedMessage(space, coder, riders, comm, weight)
+        message = ShardedMessage(space, coder, riders, comm, weight, name)
     return Compressed(message, space.vector(), common, error, generator)

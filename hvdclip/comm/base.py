@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -78,6 +79,11 @@ class Communicator(ABC):
 
     def __init__(self) -> None:
         self.ledger = Ledger()
+        self._names = itertools.count()
+
+    def new_name(self) -> str:
+        """A name that no other call returns; that of a rank's n-th call is the same on all ranks."""
+        return str(next(self._names))
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""

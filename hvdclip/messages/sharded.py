@@ -20,8 +20,10 @@ from hvdclip.messages.riders import Rider, Riders
 class ShardedMessage:
     """A coded vector and the riders, these in float32; `vectors[0]` is the mean over the ranks."""
 
-    def __init__(self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float):
-        self.space, self.coder, self.comm, self.weight = space, coder, comm, weight
+    def __init__(
+        self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float, name: str
+    ):
+        self.space, self.coder, self.comm, self.weight, self.name = space, coder, comm, weight, name
         self.cost = Cost()
         self.vectors = [space.vector()]
         self.width = BLOCK * _share(space.size, BLOCK * comm.size)  # entries of a shard
@@ -46,7 +48,7 @@ class ShardedMessage:
         self.purpose, self.received = purpose, None
         self.riders.pack(self._ridden(self.tail))
         self.tail_bytes.copy_(self.tail.view(torch.uint8))
-        self._shards: Waiting[Tensor] = self.comm.start_all_to_all(self.sent, purpose)
+        self._shards: Waiting[Tensor] = self.comm.start_all_to_all(self.sent, purpose, self.name)
 
     def wait(self) -> Vector:
         """Average the shard that this rank owns and gather all; returns what that lost, as this rank's part in it."""
@@ -56,7 +58,7 @@ class ShardedMessage:
         tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
         codes = self.coder.encode(mean)
         mine = torch.cat([codes, tail.view(torch.uint8)], dim=1)
-        self.received, back = self.comm.start_gather(mine[0], self.purpose)()
+        self.received, back = self.comm.start_gather(mine[0], self.purpose, self.name)()
         self.cost = there.plus(back)
         lost = torch.zeros(self.comm.size, self.width, dtype=torch.float32, device=self.space.device)
         lost[self.comm.rank] = (mean - self.coder.decode(codes))[0] * self.comm.size / self.weight

@@ -37,7 +37,8 @@ class EF21Norm(GradientMethod):
             return super()._lay_out()
         if k > self.space.size:
             raise ValueError(f"k is {k}; allowed: 1 to the number of parameters, which is {self.space.size}")
-        self.top_k = TopKMessage(self.space, k, [self.buffers, self.statistics], self.comm, self.weight)
+        riders = [self.buffers, self.statistics]
+        self.top_k = TopKMessage(self.space, k, riders, self.comm, self.weight, self.label)
         return self.top_k, self.space.vector()
 
     def gradient_step(self, g: Gradient) -> None:

@@ -167,6 +167,7 @@ class LocalMethod(Apart):
                 self.space,
                 self.comm,
                 self.weight,
+                self.label,
                 common=self.vectors["common"],
                 error=self.vectors["error"],
             )
