@@ -3,6 +3,7 @@
 import copy
 import itertools
 import os
+import time
 from pathlib import Path
 
 import follow
@@ -468,11 +469,21 @@ def test_a_round_keeps_the_interval_that_it_started_with():
     ]
 
 
-def measured(budget, t_step, t_comm, drift, rounds=3 * WINDOW, ranks=3):
-    """I of each round where steps and averages take that long; each rank waits for the others differently."""
+def measured(budget, t_step, t_comm, drift, rounds=3 * WINDOW, ranks=3, saved_after=(), log=None):
+    """I of each round where steps and averages take that long; each rank waits for the others differently.
+
+    `t_comm` may be a function of the round. After the rounds `saved_after` all goes on in new objects from saved
+    states, which then follow the log.
+    """
     intervals = [MeasuredIntervals({0: 1}, rank, ranks, budget) for rank in range(ranks)]
     step, lengths = 0, []
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number in saved_after:
+            states = copy.deepcopy([each.state_dict() for each in intervals])
+            intervals = [MeasuredIntervals({0: 1}, rank, ranks, budget) for rank in range(ranks)]
+            for each, state in zip(intervals, states, strict=True):
+                each.load_state_dict(state)
+                each.follow(log or {})
         (length,) = {each.at(step) for each in intervals}
         tails = [torch.zeros(each.size) for each in intervals]
         for each, tail in zip(intervals, tails, strict=True):
@@ -482,8 +493,8 @@ def measured(budget, t_step, t_comm, drift, rounds=3 * WINDOW, ranks=3):
         lengths.append(length)
         for rank, each in enumerate(intervals):
             each.unpack(mean)
-            waited = t_comm + 0.1 * rank
-            each.after_round(step, length, length * t_step + waited, waited, drift * length)
+            averaging = (t_comm(number) if callable(t_comm) else t_comm) + 0.1 * rank
+            each.after_round(step, length, length * t_step, averaging, drift * length)
     assert all(each.starts == intervals[0].starts for each in intervals)
     return lengths
 
@@ -496,6 +507,68 @@ def test_auto_gets_95_percent_of_the_bound_within_its_budget_of_drift(budget, ch
     lengths = measured(budget, t_step=0.01, t_comm=0.02, drift=0.1)
     assert lengths[:WINDOW] == [1] * WINDOW and lengths[-1] == chosen
     assert set(lengths) <= {1, chosen}
+
+
+def noisy(number):
+    return 0.02 * np.random.default_rng(number).uniform(0.8, 1.2)
+
+
+def test_auto_keeps_to_its_choice_when_times_are_noisy_and_follows_what_really_changes():
+    lengths = measured(None, t_step=0.01, t_comm=noisy, drift=0.1, rounds=12 * WINDOW)
+    assert len(set(lengths)) == 2 and abs(lengths[-1] - 38) <= 4
+
+    def slower(number):
+        return noisy(number) * (2 if number > 6 * WINDOW else 1)
+
+    lengths = measured(None, t_step=0.01, t_comm=slower, drift=0.1, rounds=12 * WINDOW)
+    assert len(set(lengths)) == 3 and abs(lengths[-1] - 76) <= 8
+
+
+def test_auto_goes_on_from_any_round_as_if_it_had_not_been_saved():
+    def changing(number):
+        return 0.001 * (1 + number // 5)
+
+    whole = measured(None, t_step=0.01, t_comm=changing, drift=0.1, rounds=6 * WINDOW)
+    assert len(set(whole)) > 3
+    for at in range(1, 3 * WINDOW):
+        assert measured(None, 0.01, changing, 0.1, rounds=6 * WINDOW, saved_after=(at,)) == whole, at
+
+
+def test_auto_repeats_a_log_that_goes_on_and_then_chooses_again():
+    def once(number):
+        return 0.02 if number < 2 * WINDOW else 0.099
+
+    def again(number):
+        return once(number) if number < WINDOW + 3 else 0.499
+
+    whole = measured(None, t_step=0.01, t_comm=once, drift=0.1, rounds=4 * WINDOW)
+    ends = np.cumsum([0, *whole])
+    log = {int(ends[i]): whole[i] for i in range(len(whole)) if i == 0 or whole[i] != whole[i - 1]}
+    assert list(log.values()) == [1, 38, 189]
+    repeated = measured(None, 0.01, again, 0.1, rounds=6 * WINDOW, saved_after=(WINDOW + 3,), log=log)
+    last = whole.index(189)
+    assert repeated[: last + 1] == whole[: last + 1] and repeated[-1] == 949
+    assert measured(None, 0.01, again, 0.1, rounds=6 * WINDOW)[: last + 1] != whole[: last + 1]
+
+
+class Slow(Int8):
+    def encode(self, rows):
+        time.sleep(0.05)
+        return super().encode(rows)
+
+
+@pytest.mark.parametrize("extra", [INT8, INT8 | WARM], ids=str)
+def test_coding_is_time_of_the_average_and_not_of_the_steps(extra):
+    def one(comm):
+        model, optimizer = build(comm, "celgc", CLIPPED | {"interval": "auto", "drift_budget": 1e-9} | extra)
+        optimizer.exchange.message.coder = Slow(optimizer.exchange.generator)
+        steps(model, optimizer, 0, 8)
+        tail = torch.zeros(optimizer.intervals.size)
+        optimizer.intervals.pack(tail)
+        return tail[1:].view(comm.size, 2)[comm.rank].tolist()
+
+    for t_step, t_average in simulate(one, 2):
+        assert t_step < 0.03 and t_average > 0.1
 
 
 @pytest.mark.parametrize("extra", [{}, {"warmup_steps": 7}, WARM, TOPK, INT8, OUTER, {"weights": WEIGHTS}], ids=str)
@@ -513,11 +586,11 @@ def test_auto_is_the_run_of_its_log(extra):
             state, x = copy.deepcopy((optimizer.state_dict(), model.state_dict()))
             optimizer.synchronize()
             ends = [end for end in ends if end < middle]
-            log = dict(optimizer.intervals.starts)
+            before = state["hvdclip"].get("intervals")
             model, optimizer = build(comm, "celgc", auto | interval)
             model.load_state_dict(x)
             optimizer.load_state_dict(state)
-            assert optimizer.intervals.starts == log
+            assert optimizer.state_dict()["hvdclip"].get("intervals") == before
             optimizer.on_round = lambda: ends.append(optimizer.steps)
         rows += steps(model, optimizer, middle, last)
         optimizer.synchronize()
