@@ -378,6 +378,26 @@ def test_int8_rounds_to_both_neighbours_and_right_in_the_mean():
     assert coder.encode(rows).shape[1] == coder.bytes(3 * BLOCK)
 
 
+def test_int8_rounds_as_torchs_seed_says_when_the_optimizer_was_made():
+    def one(comm, seed, saved=None):
+        model, settings = Model(), CLIPPED | INT8
+        torch.manual_seed(seed)
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, **settings)
+        torch.manual_seed(comm.rank)
+        if saved:
+            optimizer.load_state_dict(saved)
+        rows = steps(model, optimizer, 0, EVERY)
+        return rows[-1], optimizer.seed
+
+    def again(comm):
+        torch.manual_seed(1)
+        return one(comm, 2, hvdclip.optimizer("celgc", Model(), comm=comm, **CLIPPED | INT8).state_dict())
+
+    (first, seed), (second, _), (third, _) = (simulate(lambda comm, s=s: one(comm, s), 2)[0] for s in (1, 2, 1))
+    assert seed == 1 and np.array_equal(first, third) and not np.array_equal(first, second)
+    assert np.array_equal(simulate(again, 2)[0][0], first)
+
+
 def test_numbers_too_large_or_small_for_a_code_arrive_later():
     """Of 1e6, float16 sends 65504 at a time; what is below its smallest number adds up until it is not."""
 

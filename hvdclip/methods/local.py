@@ -31,6 +31,7 @@ class LocalMethod(Apart):
         if settings.interval == "auto":
             self.intervals = MeasuredIntervals(settings.starts, comm.rank, comm.size, settings.drift_budget)
         super().__init__(model_or_params, settings, comm)
+        self.seed = torch.initial_seed()  # of what a compression draws
         self._under_way = False  # an average has been started and not been taken
         self._handed_over = self._averaging = 0.0  # when that was, and the seconds that the last average took
         self.outer = None if settings.outer == "none" else OuterStep(settings, self.vectors["common"])
@@ -100,6 +101,7 @@ class LocalMethod(Apart):
         if self._under_way:
             self._await()  # first, since it may change the vectors
         state = super().state_dict()
+        state["hvdclip"]["seed"] = self.seed
         if isinstance(self.intervals, MeasuredIntervals):
             state["hvdclip"]["intervals"] = self.intervals.state_dict()
         if self.outer is not None:
@@ -120,6 +122,7 @@ class LocalMethod(Apart):
             self._await()  # else it would still write where the state goes
         super().load_state_dict(state_dict)
         own = state_dict["hvdclip"]
+        self.seed = own["seed"]
         if isinstance(self.intervals, MeasuredIntervals) and "intervals" in own:
             self.intervals.load_state_dict(own["intervals"])
         if self.outer is not None:
@@ -236,7 +239,7 @@ class LocalMethod(Apart):
             self._before.copy_(self.x)
         if not self.takes_part:
             self.x.zero_()
-        self.exchange.start(self.rounds)
+        self.exchange.start((self.seed, self.rounds))
         self._close_round()
         self._under_way, self._arrived = True, False
 
