@@ -64,6 +64,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "fp16, delayed, growing": {"compression": "fp16"} | DELAYED | GROWING,
     "nodes": NODES,
     "nodes, every step": {"node_interval": 1},
+    "nodes, every round": {"node_interval": EVERY},
     "nodes, delayed": NODES | DELAYED,
     "nodes, weighted": NODES | {"weights": WEIGHTS},
     "nodes, growing": {"node_interval": 2, "interval": {0: 2, 6: 4}, "warmup_steps": 3},
