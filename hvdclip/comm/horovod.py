@@ -49,9 +49,11 @@ class Horovod(Network):
 
     def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
-        handle = hvd.grouped_allreduce_async_(
-            list(tensors), name=f"{self.prefix}.{name}", op=hvd.Average, process_set=self.set
-        )
+        how = {"name": f"{self.prefix}.{name}", "op": hvd.Average, "process_set": self.set}
+        if len(tensors) == 1:
+            handle = hvd.allreduce_async_(tensors[0], **how)
+        else:
+            handle = hvd.grouped_allreduce_async_(list(tensors), **how)
         return lambda: hvd.synchronize(handle)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:

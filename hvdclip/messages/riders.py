@@ -27,11 +27,19 @@ class Riders:
         self._riders = list(riders)
         self._sizes = [rider.size for rider in riders]
         self.size = sum(self._sizes)
+        self._tail: Tensor | None = None
+        self._places: tuple[Tensor, ...] = ()
 
     def pack(self, tail: Tensor) -> None:
-        for rider, place in zip(self._riders, tail.split(self._sizes), strict=True):
+        for rider, place in zip(self._riders, self._split(tail), strict=True):
             rider.pack(place)
 
     def unpack(self, tail: Tensor) -> None:
-        for rider, place in zip(self._riders, tail.split(self._sizes), strict=True):
+        for rider, place in zip(self._riders, self._split(tail), strict=True):
             rider.unpack(place)
+
+    def _split(self, tail: Tensor) -> tuple[Tensor, ...]:
+        # most messages have one tail for all rounds, and would feel the cost of views of it
+        if tail is not self._tail:
+            self._tail, self._places = tail, tail.split(self._sizes)
+        return self._places
