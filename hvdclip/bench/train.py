@@ -213,6 +213,9 @@ WAYS: dict[str, Callable[[Task], Way]] = {
     "bucket_clip": partial(_ours, name="bucket_clip"),
     **{name: partial(_ours, interval=interval, drift=False) for name, interval in PLAIN.items()},
     "celgc_4_delayed": partial(_ours, interval=4, overlap="delayed", delay=3, drift=False, rounds=DELAYED_ROUNDS),
+    "celgc_4_delayed_bf16": partial(
+        _ours, interval=4, overlap="delayed", delay=3, compression="bf16", drift=False, rounds=DELAYED_ROUNDS
+    ),
     "celgc_16_bf16": partial(_ours, interval=16, compression="bf16", drift=False),
     "celgc_16_int8": partial(_ours, interval=16, compression="int8", drift=False),
     "celgc_16_topk": partial(_ours, interval=16, compression="topk", drift=False),
