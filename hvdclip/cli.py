@@ -20,16 +20,17 @@ from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import launched
 from hvdclip.config import Config, check, load
-from hvdclip.endings import bad_input, complain, together, with_ranks
+from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
-from hvdclip.training import terminal
+from hvdclip.training import status, terminal
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 from hvdclip.training.recorder import FileRecorder, Recorder
 from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.watch import STOP, Watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,24 +54,28 @@ def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None
     """Train the job of a YAML file on the ranks that the launcher started."""
     checked = bad_input(lambda: load(config, overrides))
     comm = bad_input(lambda: _launched(checked))
-    with_ranks(comm, lambda: _train(checked, comm, run_dir or _default_run_dir(config), overwrite))
+    watch = Watch(comm, checked.comm.timeout)
+    folder = run_dir or _default_run_dir(config)
+    with_ranks(comm, lambda: _train(checked, comm, folder, overwrite, watch), lambda: watch.where)
 
 
 def _launched(config: Config) -> Communicator:
     return launched(config.comm.backend, process_sets=config.algorithm.get("node_interval") is not None)
 
 
-def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -> None:
-    job = together(comm, lambda: Job(config, comm))
-    trainer = together(comm, lambda: Trainer(job))
-    run = RunDirectory(run_dir)
-    recorder, display = Recorder(), Silent()
-    together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
-    if comm.rank == 0:
-        run.write_config(config.resolved)
-        recorder, display = FileRecorder(run, config.log.tensorboard), Display()
-    trainer.train(recorder, display)
-    display.say(f"run directory: {run.path}")
+def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool, watch: Watch) -> None:
+    with watch:
+        job = together(comm, lambda: Job(config, comm))
+        trainer = together(comm, lambda: Trainer(job))
+        run = RunDirectory(comm.gather(str(run_dir))[0])  # one name, which may hold a time
+        recorder, display = Recorder(), Silent()
+        together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
+        if comm.rank == 0:
+            run.write_config(config.resolved)
+            recorder, display = FileRecorder(run, config.log.tensorboard), Display()
+        watch.follow(run.path, trainer.optimizer)
+        trainer.train(recorder, display, watch)
+        display.say(f"run directory: {run.path}")
 
 
 @main.command("eval")
@@ -93,6 +98,31 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, name: str) 
         row = evaluate(job.task, job.model, split, comm)
         if comm.rank == 0:
             print("  ".join(f"{key} {value:.6g}" if key != "split" else f"{value:<5}" for key, value in row.items()))
+
+
+@main.command("status")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
+def status_command(run: Path, requeue: bool) -> None:
+    """Tell what has become of a run, from the heartbeats of its ranks."""
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    if requeue:
+        print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
+        sys.exit(0 if found.requeue else 1)
+    print(found.text)
+    terminal.console().print(status.table(found.beats))
+
+
+@main.command("stop")
+@click.argument("run", type=click.Path(path_type=Path))
+def stop_command(run: Path) -> None:
+    """Ask a run to save a checkpoint and stop at the end of a round, whatever has started it."""
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    if found.state != "running":
+        complain(f"{run} is not running: {found.text}")
+        sys.exit(BAD_INPUT)
+    (run / STOP).touch()
+    print(f"{run} has been asked to stop")
 
 
 @main.command("algorithms")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from hvdclip.training.metrics import Metrics
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.task import Batch
+from hvdclip.training.watch import Stopped, Watch, asked_by
 
 
 class Trainer:
@@ -56,9 +57,12 @@ class Trainer:
         self.epoch = 0.0
         self.evaluations: list[dict[str, Any]] = []
 
-    def train(self, recorder: Recorder, display: Silent) -> None:
-        """Train to the end and record everything, also how it ended when it fails on all ranks."""
-        self.recorder, self.display = recorder, display
+    def train(self, recorder: Recorder, display: Silent, watch: Watch | None = None) -> None:
+        """Train to the end and record everything, also how it ended when it fails or stops on all ranks.
+
+        Raises Stopped, on all ranks at the same round's end, when any rank's watch has been asked to stop.
+        """
+        self.recorder, self.display, self.watch = recorder, display, watch or Watch(self.comm)
         self.optimizer.on_round = self._take_round
         self.display.start(self._title(), self.config.train.steps or self.batches_due)
         self.began = time.perf_counter()
@@ -66,6 +70,7 @@ class Trainer:
             self._train()
         except NonFiniteGradient as error:
             self.recorder.summary(self._totals() | {"exit": str(error)})
+            self._meet()
             raise
         finally:
             self.display.stop()
@@ -85,6 +90,8 @@ class Trainer:
                 with self.optimizer.averaged():
                     self.recorder.model("last", self.model)
             evaluate_due = save_due = False
+            if "stop" in self.optimizer.requests():
+                self._stop()
         self.optimizer.synchronize()
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
@@ -95,6 +102,8 @@ class Trainer:
         self.stream = self._batches()
         while not self._is_done():
             self.epochs_ended = 0
+            if self.watch.asked:
+                self.optimizer.statistics.ask("stop")
             self.optimizer.step(self._closure)
             if self.asgd:
                 self.asgd.after_step()
@@ -138,7 +147,8 @@ class Trainer:
         return loss
 
     def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
-        with self.optimizer.averaged(), self.asgd.evaluated() if self.asgd else nullcontext():
+        asgd = self.asgd.evaluated() if self.asgd else nullcontext()
+        with self.watch.doing("evaluating"), self.optimizer.averaged(), asgd:
             if final:
                 self.recorder.model("final", self.model)
                 self.model_sha256 = sha256(self.model)
@@ -151,6 +161,19 @@ class Trainer:
                 self.recorder.model("best", self.model)
         if self.asgd:
             self.asgd.after_evaluation(rows[0]["loss"])
+
+    def _stop(self) -> NoReturn:
+        """Save what a resumed run needs, and end together."""
+        reasons = self.comm.gather(self.watch.asked, "stop")
+        text = f"stopped by {asked_by(reasons)} at step {self.optimizer.steps}"
+        self.recorder.summary(self._totals() | {"exit": text})
+        self.watch.end("stopped")
+        self._meet()
+        raise Stopped(text)
+
+    def _meet(self) -> None:
+        """Wait for all ranks: the first that exits makes the launcher kill those that are still writing."""
+        self.comm.gather(None, "stop")
 
     def best(self) -> dict[str, Any]:
         """The evaluation with the least loss on the split that is watched during training."""

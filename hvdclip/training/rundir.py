@@ -13,6 +13,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from hvdclip.training import heartbeats, lock
+
 FILES = ("config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json", "checkpoints", "plots", "tensorboard")
 
 
@@ -29,10 +31,16 @@ class RunDirectory:
             raise FileExistsError(f"{self.path} holds a run already: choose another --run-dir, or --overwrite it")
         if present and "config.yaml" not in present:
             raise FileExistsError(f"{self.path} holds files that are no run's: choose another --run-dir")
+        self.claim()
         for name in present:
             place = self.path / name
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def claim(self) -> None:
+        """Keep other runs away for as long as this process lives; FileExistsError where one is alive."""
+        self._lock = lock.claim(self.path)
+        heartbeats.clear(self.path)
 
     def write_config(self, resolved: dict[str, Any]) -> None:
         (self.path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
@@ -61,6 +69,12 @@ class RunDirectory:
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no finished run: there is no summary.json in it")
         return json.loads(file.read_text())
+
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint."""
+        manifests = (self.path / "checkpoints").glob("step-*/manifest.json")
+        steps = [int(file.parent.name[5:]) for file in manifests if file.parent.name[5:].isdecimal()]
+        return max(steps, default=None)
 
     def save_model(self, name: str, state: dict[str, Tensor]) -> None:
         """Write a plain state_dict as checkpoints/NAME.pt, for use with or without hvdclip."""
