@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hvdclip.training.signals import InWorker
 from hvdclip.training.task import Batch, Evaluation
 
 
@@ -26,6 +27,9 @@ class Supervised:
             )
         if len(loaders["train"]) == 0:  # type: ignore[arg-type]
             raise ValueError("the train loader has length 0 on this rank; allowed: at least one batch per rank")
+        for loader in loaders.values():
+            if getattr(loader, "num_workers", 0):
+                loader.worker_init_fn = InWorker(getattr(loader, "worker_init_fn", None))  # type: ignore[attr-defined]
         self.loaders, self.device = loaders, device
         self.loss_function: Callable[..., Tensor] = getattr(functional, loss)
         self.metric = "accuracy" if loss == "cross_entropy" else None
