@@ -269,8 +269,8 @@ def test_a_rank_that_is_stopped_ends_the_job_within_the_timeout(tmp_path, launch
     assert done.returncode not in (0, 75, 2)
     said = done.stderr + done.stdout
     assert re.search(
-        rf"hvdclip: rank {1 - victim} on host \S+: waited [45] s in the average of round \d+ \(step \d+\) for the other "
-        rf"ranks; comm.timeout is 4 s; late: rank {victim} on \S+, last seen \d s ago at step \d+",
+        rf"hvdclip: rank {1 - victim} on host \S+: waited [45] s in the average of round \d+ \(step \d+\) for the "
+        rf"other ranks; comm.timeout is 4 s; late: rank {victim} on \S+, last seen \d s ago at step \d+",
         said,
     ), said
     assert status(RunDirectory(run)).text.startswith("died: ")
