@@ -121,7 +121,7 @@ class LocalMethod(Apart):
             self.intervals.starts = dict(own["intervals"])
         if self.outer is not None:
             self.outer.load_state_dict(state_dict["outer"])
-        self._under_way = self._arrived = "under_way" in own
+        self._under_way = self._arrived = self.statistics.answered = "under_way" in own
         if self._under_way:
             assert self._before is not None
             self.exchange.message.restore(own["under_way"]["received"])
