@@ -13,6 +13,7 @@ COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save")
 SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
+ASKED = [SUMS.index(request) for request in REQUESTS]
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 # Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
 PER_OCTAVE, LEAST, MOST = 8, -20, 20
@@ -42,7 +43,7 @@ class Statistics:
         self._common: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
         self.overflowed = False
-        self.asked: set[str] = set()  # requests of any rank that messages have brought
+        self.asked: set[str] = set()  # what any rank has asked of all, as messages have told
         self.answered = False  # the next message's requests were answered before this state was loaded
 
     def add(self, name: str, value: Tensor | float, *, common: bool = False) -> None:
@@ -102,10 +103,19 @@ class Statistics:
         self.answered = False
 
     def agree_alone(self) -> None:
-        """Without a message: as if all ranks had done what this one has."""
+        """Without a message: as if all ranks had done what this one has; its requests stay to be told."""
         tail = torch.zeros(self.size, dtype=torch.float64)
+        untold = self.take_requests()
         self.pack(tail)
         self.unpack(tail)
+        for request in untold:
+            self.ask(request)
+
+    def take_requests(self) -> set[str]:
+        """What this rank asks for and has not told yet; it is not told by a message any more."""
+        untold = {request for request in REQUESTS if self._mine[SUMS.index(request)]}
+        self._mine[ASKED] = 0
+        return untold
 
     @property
     def norm_counts(self) -> np.ndarray:
@@ -134,7 +144,7 @@ class Statistics:
         self._fold()
         mine = torch.tensor(self._mine)
         # a run that is resumed must not be stopped by what was asked of it before
-        mine[[SUMS.index(request) for request in REQUESTS]] = 0
+        mine[ASKED] = 0
         return {"mine": mine}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

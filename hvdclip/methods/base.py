@@ -217,6 +217,11 @@ class Method(torch.optim.Optimizer):
         """The metrics of the last completed round, under the keys of metrics.jsonl; empty before the first."""
         return self._round | self.statistics.summary() if self._round else {}
 
+    def requests(self) -> set[str]:
+        """What any rank has asked of all since the last call; called at the end of a round, the same on all ranks."""
+        asked, self.statistics.asked = self.statistics.asked, set()
+        return asked
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if not self._open:
             raise RuntimeError("parameters cannot be added to an hvdclip optimizer: pass all groups to the constructor")

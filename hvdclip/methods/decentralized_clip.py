@@ -17,6 +17,10 @@ from hvdclip.methods.base import NonFiniteGradient
 from hvdclip.methods.settings import CommonSettings, Finite, Positive, setting
 
 
+# Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
+STEPS_BETWEEN_REQUESTS = 10
+
+
 class DecentralizedClip(Apart):
     name = "decentralized_clip"
     formula = "x_i = v_i - alpha_k clip(g_i(v_i), tau_k); v_i = mean of x_{i-1}, x_i, x_{i+1}"
@@ -76,6 +80,12 @@ class DecentralizedClip(Apart):
             self.numbers["failed"] = self.steps
         self.statistics.failed = {}
         super()._finish_round()
+
+    def requests(self) -> set[str]:
+        """As elsewhere; the ranks tell each other in every tenth step."""
+        if self.steps % STEPS_BETWEEN_REQUESTS:
+            return set()
+        return set().union(*self.comm.gather(self.statistics.take_requests(), "checkpoint"))
 
     @property
     def last_round(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from hvdclip.averaging import Copied, Exchange, InPlace, Intervals, MeasuredIntervals, NodeAverage, compressed
 from hvdclip.buffers import MovingBuffers
+from hvdclip.comm import Cost
 from hvdclip.flat import Gradient, Vector
 from hvdclip.messages import Rider
 from hvdclip.methods.apart import Apart
@@ -108,6 +109,7 @@ class LocalMethod(Apart):
                 "snapshot": [flat.clone() for flat in self._before.flats],
                 "buffers": [tensor.clone() for tensor in self._moving.then],
                 "closed": dict(self._closed),
+                "costs": [tuple(message.cost) for message in self.messages],
             }
         return state
 
@@ -128,6 +130,8 @@ class LocalMethod(Apart):
             torch._foreach_copy_(self._before.flats, own["under_way"]["snapshot"])
             self._moving.then = [tensor.to(self.space.device) for tensor in own["under_way"]["buffers"]]
             self._closed = dict(own["under_way"]["closed"])
+            for message, cost in zip(self.messages, own["under_way"]["costs"], strict=True):
+                message.cost = Cost(*cost)
 
     def _shape(self) -> str:
         return f"{super()._shape()}, overlap: {self.averaging.overlap}, compression: {self.averaging.compression}"
