@@ -17,19 +17,22 @@ from rich.table import Column, Table
 
 from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
+from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import launched
 from hvdclip.config import Config, check, load
 from hvdclip.endings import bad_input, complain, together, with_ranks
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
+from hvdclip.training import resume as resuming
 from hvdclip.training import terminal
+from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 from hvdclip.training.recorder import FileRecorder, Recorder
-from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.rundir import RunDirectory, load_model
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,45 +52,86 @@ main.add_command(bench)
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
-def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on with the run in the run directory, from its newest checkpoint.")
+def train_command(
+    config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool
+) -> None:
     """Train the job of a YAML file on the ranks that the launcher started."""
     checked = bad_input(lambda: load(config, overrides))
+    directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
     comm = bad_input(lambda: _launched(checked))
-    with_ranks(comm, lambda: _train(checked, comm, run_dir or _default_run_dir(config), overwrite))
+    run = partial(_resume, checked, comm, directory) if resume else partial(_train, checked, comm, directory, overwrite)
+    with_ranks(comm, run)
+
+
+def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run, which --overwrite would remove: give one of them")
+    if resume and run_dir is None:
+        raise ValueError("--resume needs --run-dir, the directory of the run that is to go on")
+    return RunDirectory(run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def _launched(config: Config) -> Communicator:
     return launched(config.comm.backend, process_sets=config.algorithm.get("node_interval") is not None)
 
 
-def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -> None:
-    job = together(comm, lambda: Job(config, comm))
-    trainer = together(comm, lambda: Trainer(job))
-    run = RunDirectory(run_dir)
-    recorder, display = Recorder(), Silent()
+def _train(config: Config, comm: Communicator, run: RunDirectory, overwrite: bool) -> None:
+    trainer = together(comm, lambda: Trainer(together(comm, lambda: Job(config, comm))))
     together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
+    _run(trainer, run)
+
+
+def _resume(config: Config, comm: Communicator, run: RunDirectory) -> None:
+    seen = together(comm, lambda: resuming.look(run, config) if comm.rank == 0 else None)
+    steps = comm.gather(seen, "checkpoint")[0]
+    if steps is None:
+        if comm.rank == 0:
+            print(f"{run.path} holds a run that is finished")
+        return
+    found = together(comm, lambda: resuming.find(run, steps, comm))
+    together(comm, lambda: resuming.check_config(run, found, config))
+    trainer = together(comm, lambda: Trainer(together(comm, lambda: Job(config, comm))))
+    together(comm, lambda: resuming.load(trainer, run, found))
+    together(comm, lambda: resuming.go_back(run, found) if comm.rank == 0 else None)
+    if comm.rank == 0:
+        print(*found.in_words(run, comm.size), sep="\n")
+    _run(trainer, run, found.step)
+
+
+def _run(trainer: Trainer, run: RunDirectory, step: int | None = None) -> None:
+    """Train from where the trainer is and write down what it does; rank 0 shows it."""
+    config, comm = trainer.config, trainer.comm
+    recorder, display = Recorder(), Silent()
     if comm.rank == 0:
         run.write_config(config.resolved)
-        recorder, display = FileRecorder(run, config.log.tensorboard), Display()
-    trainer.train(recorder, display)
+        recorder, display = FileRecorder(run, config.log.tensorboard, complain, step), Display()
+    writer = Writer(run.checkpoints, comm, config.checkpoint.keep, complain)
+    trainer.train(recorder, display, FileCheckpoints(config, run, recorder, writer))
     display.say(f"run directory: {run.path}")
 
 
 @main.command("eval")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(["final", "best", "last"]), default="final", show_default=True)
+@click.argument("run", metavar="RUN|FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Choice(["final", "best", "last"]),
+    default="final",
+    show_default=True,
+    help="Of a RUN; last: of its newest checkpoint.",
+)
 def eval_command(run: Path, model: str) -> None:
-    """Evaluate the averaged model that a run has saved, on all its splits."""
-    directory = RunDirectory(run)
+    """Evaluate an averaged model that a run has saved, on all its splits."""
+    directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
     config = bad_input(lambda: check(directory.config()))
+    file = run if run.is_file() else directory.model_file(model)
     comm = bad_input(lambda: _launched(config))
-    with_ranks(comm, lambda: _evaluate(config, comm, directory, model))
+    with_ranks(comm, lambda: _evaluate(config, comm, directory, file))
 
 
-def _evaluate(config: Config, comm: Communicator, run: RunDirectory, name: str) -> None:
-    ranks = run.summary()["ranks"] if run.is_finished() else None
-    job = together(comm, lambda: Job(config, comm, ranks))
-    together(comm, lambda: job.model.load_state_dict(run.model(name)))
+def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path) -> None:
+    job = together(comm, lambda: Job(config, comm, run.ranks()))
+    together(comm, lambda: job.load_model(load_model(file)))
     together(comm, job.check_alike)
     for split in job.task.splits():
         row = evaluate(job.task, job.model, split, comm)
@@ -222,10 +266,6 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
     console.print(table.table(read))
     for file in plot.plot(read, out or runs[0] / "plots"):
         console.print(f"picture: {file}", soft_wrap=True)
-
-
-def _default_run_dir(config: Path) -> Path:
-    return Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _unit(field: FieldInfo) -> str:

@@ -16,7 +16,6 @@ from hvdclip.methods.apart import Apart
 from hvdclip.methods.base import NonFiniteGradient
 from hvdclip.methods.settings import CommonSettings, Finite, Positive, setting
 
-
 # Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
 STEPS_BETWEEN_REQUESTS = 10
 
@@ -54,6 +53,9 @@ class DecentralizedClip(Apart):
                 "mpirun, srun --mpi=pmix or horovodrun --mpi"
             )
         self.numbers |= {"agree": True, "failed": 0}
+
+    def kept_apart(self) -> list[str]:
+        return ["its own x"]
 
     @property
     def ranks_agree(self) -> bool:
