@@ -18,8 +18,10 @@ def on_host(tree: Any, copy: bool = True) -> Any:
     def copied(value: Any) -> Any:
         if isinstance(value, Tensor):
             # a view may be the beginning of another one
-            place = value.data_ptr(), value.dtype, value.shape, value.stride()
-            return copies.setdefault(place, value.detach().to("cpu", copy=copy)) if value.numel() else value.cpu()
+            place = value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
+            if place not in copies:
+                copies[place] = value.detach().to("cpu", copy=copy)
+            return copies[place]
         if isinstance(value, dict):
             return {key: copied(inner) for key, inner in value.items()}
         return type(value)(map(copied, value)) if isinstance(value, list | tuple) else value
