@@ -21,11 +21,11 @@ from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import launched
 from hvdclip.config import Config, check, load
-from hvdclip.endings import bad_input, complain, together, with_ranks
+from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.training import resume as resuming
-from hvdclip.training import terminal
+from hvdclip.training import status, terminal
 from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
@@ -33,6 +33,7 @@ from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 from hvdclip.training.recorder import FileRecorder, Recorder
 from hvdclip.training.rundir import RunDirectory, load_model
+from hvdclip.training.watch import STOP, Watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,8 +61,8 @@ def train_command(
     checked = bad_input(lambda: load(config, overrides))
     directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
     comm = bad_input(lambda: _launched(checked))
-    run = partial(_resume, checked, comm, directory) if resume else partial(_train, checked, comm, directory, overwrite)
-    with_ranks(comm, run)
+    watch = Watch(comm, checked.comm.timeout)
+    with_ranks(comm, lambda: _train(checked, comm, directory, overwrite, resume, watch), lambda: watch.where)
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
@@ -73,42 +74,50 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 
 
 def _launched(config: Config) -> Communicator:
-    return launched(config.comm.backend, process_sets=config.algorithm.get("node_interval") is not None)
+    settings = config.algorithm
+    # buckets that meet in one of Horovod's cycles would be summed in another order than in the next run
+    return launched(
+        config.comm.backend,
+        process_sets=settings.get("node_interval") is not None,
+        fusion=settings["name"] != "bucket_clip",
+    )
 
 
-def _train(config: Config, comm: Communicator, run: RunDirectory, overwrite: bool) -> None:
-    trainer = together(comm, lambda: Trainer(together(comm, lambda: Job(config, comm))))
-    together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
-    _run(trainer, run)
+def _train(
+    config: Config, comm: Communicator, run: RunDirectory, overwrite: bool, resume: bool, watch: Watch
+) -> None:
+    with watch:
+        run = RunDirectory(comm.gather(str(run.path))[0])  # one name, which may hold a time
+        found = _find(config, comm, run) if resume else resuming.Found()
+        if found is None:
+            return
+        job = together(comm, lambda: Job(config, comm))
+        trainer = together(comm, lambda: Trainer(job))
+        together(comm, lambda: resuming.load(trainer, run, found))
+        recorder, display = Recorder(), Silent()
+        together(comm, lambda: resuming.prepare(run, found, overwrite or resume) if comm.rank == 0 else None)
+        if comm.rank == 0:
+            run.write_config(config.resolved)
+            recorder, display = FileRecorder(run, config.log.tensorboard, complain, found.step), Display()
+        writer = Writer(run.checkpoints, comm, config.checkpoint.keep, complain)
+        watch.follow(run.path, trainer.optimizer)
+        trainer.train(recorder, display, FileCheckpoints(config, run, recorder, writer), watch)
+        display.say(f"run directory: {run.path}")
 
 
-def _resume(config: Config, comm: Communicator, run: RunDirectory) -> None:
+def _find(config: Config, comm: Communicator, run: RunDirectory) -> resuming.Found | None:
+    """What a run is to go on from; None where it is finished."""
     seen = together(comm, lambda: resuming.look(run, config) if comm.rank == 0 else None)
-    steps = comm.gather(seen, "checkpoint")[0]
+    steps = comm.gather(seen)[0]
     if steps is None:
         if comm.rank == 0:
             print(f"{run.path} holds a run that is finished")
-        return
+        return None
     found = together(comm, lambda: resuming.find(run, steps, comm))
     together(comm, lambda: resuming.check_config(run, found, config))
-    trainer = together(comm, lambda: Trainer(together(comm, lambda: Job(config, comm))))
-    together(comm, lambda: resuming.load(trainer, run, found))
-    together(comm, lambda: resuming.go_back(run, found) if comm.rank == 0 else None)
     if comm.rank == 0:
         print(*found.in_words(run, comm.size), sep="\n")
-    _run(trainer, run, found.step)
-
-
-def _run(trainer: Trainer, run: RunDirectory, step: int | None = None) -> None:
-    """Train from where the trainer is and write down what it does; rank 0 shows it."""
-    config, comm = trainer.config, trainer.comm
-    recorder, display = Recorder(), Silent()
-    if comm.rank == 0:
-        run.write_config(config.resolved)
-        recorder, display = FileRecorder(run, config.log.tensorboard, complain, step), Display()
-    writer = Writer(run.checkpoints, comm, config.checkpoint.keep, complain)
-    trainer.train(recorder, display, FileCheckpoints(config, run, recorder, writer))
-    display.say(f"run directory: {run.path}")
+    return found
 
 
 @main.command("eval")
@@ -137,6 +146,31 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path)
         row = evaluate(job.task, job.model, split, comm)
         if comm.rank == 0:
             print("  ".join(f"{key} {value:.6g}" if key != "split" else f"{value:<5}" for key, value in row.items()))
+
+
+@main.command("status")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
+def status_command(run: Path, requeue: bool) -> None:
+    """Tell what has become of a run, from the heartbeats of its ranks."""
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    if requeue:
+        print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
+        sys.exit(0 if found.requeue else 1)
+    print(found.text)
+    terminal.console().print(status.table(found.beats))
+
+
+@main.command("stop")
+@click.argument("run", type=click.Path(path_type=Path))
+def stop_command(run: Path) -> None:
+    """Ask a run to save a checkpoint and stop at the end of a round, whatever has started it."""
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    if found.state != "running":
+        complain(f"{run} is not running: {found.text}")
+        sys.exit(BAD_INPUT)
+    (run / STOP).touch()
+    print(f"{run} has been asked to stop")
 
 
 @main.command("algorithms")

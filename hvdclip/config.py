@@ -90,6 +90,12 @@ class Log(Section):
 
 class Comm(Section):
     backend: Backend = Field("horovod", description="what the ranks communicate by")
+    timeout: Number | None = Field(
+        None,
+        gt=0,
+        description="seconds that a rank waits for the others before it takes them for lost; by default at least 60, "
+        "and ten times the longest wait for a round so far",
+    )
 
 
 class Columns(Section):

@@ -17,8 +17,10 @@ from hvdclip.comm.environment import announced_rank
 from hvdclip.config import ConfigError
 from hvdclip.methods import NonFiniteGradient
 from hvdclip.mistakes import in_words
+from hvdclip.training.watch import Stopped
 
 BAD_INPUT = 2
+STOPPED = 75  # and resumable: sysexits.h's EX_TEMPFAIL
 Made = TypeVar("Made")
 
 
@@ -34,22 +36,26 @@ def together(comm: Communicator, make: Callable[[], Made]) -> Made:
         for rank, text in enumerate(mistakes):
             if comm.rank == 0 and text and text not in mistakes[:rank]:
                 complain(text if comm.size == 1 or all(mistakes) else f"rank {rank}: {text}")
+        comm.gather(None)  # the first that exits makes the launcher end the others, which may still be speaking
         sys.exit(BAD_INPUT)
     return made  # type: ignore[return-value]
 
 
-def with_ranks(comm: Communicator, run: Callable[[], None]) -> None:
-    """run(), ending the whole job when it fails on this rank only."""
+def with_ranks(comm: Communicator, run: Callable[[], None], where: Callable[[], str] = str) -> None:
+    """run(), ending the whole job when it fails on this rank only; `where` tells in words how far it has come."""
     try:
         run()
     except NonFiniteGradient as error:
         if comm.rank == 0:
             complain(str(error))
         sys.exit(1)
+    except Stopped as stopped:
+        if comm.rank == 0:
+            complain(str(stopped))
+        sys.exit(STOPPED)
     except Exception as error:
-        if comm.size == 1:
-            raise
-        print(f"rank {comm.rank} on {socket.gethostname()} failed: {in_words(error)}", file=sys.stderr)
+        failed = " ".join(["failed", where()]).rstrip()
+        complain(f"rank {comm.rank} on host {socket.gethostname()} {failed}: {type(error).__name__}: {error}")
         traceback.print_exc()
         sys.stderr.flush()
         # sys.exit would wait for ranks that wait for this one; the launcher ends them when this process ends

@@ -72,7 +72,7 @@ class FileCheckpoints(Checkpoints):
             contents.texts = {CONFIG: yaml.safe_dump(self.resolved, sort_keys=False)}
             best = self.run.model_file("best")
             contents.links = {BEST: best} if best.exists() else {}
-            contents.lines, contents.versions = self.recorder.lines(), versions()
+            contents.lines, contents.versions = self.recorder.sizes(), versions()
         self.writer.start(contents)
         self.pause += time.perf_counter() - start
         self.due, self._asked, self._saved_at = False, False, time.monotonic()

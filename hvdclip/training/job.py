@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor, nn
 from hvdclip import data, models
 from hvdclip.comm import Communicator
 from hvdclip.config import Config, own
-from hvdclip.methods import Disagreement
+from hvdclip.methods.agreement import check_agreement
 from hvdclip.problems import PROBLEMS
 from hvdclip.training.classification import Classification
 from hvdclip.training.language_model import LanguageModelling
 from hvdclip.training.problem import ProblemTask
+from hvdclip.training.provenance import code_sha256, versions
 from hvdclip.training.randomness import seed_everything
 from hvdclip.training.supervised import Supervised
 from hvdclip.training.task import Task
@@ -58,17 +58,18 @@ class Job:
             raise ValueError("the file holds another model: " + " ".join(str(error).split())) from None
 
     def check_alike(self) -> None:
-        """Compare what the ranks have read; Disagreement, on all ranks, names the first that differs."""
+        """Compare configuration, code, versions, data and model of all ranks; Disagreement, on all, is a table."""
+        what, read = self._read
+        sections = self.config.resolved.items()
+        settings = {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
+        settings.pop("data.root", None)  # hosts may have the same data in other places
+        shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in self.model.state_dict().items()]
+        check_agreement(
+            self.comm,
+            settings | {"the code of hvdclip": code_sha256()[:12], **versions(), what: read, "the model's": shapes},
+        )
         if isinstance(self.task, Supervised):
             self.task.even_out(self.comm)
-        what, mine = self._read
-        everyone = self.comm.gather((socket.gethostname(), mine))
-        for rank, (host, theirs) in enumerate(everyone):
-            if theirs != everyone[0][1]:
-                raise Disagreement(
-                    f"{what} differs between ranks: rank 0 on {everyone[0][0]} has {everyone[0][1]}, rank {rank} on "
-                    f"{host} has {theirs}; give all hosts the same data"
-                )
 
 
 def build_task(config: Config, comm: Communicator, device: torch.device, ranks: int) -> tuple[Task, tuple[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
@@ -25,6 +25,7 @@ from hvdclip.training.metrics import Metrics
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.stream import Stream
+from hvdclip.training.watch import Stopped, Watch, asked_by
 
 
 class Trainer:
@@ -55,9 +56,19 @@ class Trainer:
         self._drawn: randomness.State = {}
         self.evaluations: list[dict[str, Any]] = []
 
-    def train(self, recorder: Recorder, display: Silent, checkpoints: Checkpoints | None = None) -> None:
-        """Train to the end and record everything, also how it ended when it fails on all ranks."""
-        self.recorder, self.display, self.checkpoints = recorder, display, checkpoints or Checkpoints()
+    def train(
+        self,
+        recorder: Recorder,
+        display: Silent,
+        checkpoints: Checkpoints | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Train to the end and record everything, also how it ended when it fails or stops on all ranks.
+
+        Raises Stopped, on all ranks at the same round's end, when any rank's watch has been asked to stop.
+        """
+        self.recorder, self.display = recorder, display
+        self.checkpoints, self.watch = checkpoints or Checkpoints(), watch or Watch(self.comm)
         self.optimizer.on_round = self._take_round
         self.display.start(self._title(), self.config.train.steps or self.batches_due)
         self.began = time.perf_counter()
@@ -66,10 +77,12 @@ class Trainer:
         except NonFiniteGradient as error:
             self.checkpoints.finish()
             self.recorder.summary(self._totals() | {"exit": str(error)})
+            self._meet()
             raise
         finally:
             self.display.stop()
-        self.checkpoints.finish()
+        with self.watch.doing("saving"):
+            self.checkpoints.finish()
         self.recorder.summary(self._totals() | self._results() | {"exit": "done"})
 
     def _train(self) -> None:
@@ -83,8 +96,11 @@ class Trainer:
                 self._evaluate(self.task.splits()[:1])
             evaluate_due = False
             asked = self.optimizer.requests()
-            if self.checkpoints.due or "save" in asked:
-                self.checkpoints.save(self)
+            if self.checkpoints.due or asked:
+                with self.watch.doing("saving"):
+                    self.checkpoints.save(self, wait="stop" in asked)
+            if "stop" in asked:
+                self._stop()
         self.optimizer.synchronize()
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
@@ -94,6 +110,8 @@ class Trainer:
         self.model.train()
         while not self._is_done():
             epochs = self.stream.epochs
+            if self.watch.asked:
+                self.optimizer.statistics.ask("stop")
             self.optimizer.step(self._closure)
             if self.asgd:
                 self.asgd.after_step()
@@ -125,7 +143,8 @@ class Trainer:
         return loss
 
     def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
-        with self.optimizer.averaged(), self.asgd.evaluated() if self.asgd else nullcontext():
+        asgd = self.asgd.evaluated() if self.asgd else nullcontext()
+        with self.watch.doing("evaluating"), self.optimizer.averaged(), asgd:
             if final:
                 self.recorder.model("final", self.model)
                 self.model_sha256 = sha256(self.model)
@@ -138,6 +157,19 @@ class Trainer:
                 self.recorder.model("best", self.model)
         if self.asgd:
             self.asgd.after_evaluation(rows[0]["loss"])
+
+    def _stop(self) -> NoReturn:
+        """Save what a resumed run needs, and end together."""
+        reasons = self.comm.gather(self.watch.asked, "stop")
+        text = f"stopped by {asked_by(reasons)} at step {self.optimizer.steps}"
+        self.recorder.summary(self._totals() | {"exit": text})
+        self.watch.end("stopped")
+        self._meet()
+        raise Stopped(text)
+
+    def _meet(self) -> None:
+        """Wait for all ranks: the first that exits makes the launcher kill those that are still writing."""
+        self.comm.gather(None, "stop")
 
     def best(self) -> dict[str, Any]:
         """The evaluation with the least loss on the split that is watched during training."""

@@ -24,7 +24,7 @@ class Recorder:
     def model(self, name: str, model: nn.Module) -> None: ...
     def summary(self, summary: dict[str, Any]) -> None: ...
 
-    def lines(self) -> dict[Path, int]:
+    def sizes(self) -> dict[Path, int]:
         """The files of lines and their sizes in bytes."""
         return {}
 
@@ -57,7 +57,7 @@ class FileRecorder(Recorder):
                 raise
             self.say(f"the {name} model is not saved: {in_words(error)}; training goes on")
 
-    def lines(self) -> dict[Path, int]:
+    def sizes(self) -> dict[Path, int]:
         return {lines.path: lines.size for lines in (self._metrics, self._evals)}
 
     def summary(self, summary: dict[str, Any]) -> None:

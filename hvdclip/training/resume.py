@@ -13,6 +13,7 @@ from hvdclip.averaging import MeasuredIntervals
 from hvdclip.checkpoints import Damage, Manifest
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
+from hvdclip.training import heartbeats, lock
 from hvdclip.training.checkpointing import BEST, CONFIG, MODEL, rank_file
 from hvdclip.training.loop import Trainer
 from hvdclip.training.provenance import versions
@@ -36,6 +37,8 @@ class Found:
 
     def in_words(self, run: RunDirectory, ranks: int) -> Iterator[str]:
         """What is to be said of it, a line each."""
+        if last := heartbeats.how_it_ended(run.path):
+            yield last
         for step, wrong in self.damaged.items():
             yield f"the checkpoint of step {step} is damaged: {wrong}; it is set aside, and the one before it is used"
         if self.manifest is None:
@@ -55,8 +58,10 @@ class Found:
 def look(run: RunDirectory, config: Config) -> list[int] | None:
     """The steps of all checkpoints, the newest first; None where the run is finished.
 
-    ValueError where it is to go on after its end, but has left no checkpoint.
+    FileExistsError where it is alive, ValueError where it is to go on after its end but has left no checkpoint.
     """
+    if owner := lock.user(run.path):
+        raise FileExistsError(f"{run.path} is used by a run that is alive: {owner}")
     steps = run.checkpoints.steps()
     if run.is_finished() and run.summary()["exit"] == "done":
         before, now = run.config()["train"], config.resolved["train"]
@@ -165,11 +170,12 @@ def _chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
     return starts
 
 
-def go_back(run: RunDirectory, found: Found) -> None:
+def prepare(run: RunDirectory, found: Found, overwrite: bool) -> None:
     """Rank 0 makes the directory what it was at the checkpoint, or a new one where there is none."""
     if found.manifest is None:
-        run.create(overwrite=True)
+        run.create(overwrite)
         return
+    run.claim()
     for step in found.damaged:
         run.checkpoints.set_aside(step)
     run.checkpoints.discard_parts()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hvdclip import durable
 from hvdclip.checkpoints import MANIFEST, Store, on_host
+from hvdclip.training import heartbeats, lock
 
 CONFIG, METRICS, EVALS, SUMMARY = "config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"
 FILES = (CONFIG, METRICS, EVALS, SUMMARY, "checkpoints", "plots", "tensorboard")
@@ -44,10 +45,16 @@ class RunDirectory:
             raise FileExistsError(f"{self.path} holds a run already: choose another --run-dir, or --overwrite it")
         if present and CONFIG not in present:
             raise FileExistsError(f"{self.path} holds files that are no run's: choose another --run-dir")
+        self.claim()
         for name in present:
             place = self.path / name
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+    def claim(self) -> None:
+        """Keep other runs away for as long as this process lives; FileExistsError where one is alive."""
+        self._lock = lock.claim(self.path)
+        heartbeats.clear(self.path)
 
     def write_config(self, resolved: dict[str, Any]) -> None:
         durable.write_text(self.path / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
