@@ -51,8 +51,9 @@ def default() -> Communicator:
 def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: bool = True) -> Communicator:
     """The communicator of a process that a launcher may have started: starts the backend where ranks are announced.
 
-    `process_sets` lets Horovod average inside a node, `fusion` join small messages. Raises RuntimeError, before the backend starts, for a launch that
-    would give N worlds of one rank, and after it when the backend's world is not the announced one.
+    `process_sets` lets Horovod average inside a node, `fusion` join small messages. Raises RuntimeError, before the
+    backend starts, for a launch that would give N worlds of one rank, and after it when the backend's world is not the
+    announced one.
     """
     ranks, variable = announced_ranks()
     if not variable:
