@@ -16,6 +16,7 @@ from hvdclip.comm import Communicator
 from hvdclip.comm.environment import announced_rank
 from hvdclip.config import ConfigError
 from hvdclip.methods import NonFiniteGradient
+from hvdclip.mistakes import in_words
 from hvdclip.training.watch import Stopped
 
 BAD_INPUT = 2
@@ -29,7 +30,7 @@ def together(comm: Communicator, make: Callable[[], Made]) -> Made:
     try:
         made = make()
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        mistake = _in_words(error)
+        mistake = in_words(error)
     mistakes = comm.gather(mistake)
     if any(mistakes):
         for rank, text in enumerate(mistakes):
@@ -69,16 +70,10 @@ def bad_input(make: Callable[[], Made]) -> Made:
         if announced_rank() > 0:
             # rank 0 has most likely said the same, and the launcher then ends this rank before it repeats it
             time.sleep(3)
-        complain(_in_words(error))
+        complain(in_words(error))
         sys.exit(BAD_INPUT)
 
 
 def complain(text: str) -> None:
     for line in text.splitlines():
         print(f"hvdclip: {line}", file=sys.stderr)
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__

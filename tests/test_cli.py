@@ -127,8 +127,9 @@ def test_alone_and_again(tmp_path):
         tmp_path / "a", "train.steps=16", "train.evaluate_every_steps=16", "checkpoint.every_steps=5"
     )
     saved = {file.name for file in (tmp_path / "a/checkpoints").iterdir()}
-    assert saved == {"final.pt", "best.pt", "last.pt"}
-    last, final = (torch.load(tmp_path / f"a/checkpoints/{name}.pt", weights_only=True) for name in ("last", "final"))
+    assert saved == {"final.pt", "best.pt", "step-00000008"}, "moved to the end of its round; none at the run's end"
+    files = [tmp_path / "a/checkpoints" / name for name in ("step-00000008/model.pt", "final.pt")]
+    last, final = (torch.load(file, weights_only=True) for file in files)
     assert last.keys() == final.keys() and not torch.equal(last["decoder.weight"], final["decoder.weight"])
     again, *_ = train(tmp_path / "b", "train.steps=16", "train.evaluate_every_steps=4")
     assert summary["ranks"] == 1 and summary["bytes"] == 0 and len(metrics) == 2

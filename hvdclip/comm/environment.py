@@ -48,11 +48,12 @@ def default() -> Communicator:
     return SingleRank()
 
 
-def launched(backend: Backend = "horovod", process_sets: bool = False) -> Communicator:
+def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: bool = True) -> Communicator:
     """The communicator of a process that a launcher may have started: starts the backend where ranks are announced.
 
-    `process_sets` lets Horovod average inside a node. Raises RuntimeError, before the backend starts, for a launch that
-    would give N worlds of one rank, and after it when the backend's world is not the announced one.
+    `process_sets` lets Horovod average inside a node, `fusion` join small messages. Raises RuntimeError, before the
+    backend starts, for a launch that would give N worlds of one rank, and after it when the backend's world is not the
+    announced one.
     """
     ranks, variable = announced_ranks()
     if not variable:
@@ -66,7 +67,7 @@ def launched(backend: Backend = "horovod", process_sets: bool = False) -> Commun
         )
     library = "Horovod" if backend == "horovod" else backend
     try:
-        comm = _start(backend, process_sets)
+        comm = _start(backend, process_sets, fusion)
     except ImportError as error:
         if ranks == 1:
             return SingleRank()
@@ -81,11 +82,11 @@ def launched(backend: Backend = "horovod", process_sets: bool = False) -> Commun
     return comm
 
 
-def _start(backend: Backend, process_sets: bool) -> Communicator:
+def _start(backend: Backend, process_sets: bool, fusion: bool) -> Communicator:
     if backend == "mpi4py":
         from hvdclip.comm.mpi import Mpi4py
 
         return Mpi4py()
     from hvdclip.comm.horovod import initialise
 
-    return initialise(process_sets)
+    return initialise(process_sets, fusion)

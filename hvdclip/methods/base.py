@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,6 +101,10 @@ class Method(torch.optim.Optimizer):
     def travels(self) -> tuple[str, ...]:
         """Those of them that are averaged over the ranks together with x."""
         return ()
+
+    def alike(self) -> tuple[str, ...]:
+        """Those that are the same on all ranks at the end of a round, or made anew in the next."""
+        return self.travels()
 
     def _lay_out(self) -> tuple[Any, Vector]:
         """The message and the vector x, which may lie in it."""
@@ -243,7 +246,7 @@ class Method(torch.optim.Optimizer):
             "rounds": self.rounds,
             "steps_in_round": self.steps_in_round,
             "statistics": self.statistics.state_dict(),
-            "numbers": copy.deepcopy(self.numbers),
+            "numbers": _copied(self.numbers, self.space.device),
             "vectors": {name: [flat.clone() for flat in v.flats] for name, v in self.vectors.items()},
         }
         return state
@@ -259,9 +262,25 @@ class Method(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self.steps, self.rounds, self.steps_in_round = own["steps"], own["rounds"], own["steps_in_round"]
         self.statistics.load_state_dict(own["statistics"])
-        self.numbers = copy.deepcopy(own["numbers"])
+        self.numbers = _copied(own["numbers"], self.space.device)
         for name, vector in self.vectors.items():
             torch._foreach_copy_(vector.flats, own["vectors"][name])
+
+    def kept_apart(self) -> list[str]:
+        """What each rank keeps for itself at the end of a round, in words; without it other ranks can go on from x."""
+        apart = [f"its own {name}" for name in self.keeps() if name not in self.alike()]
+        own_buffers = self.settings.buffer_policy == "keep" and self.buffers.tensors()
+        return [*apart, "its own buffers (buffer_policy: keep)"] if own_buffers else apart
+
+    def load_common_state(self, state_dict: dict[str, Any]) -> None:
+        """Restore what a rank of another number of ranks gave at the end of a round.
+
+        ValueError where each of them kept something for itself.
+        """
+        if apart := self.kept_apart():
+            raise ValueError(f"each rank of {self.name} keeps {', '.join(apart)}")
+        own = state_dict["hvdclip"] | {"shape": self._shape(), "statistics": self.statistics.state_dict()}
+        self.load_state_dict(state_dict | {"hvdclip": own})
 
     # Inside
 
@@ -379,3 +398,11 @@ def _share(weight: float, comm: Communicator) -> float:
     """This rank's share in a weighted mean, times the number of ranks; exactly 1 where all weights are equal."""
     weights = comm.gather(weight)
     return 1.0 if len(set(weights)) == 1 else weight / sum(weights) * comm.size
+
+
+def _copied(numbers: Any, device: torch.device) -> Any:
+    if isinstance(numbers, dict):
+        return {name: _copied(value, device) for name, value in numbers.items()}
+    if isinstance(numbers, list | tuple):
+        return type(numbers)(_copied(value, device) for value in numbers)
+    return numbers.clone().to(device) if isinstance(numbers, Tensor) else numbers

@@ -54,6 +54,9 @@ class DecentralizedClip(Apart):
             )
         self.numbers |= {"agree": True, "failed": 0}
 
+    def kept_apart(self) -> list[str]:
+        return ["its own x"]
+
     @property
     def ranks_agree(self) -> bool:
         return self.comm.size == 1 or self.numbers["agree"]

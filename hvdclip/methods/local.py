@@ -133,6 +133,22 @@ class LocalMethod(Apart):
             for message, cost in zip(self.messages, own["under_way"]["costs"], strict=True):
                 message.cost = Cost(*cost)
 
+    def kept_apart(self) -> list[str]:
+        apart = super().kept_apart()
+        if self.averaging.compression != "none":
+            apart.append(f"the error of its compression ({self.averaging.compression})")
+        if self.averaging.overlap == "delayed":
+            apart.append("steps that a delayed average has not met yet")
+        if isinstance(self.intervals, MeasuredIntervals):
+            apart.append("times by which interval auto chooses")
+        if getattr(self, "inner", None) is not None:
+            apart.append("the state of its inner optimizer")
+        return apart
+
+    def load_common_state(self, state_dict: dict[str, Any]) -> None:
+        super().load_common_state(state_dict)
+        self.numbers["first_round"] = self.rounds
+
     def _shape(self) -> str:
         return f"{super()._shape()}, overlap: {self.averaging.overlap}, compression: {self.averaging.compression}"
 
@@ -274,7 +290,8 @@ class LocalMethod(Apart):
         self._closed["interval"] = interval
 
     def _complete_round(self) -> None:
-        self._drift_known = self.settings.drift and self.rounds > 0
+        # the drift of the average before this one, of the same ranks
+        self._drift_known = self.settings.drift and self.rounds > self.numbers.get("first_round", 0)
         super()._complete_round()
 
     def _round_is_known(self) -> None:

@@ -31,7 +31,7 @@ def status(run: RunDirectory) -> Status:
     if owner is not None:
         return Status("running", f"running: {owner}; {_place(beats)}", False, beats)
     ending = _ending(run, beats)
-    saved = run.saved_step()
+    saved = run.checkpoints.newest()
     if ending.kind not in ("stopped", "died"):
         return Status(ending.kind, ending.text, False, beats)
     hope = "no checkpoint to resume from" if saved is None else f"resumable from step {saved}"
