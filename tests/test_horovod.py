@@ -108,7 +108,7 @@ def test_a_non_finite_gradient_is_raised_on_every_rank(algorithm):
     done = python_ranks(source, 2)
     at = 8 if algorithm == "celgc" else 6
     for rank in range(2):
-        assert f"RAISED {rank} {at} the gradient (or its norm) is not finite on rank 1 at step 6" in done.stdout
+        assert f"RAISED {rank} {at} the loss, the gradient or its norm is not finite on rank 1 at step 6" in done.stdout
     assert "False" not in done.stdout
 
 

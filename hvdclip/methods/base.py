@@ -80,6 +80,7 @@ class Method(torch.optim.Optimizer):
         self._closure: Callable[..., Any] | None = None
         self._first_lr = self.param_groups[0]["lr"]
         self._skip = torch.zeros((), device=self.space.device)
+        self._loss_is_finite: Tensor | None = None
         self._round: dict[str, Any] = {}
         self._round_start = time.perf_counter()
 
@@ -157,7 +158,7 @@ class Method(torch.optim.Optimizer):
 
     def _second_gradient(self) -> Gradient:
         g = self.space.gradient([part.clone() for part in self._parts()])
-        bad = ~g.norm().isfinite()
+        bad = ~self._is_finite(g.norm())
         self._skip = torch.maximum(self._skip, bad.float())
         self.statistics.mark_failed(self.steps_in_round, bad)
         return g
@@ -193,11 +194,16 @@ class Method(torch.optim.Optimizer):
 
     @torch.no_grad()
     def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
-        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message."""
+        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message.
+
+        Called before `step`, which a loss that is not finite makes one of a gradient that is not finite.
+        """
         if loss is not None:
             loss = torch.as_tensor(loss, device=self.space.device).detach().reshape(())
             self.statistics.add("loss", loss.float().nan_to_num(0.0, 0.0, 0.0))
-            self.statistics.add("losses", loss.isfinite())
+            finite = loss.isfinite()
+            self.statistics.add("losses", finite)
+            self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
         self.statistics.add("samples", samples)
 
     def synchronize(self) -> None:
@@ -325,7 +331,7 @@ class Method(torch.optim.Optimizer):
         return parts
 
     def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
-        bad = ~norm.isfinite()
+        bad = ~self._is_finite(norm)
         self.statistics.add("steps", 1)
         if overflow is not None:
             overflowed = overflow > 0
@@ -338,6 +344,11 @@ class Method(torch.optim.Optimizer):
         self.statistics.add("skipped", self._skip)
         self.statistics.add_norm(norm)
         self.statistics.mark_failed(self.steps_in_round, bad)
+
+    def _is_finite(self, norm: Tensor) -> Tensor:
+        """Whether the norm is, and the losses that have been recorded since the last call."""
+        finite, self._loss_is_finite = self._loss_is_finite, None
+        return norm.isfinite() if finite is None else norm.isfinite() & finite
 
     def _finish_round(self) -> None:
         self._close_round()
@@ -374,7 +385,7 @@ class Method(torch.optim.Optimizer):
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
             where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
             raise NonFiniteGradient(
-                f"the gradient (or its norm) is not finite on {where}; on_nonfinite: skip leaves such steps out"
+                f"the loss, the gradient or its norm is not finite on {where}; on_nonfinite: skip leaves such steps out"
             )
         if self.on_round is not None:
             self.on_round()

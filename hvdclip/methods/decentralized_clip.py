@@ -117,4 +117,4 @@ class DecentralizedClip(Apart):
         self.numbers["failed"] = 0
         if any(failed) and self.settings.on_nonfinite == "raise":
             where = ", ".join(f"rank {rank} at step {step}" for rank, step in enumerate(failed) if step)
-            raise NonFiniteGradient(f"the gradient (or its norm) is not finite on {where}")
+            raise NonFiniteGradient(f"the loss, the gradient or its norm is not finite on {where}")

@@ -86,11 +86,13 @@ def ending(beats: Sequence[Beat]) -> Ending:
     if killed:
         died = [beat for beat in killed if beat.time <= _first(killed).time + TOGETHER_S]
         return Ending("died", f"died: {_named(died)} last seen at step {max(beat.step for beat in died)}")
-    if silent:
-        first = _first(silent)
-        return Ending("died", f"died: {first} got {first.signal} at step {first.step} and was killed before it had stopped")
-    first = _first([beat for beat in beats if beat.ended not in ("done", "stopped")])
-    return Ending("died", f"died: {first} lost the others at step {first.step}: {_cause(first)}")
+    lost = [beat for beat in beats if beat.ended and beat.ended.startswith("lost: ")]
+    if lost:
+        first = _first(lost)
+        return Ending("died", f"died: {first} lost the others at step {first.step}: {_cause(first)}")
+    first = _first(silent)
+    how = f"got {first.signal} at step {first.step} and was killed before it had stopped"
+    return Ending("died", f"died: {first} {how}")
 
 
 def how_it_ended(run: Path) -> str:

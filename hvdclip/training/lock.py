@@ -16,7 +16,7 @@ from hvdclip.training import heartbeats
 FILE = "lock"
 # A rank 0 that has been silent for so long is not alive.
 SILENT_S = 15.0
-# A process that has been killed a moment ago may still hold its lock.
+# A process may still hold its lock when its launcher has ended already.
 RELEASED_S = 2.0
 
 
@@ -43,13 +43,13 @@ def user(run: Path) -> str | None:
     locked = None
     if (run / FILE).exists():
         with (run / FILE).open() as file:
-            locked = _try_lock(file, fcntl.LOCK_SH, patience=0.0)
+            locked = _try_lock(file, fcntl.LOCK_SH)
     return _owner(run) if locked is False or _beats(run, locked) else None
 
 
-def _try_lock(file: IO[str], kind: int, patience: float = RELEASED_S) -> bool | None:
-    """Whether the lock was free, or came free in that many seconds; None where the file system has no locks."""
-    deadline = time.monotonic() + patience
+def _try_lock(file: IO[str], kind: int) -> bool | None:
+    """Whether the lock was free, or came free soon; None where the file system has no locks."""
+    deadline = time.monotonic() + RELEASED_S
     while True:
         try:
             fcntl.lockf(file, kind | fcntl.LOCK_NB)
@@ -57,7 +57,7 @@ def _try_lock(file: IO[str], kind: int, patience: float = RELEASED_S) -> bool | 
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 return None
-        if time.monotonic() >= deadline:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
 

@@ -14,7 +14,7 @@ from hvdclip.training.rundir import RunDirectory
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run, "running" or how it ended, and in words; `requeue` says whether --resume would go on with it."""
+    """The state of a run, "running" or how it ended, and in words; `requeue`: whether --resume would go on with it."""
 
     state: str
     text: str

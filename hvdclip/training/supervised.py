@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from hvdclip.comm import Communicator
 from hvdclip.training import randomness
+from hvdclip.training.signals import InWorker
 from hvdclip.training.task import Batch, Evaluation
 
 
@@ -31,6 +32,9 @@ class Supervised:
             )
         if len(loaders["train"]) == 0:  # type: ignore[arg-type]
             raise ValueError("the train loader has length 0 on this rank; allowed: at least one batch per rank")
+        for loader in loaders.values():
+            if getattr(loader, "num_workers", 0):
+                loader.worker_init_fn = InWorker(getattr(loader, "worker_init_fn", None))  # type: ignore[attr-defined]
         self.loaders, self.device = loaders, device
         self.lengths = [len(loaders["train"])]  # type: ignore[arg-type]
         self._drawn: dict[str, Any] | None = None  # where random numbers were at the start of the epoch

@@ -16,7 +16,7 @@ from hvdclip.comm import Communicator
 from hvdclip.methods import Method
 from hvdclip.training import heartbeats
 from hvdclip.training.heartbeats import Beat
-from hvdclip.training.patience import Patience
+from hvdclip.training.patience import LEAST_S, Patience
 from hvdclip.training.signals import Signals
 
 PERIOD_S = 1.0
@@ -118,31 +118,34 @@ class Watch:
         self._signal = name
         self._interrupts += name == "SIGINT"
         if self._interrupts > 1:
-            self.end("failed: interrupted twice")
+            if self._ended is None:
+                self.end("failed: interrupted twice")
             _end_now("interrupted twice: ended at once")
         if self.asked is None:
             self.asked = name
-            if self.comm.rank == 0:
-                _say(f"{name}: stopping at the end of a round; a second SIGINT ends at once")
+            if name == "SIGINT":
+                _say("SIGINT: stopping at the end of a round; a second one ends at once")
         self._beat()
 
     def _look_for_stop(self) -> None:
         if self.asked is None and self.comm.rank == 0 and self._run is not None and (self._run / STOP).exists():
-            self.asked = f"the file {STOP}"
+            self.asked = STOP
 
     def _somebody_saves(self) -> bool:
         """Whether the others wait for a rank that is alive and writes files."""
         if not self._patience.may_grow or self._run is None:
             return False
-        return any(beat.state == "saving" and _is_fresh(beat) for beat in heartbeats.read(self._run))
+        return any(beat.state == "saving" and _age(beat) < LEAST_S / 2 for beat in heartbeats.read(self._run))
 
     def _give_up(self) -> None:
-        waited = f"waited {self._patience.waited:.0f} s in {self._pending()} for the other ranks"
-        self.end(f"lost: {waited}")
-        late = f"; {_late(heartbeats.read(self._run), self.comm.rank)}" if self._run is not None else ""
-        _end_now(
-            f"rank {self.comm.rank} on host {self._host}: {waited}; comm.timeout is {self._patience.limit:.0f} s{late}"
+        waited = (
+            f"waited {self._patience.waited:.0f} s in {self._pending()} for the other ranks; comm.timeout is "
+            f"{self._patience.limit:.0f} s"
         )
+        if self._run is not None:
+            waited += f"; {_late(heartbeats.read(self._run), self.comm.rank, self._patience.waited)}"
+        self.end(f"lost: {waited}")
+        _end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
 
     def _pending(self) -> str:
         pending = self._patience.pending
@@ -177,7 +180,8 @@ def asked_by(reasons: Sequence[str | None]) -> str:
     for rank, reason in enumerate(reasons):
         if reason is not None:
             ranks.setdefault(reason, []).append(rank)
-    return " and ".join(f"{reason} on {_in_words(some, len(reasons))}" for reason, some in ranks.items())
+    said = (f"{reason} on {_in_words(some, len(reasons))}" for reason, some in ranks.items() if reason != STOP)
+    return " and ".join([*said, *([f"the file {STOP}"] if STOP in ranks else [])])
 
 
 def _in_words(ranks: Sequence[int], of: int) -> str:
@@ -186,17 +190,17 @@ def _in_words(ranks: Sequence[int], of: int) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
 
-def _late(beats: Sequence[Beat], me: int, most: int = 4) -> str:
-    """Which ranks the others wait for, as their heartbeats have it."""
-    late = [beat for beat in beats if beat.rank != me and (beat.waits is None or not _is_fresh(beat))]
+def _late(beats: Sequence[Beat], me: int, waited: float, most: int = 4) -> str:
+    """Which ranks this one has waited for, as their heartbeats have it: those that do not wait or are silent."""
+    late = [beat for beat in beats if beat.rank != me and (beat.waits is None or _age(beat) > waited / 2)]
     if not late:
         return "all ranks wait: is a link between them cut?"
-    shown = [f"{beat}, last seen {time.time() - beat.time:.0f} s ago at step {beat.step}" for beat in late[:most]]
+    shown = [f"{beat}, last seen {_age(beat):.0f} s ago at step {beat.step}" for beat in late[:most]]
     return "late: " + "; ".join(shown) + (f"; and {len(late) - most} more" if len(late) > most else "")
 
 
-def _is_fresh(beat: Beat) -> bool:
-    return time.time() - beat.time < 15
+def _age(beat: Beat) -> float:
+    return time.time() - beat.time
 
 
 def _say(text: str) -> None:
