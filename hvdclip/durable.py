@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -25,19 +26,26 @@ class Print(NamedTuple):
 
 
 def write(path: Path, content: Callable[[Sink], Any]) -> Print:
-    """Have `content` write the file beside its place, and put it there once all of it is on the disk."""
+    """Have `content` write the file beside its place, and put it there once all of it is on the disk.
+
+    OSError names the file; what was there before stays.
+    """
     part = path.with_name(f"{path.name}.part")
+    printed = _Printed()
     try:
-        with part.open("wb") as file:
-            printed = _Printed(file)
+        with part.open("wb") as printed.file:
             content(printed)
-            file.flush()
-            os.fsync(file.fileno())
+            printed.file.flush()
+            os.fsync(printed.file.fileno())
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+        sync(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        failure = printed.failure or error  # torch.save would hide why it could not write
+        if isinstance(failure, OSError):
+            raise OSError(failure.errno, failure.strerror, str(path)) from error
         raise
-    sync(path.parent)
     return Print(printed.bytes, printed.digest.hexdigest())
 
 
@@ -63,14 +71,21 @@ def sync(path: Path) -> None:
 class _Printed:
     """Takes the print of what goes into a file."""
 
-    def __init__(self, file: BinaryIO):
-        self.file, self.bytes, self.digest = file, 0, hashlib.sha256()
+    file: BinaryIO
+
+    def __init__(self) -> None:
+        self.bytes, self.digest = 0, hashlib.sha256()
+        self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
         with memoryview(data).cast("B") as whole:
             self.digest.update(whole)
             self.bytes += len(whole)
-            return self.file.write(whole)
+            try:
+                return self.file.write(whole)
+            except OSError as error:
+                self.failure = error
+                raise
 
     def flush(self) -> None:
         self.file.flush()

@@ -26,6 +26,9 @@ Made = TypeVar("Made")
 
 def together(comm: Communicator, make: Callable[[], Made]) -> Made:
     """make() on every rank; bad input on any of them ends all of them, with one line from rank 0."""
+    # A make() that communicates, as Trainer does, must fail on all ranks or on none: the mistake of one rank would meet
+    # whatever collective the others are in, and they would hang, or speak of something else. What Trainer refuses
+    # stands in the configuration or has been gathered, so that all know of it; a rank without memory is not covered.
     made, mistake = None, ""
     try:
         made = make()

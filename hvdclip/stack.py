@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hvdclip.comm import Communicator, Cost, Waiting
+from hvdclip.comm import Communicator, Cost, Reduce, Waiting
 from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.messages import Message, Rider
 from hvdclip.statistics import BINS, LEAST, MOST, NORM, PER_OCTAVE, SUMS, Statistics
@@ -42,7 +42,9 @@ class Stack(Communicator):
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         raise NotImplementedError("stacked ranks meet in messages only")
 
-    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
+    def start_reduction(
+        self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
+    ) -> Waiting[list[Tensor]]:
         raise NotImplementedError("stacked ranks meet in messages only")
 
     def node(self) -> Communicator:

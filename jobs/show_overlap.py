@@ -66,6 +66,6 @@ if __name__ == "__main__":
         end = times["allreduce.backward has ended"][0]
         print("bucket  all-reduce began  ended  (ms after backward ended)")
         for number in range(LAYERS):
-            (name,) = [name for name in times if re.search(rf"round\.bucket{number}(?!\d)", name)]
+            (name,) = [name for name in times if re.search(rf"\.bucket{number}(?!\d)", name)]
             began, ended = times[name]
             print(f"{number:>6}  {began - end:>16.1f} {ended - end:>6.1f}")

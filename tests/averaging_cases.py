@@ -23,6 +23,7 @@ SHAPES = ((60, 40), (900,))  # every one of four ranks owns a shard, the last on
 SIZE = sum(int(np.prod(shape)) for shape in SHAPES)
 EVERY = 4
 WEIGHTS = (1.0, 3.0, 2.0, 0.5)
+SEED = 3
 BASE: dict[str, Any] = {"lr": 0.1, "interval": EVERY}
 CLIPPED = BASE | {"gamma": 5.0}
 Case = tuple[str, dict[str, Any]]  # algorithm, settings
@@ -63,6 +64,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "fp16, delayed, growing": {"compression": "fp16"} | DELAYED | GROWING,
     "nodes": NODES,
     "nodes, every step": {"node_interval": 1},
+    "nodes, every round": {"node_interval": EVERY},
     "nodes, delayed": NODES | DELAYED,
     "nodes, weighted": NODES | {"weights": WEIGHTS},
     "nodes, growing": {"node_interval": 2, "interval": {0: 2, 6: 4}, "warmup_steps": 3},
@@ -138,6 +140,7 @@ class Model(nn.Module):
 def build(comm: Communicator, algorithm: str, settings: dict[str, Any], model: nn.Module | None = None):
     """A model and its optimizer; "weights" are those of all ranks."""
     model, chosen = model or Model(), dict(settings)
+    torch.manual_seed(SEED)
     if "weights" in chosen:
         chosen["weight"] = chosen.pop("weights")[comm.rank]
     return model, hvdclip.optimizer(algorithm, model, comm=comm, **chosen)
@@ -175,9 +178,9 @@ def expected(
 
 
 def rounding(rank: int, number: int):
-    """What a rank draws in a round: data to the reference, as the rule that uses it is not."""
+    """What a rank draws in a round (from 0): data to the reference, as the rule that uses it is not."""
     generator = torch.Generator()
-    generator.manual_seed(int(np.random.SeedSequence((rank, number)).generate_state(1)[0]))
+    generator.manual_seed(int(np.random.SeedSequence((SEED, number, rank)).generate_state(1)[0]))
     return lambda shape: torch.rand(shape, generator=generator).numpy()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from averaging_cases import CLIPPED, DELAYED, NODES, WEIGHTS, cases, expected, runs_on, train
+from averaging_cases import CLIPPED, DELAYED, INT8, NODES, WEIGHTS, cases, expected, runs_on, train
 from launch import python_ranks, run_ranks
 
 from hvdclip import simulate
@@ -84,7 +84,9 @@ for dtype in (torch.float32, torch.float64, torch.uint8, torch.int32):
     everyone = comm.start_gather(sent)()[0]
     assert all(torch.equal(t, sent - 10 * r + 10 * i) for i, t in enumerate(everyone)) and len(everyone) == n
     rows = torch.arange(n, dtype=dtype)[:, None] + torch.full((n, 3), 10 * r, dtype=dtype)
-    assert torch.equal(comm.start_all_to_all(rows)()[0], (10 * torch.arange(n)[:, None] + r).expand(n, 3).to(dtype))
+    sums, cost = comm.start_reduction(rows, lambda theirs: theirs.sum(dim=0, dtype=dtype))()
+    of_rank = [torch.full((3,), n * j + 10 * n * (n - 1) / 2).to(dtype) for j in range(n)]
+    assert all(map(torch.equal, sums, of_rank)) and cost.bytes == 3 * (n + 1) * rows.element_size()
 for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool, torch.complex64):
     for shape in ((), (2, 2)):
         t = torch.full(shape, r + 1).to(dtype) if dtype != torch.bool else torch.full(shape, r == 0)
@@ -99,7 +101,11 @@ assert comm.gather(("rank", r)) == [("rank", i) for i in range(n)] and comm.sum(
 a, b = torch.full((4,), float(r)), torch.full((2,), 2.0 * r)
 first, second = comm.start_average_([a], name="a"), comm.start_average_([b], name="b")
 gathered = comm.start_gather(torch.full((1,), r))
+rows = r + 10.0 * torch.arange(n)[:, None]
+third = comm.start_reduction(rows, lambda theirs: (theirs * torch.arange(1, n + 1)[:, None]).sum(dim=0), name="c")
 assert comm.sum([1.0]) == [n]
+of_rank = [sum((i + 1) * (i + 10 * j) for i in range(n)) for j in range(n)]
+assert [sum.item() for sum in third()[0]] == of_rank, "in the order of ranks"
 second(), first()
 assert (a == (n - 1) / 2).all() and (b == n - 1).all() and [int(t) for t in gathered()[0]] == list(range(n))
 tally = comm.ledger["round"]
@@ -188,10 +194,32 @@ def test_auto_agrees_whatever_the_clocks_say_and_is_the_run_of_its_log(backend):
     assert done.stdout.count("LOG") == 2
 
 
+BEHIND = """
+import time
+from averaging_cases import CLIPPED, DELAYED, EVERY, build, steps
+comm = start("{backend}")
+model, optimizer = build(comm, "celgc", CLIPPED | DELAYED | {{"compression": "int8", "delay": 1}})
+steps(model, optimizer, 0, EVERY)
+time.sleep(0.5 if comm.rank == 0 else 3)
+start = time.perf_counter()
+steps(model, optimizer, EVERY, EVERY + 1)
+assert optimizer.rounds == 1
+print("WAITED", comm.rank, time.perf_counter() - start)
+"""
+
+
+@pytest.mark.parametrize("backend", ["horovod", "mpi4py"])
+def test_all_of_a_coded_average_happens_behind_the_steps(backend):
+    """Rank 0 wants the means while rank 1 still is in its step."""
+    done = python_ranks(PRELUDE + BEHIND.format(backend=backend), 2, timeout=60)
+    (waited,) = (float(line.split()[2]) for line in done.stdout.splitlines() if line.startswith("WAITED 0"))
+    assert waited < 1
+
+
 FAILS = """
 from averaging_cases import CLIPPED, DELAYED, build, steps
 comm = start("{backend}")
-model, optimizer = build(comm, "celgc", CLIPPED | DELAYED)
+model, optimizer = build(comm, "celgc", CLIPPED | DELAYED | {extra})
 steps(model, optimizer, 0, 5)
 if comm.rank == 1:
     raise KeyError("no such sample")
@@ -199,8 +227,33 @@ steps(model, optimizer, 5, 40)
 """
 
 
+@pytest.mark.parametrize("extra", [{}, INT8], ids=str)
 @pytest.mark.parametrize("backend", ["horovod", "mpi4py"])
-def test_a_rank_that_dies_while_an_average_is_under_way_ends_the_job(backend):
+def test_a_rank_that_dies_while_an_average_is_under_way_ends_the_job(backend, extra):
     """run_ranks fails on a time-out, so a hang is a failure."""
-    done = python_ranks(PRELUDE + FAILS.format(backend=backend), 2, timeout=40, check=False)
+    done = python_ranks(PRELUDE + FAILS.format(backend=backend, extra=extra), 2, timeout=40, check=False)
     assert done.returncode != 0 and "no such sample" in done.stdout + done.stderr
+
+
+TWO = """
+from averaging_cases import CLIPPED, DELAYED, Model, STEPS, build, steps, train
+comm = start("{backend}")
+for extra in ({{}}, {{"compression": "int8"}}, {{"compression": "topk", "top_share": 0.1}}):
+    settings = [CLIPPED | DELAYED | extra, CLIPPED | DELAYED | extra | {{"delay": 1, "lr": 0.05}}]
+    alone = [train(start("{backend}"), "celgc", each) for each in settings]
+    pairs = [build(comm, "celgc", each) for each in settings]
+    rows = [[], []]
+    for step in range(STEPS):
+        for (model, optimizer), found in zip(pairs, rows):
+            found += steps(model, optimizer, step, step + 1)
+    for (model, optimizer), found, expected in zip(pairs, rows, alone):
+        optimizer.synchronize()
+        assert np.array_equal([*found, model.x], expected), extra
+print("ALONE")
+"""
+
+
+@pytest.mark.parametrize("backend", ["horovod", "mpi4py"])
+def test_two_optimizers_on_one_communicator_have_averages_under_way_at_one_time(backend):
+    done = python_ranks(PRELUDE + TWO.format(backend=backend), 2, timeout=60)
+    assert done.stdout.count("ALONE") == 2

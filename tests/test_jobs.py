@@ -46,6 +46,25 @@ def test_a_batch_asked_for_again_is_counted_once():
     assert made.batches == 6
 
 
+def test_int8_rounds_by_the_seed():
+    """Nothing else in this run depends on it."""
+
+    def end(seed):
+        job = {
+            "algorithm": {"name": "local_sgd", "lr": 0.1, "compression": "int8"},
+            "model": "point",
+            "data": {"name": "quadratics", "noise": 0.0},
+            "train": {"steps": 3, "seed": seed},
+        }
+        made = Trainer(Job(check(job), SingleRank()))
+        made.stream, made.epochs_ended = made._batches(), 0
+        for _ in range(3):
+            made.optimizer.step(made._closure)
+        return made.optimizer.x.flats[0]
+
+    assert torch.equal(end(1), end(1)) and not torch.equal(end(1), end(2))
+
+
 def test_initial_model_and_order_of_data_are_the_seeds():
     states = [trainer().model.state_dict() for _ in range(2)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

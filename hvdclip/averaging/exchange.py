@@ -25,8 +25,8 @@ class Exchange(Protocol):
     def x(self) -> Vector:
         """The vector that the parameters are views of."""
 
-    def start(self, number: int) -> None:
-        """Hand over x, in exchange `number` of the run."""
+    def start(self, key: tuple[int, ...]) -> None:
+        """Hand over x; random numbers are drawn from (key, rank)."""
 
     def wait(self) -> None:
         """Wait for what the others have sent; nothing of this rank's changes by it."""
@@ -41,7 +41,7 @@ class InPlace:
     def __init__(self, message: Message, x: Vector):
         self.message, self.x = message, x
 
-    def start(self, number: int) -> None:
+    def start(self, key: tuple[int, ...]) -> None:
         self.message.start()
 
     def wait(self) -> None:
@@ -58,7 +58,7 @@ class Copied:
     def __init__(self, message: Message, x: Vector):
         self.message, self.x = message, x
 
-    def start(self, number: int) -> None:
+    def start(self, key: tuple[int, ...]) -> None:
         self.message.vectors[0].copy_(self.x)
         self.message.start()
 
@@ -88,8 +88,8 @@ class Compressed:
     ):
         self.message, self.x, self.common, self.error, self.generator = message, x, common, error, generator
 
-    def start(self, number: int) -> None:
-        self.generator.manual_seed(int(np.random.SeedSequence((self.message.comm.rank, number)).generate_state(1)[0]))
+    def start(self, key: tuple[int, ...]) -> None:
+        self.generator.manual_seed(int(np.random.SeedSequence((*key, self.message.comm.rank)).generate_state(1)[0]))
         way = self.message.vectors[0].copy_(self.x).sub_(self.common)
         self.error.add_(way)
         self.error.sub_(self.message.take(self.error))
@@ -112,6 +112,7 @@ def compressed(
     space: Space,
     comm: Communicator,
     weight: float,
+    name: str,
     common: Vector,
     error: Vector,
 ) -> Compressed:
@@ -119,9 +120,9 @@ def compressed(
     generator = torch.Generator(space.device)
     message: ShardedMessage | TopKMessage
     if compression == "topk":
-        message = TopKMessage(space, max(1, round(top_share * space.size)), riders, comm, weight)
+        message = TopKMessage(space, max(1, round(top_share * space.size)), riders, comm, weight, name)
     else:
         halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
         coder: Coder = Int8(generator) if compression == "int8" else Half(halves[compression])
-        message = ShardedMessage(space, coder, riders, comm, weight)
+        message = ShardedMessage(space, coder, riders, comm, weight, name)
     return Compressed(message, space.vector(), common, error, generator)

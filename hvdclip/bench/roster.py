@@ -18,6 +18,8 @@ class Roster:
 
     def add(self, name: str, make: Callable[[], Peer]) -> None:
         """Add what make() returns, unless it raises ImportError, RuntimeError or ValueError on some rank."""
+        # Peers communicate in make(), which is safe where all ranks lack the same (a launcher, MPI, several hosts); a
+        # package that is installed on some hosts only can make the others hang here.
         reason = ""
         try:
             peer = make()

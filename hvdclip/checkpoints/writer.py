@@ -104,8 +104,12 @@ class Writer:
         files = {name: durable.write(part / name, partial(torch.save, of)) for name, of in contents.tensors.items()}
         files |= {name: durable.write_text(part / name, text) for name, text in contents.texts.items()}
         files |= {name: durable.print_of(part / name) for name in contents.links}
-        for path in filter(Path.exists, contents.lines):
-            durable.sync(path)
+        for path, size in contents.lines.items():
+            there = path.stat().st_size if path.exists() else 0
+            if there < size:
+                raise RuntimeError(f"{path} has {there} bytes, {size - there} more could not be written yet")
+            if there:
+                durable.sync(path)
         return files
 
     def _complete(self) -> None:

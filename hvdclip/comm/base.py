@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -48,6 +49,9 @@ class Cost(NamedTuple):
 
 Waiting = Callable[[], tuple[Result, Cost]]
 """Waits for the end of a collective that has been started; returns its result and what it cost."""
+
+Reduce = Callable[[Tensor], Tensor]
+"""Makes one row of several, of the same width and dtype."""
 
 
 class Ledger:
@@ -98,6 +102,11 @@ class Communicator(ABC):
 
     def __init__(self) -> None:
         self.ledger = Ledger()
+        self._names = itertools.count()
+
+    def new_name(self) -> str:
+        """A name that no other call returns; that of a rank's n-th call is the same on all ranks."""
+        return str(next(self._names))
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""
@@ -112,8 +121,14 @@ class Communicator(ABC):
         """The contiguous tensors of all ranks, equal in shape and dtype, in the order of ranks: one collective."""
 
     @abstractmethod
-    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
-        """Row j of this rank goes to rank j; the result has in row j what rank j has sent: one collective."""
+    def start_reduction(
+        self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
+    ) -> Waiting[list[Tensor]]:
+        """Row j of this rank goes to rank j; `reduce` makes one row of those that this rank is sent, in their order.
+
+        The result are the rows that all ranks have made: an all-to-all and an all-gather, both while this rank goes
+        on, where it can; `reduce` then runs in another thread.
+        """
 
     @abstractmethod
     def node(self) -> Communicator:
@@ -150,8 +165,10 @@ class Network(Communicator):
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         return self._waiting(purpose, [tensor], self._start_gather(tensor, _full(purpose, name)))
 
-    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
-        return self._waiting(purpose, [rows], self._start_all_to_all(rows, _full(purpose, name)))
+    def start_reduction(
+        self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
+    ) -> Waiting[list[Tensor]]:
+        return self._waiting(purpose, [rows, rows[0]], self._start_reduction(rows, reduce, _full(purpose, name)))
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
@@ -189,7 +206,7 @@ class Network(Communicator):
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]: ...
 
     @abstractmethod
-    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]: ...
+    def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]: ...
 
     @abstractmethod
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:

@@ -7,13 +7,14 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import horovod.torch as hvd
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Network, in_bytes
+from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
 from hvdclip.comm.single import SingleRank
 
 _COMMUNICATORS = itertools.count()
@@ -31,6 +32,8 @@ class Horovod(Network):
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.set = hvd.global_process_set
+        # goes on with what consists of several collectives, while the rank takes its steps
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="horovod")
 
     def node(self) -> Communicator:
         """As elsewhere; raises RuntimeError where Horovod was started without process sets."""
@@ -55,9 +58,13 @@ class Horovod(Network):
         handle = hvd.allgather_async(tensor[None], name=f"{self.prefix}.{name}.gather", process_set=self.set)
         return lambda: list(hvd.synchronize(handle))
 
-    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
+    def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
+        return self._thread.submit(self._reduction, rows, reduce, name).result
+
+    def _reduction(self, rows: Tensor, reduce: Reduce, name: str) -> list[Tensor]:
         handle = hvd.alltoall_async(rows, name=f"{self.prefix}.{name}.all_to_all", process_set=self.set)
-        return lambda: hvd.synchronize(handle)[0]  # beside how many rows came from each rank
+        shards = hvd.synchronize(handle)[0]  # beside how many rows came from each rank
+        return self._start_gather(reduce(shards), name)()
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         from hvdclip.comm.mpi import swap

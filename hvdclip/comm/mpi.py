@@ -13,7 +13,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Network, in_bytes
+from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
 
 
 class Mpi4py(Network):
@@ -66,8 +66,8 @@ class Mpi4py(Network):
         self._mpi.Allgather(mine.numpy(), everyone.numpy())
         return list(everyone.to(tensor.device))
 
-    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
-        return self._thread.submit(self._all_to_all, rows).result
+    def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
+        return self._thread.submit(lambda: self._all_gather(reduce(self._all_to_all(rows)))).result
 
     def _all_to_all(self, rows: Tensor) -> Tensor:
         mine = rows.detach().cpu()

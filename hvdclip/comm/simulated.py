@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Network
+from hvdclip.comm.base import Communicator, Network, Reduce
 
 Result = TypeVar("Result")
 
@@ -146,9 +146,14 @@ class Simulated(Network):
         mine = tensor.clone()
         return lambda: self._meet_to_gather(mine, ("gather", name, _shapes([mine])))
 
-    def _start_all_to_all(self, rows: Tensor, name: str) -> Callable[[], Tensor]:
+    def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
         mine, kind = rows.clone(), ("gather", name, "all to all", _shapes([rows]))
-        return lambda: torch.stack([sent[self.rank] for sent in self._meet_to_gather(mine, kind)])
+
+        def finish() -> list[Tensor]:
+            shards = torch.stack([sent[self.rank] for sent in self._meet_to_gather(mine, kind)])
+            return self._start_gather(reduce(shards), name)()
+
+        return finish
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         everyone = self._start_gather(tensor, "neighbours")()

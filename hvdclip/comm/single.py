@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hvdclip.comm.base import Communicator, Cost, Waiting
+from hvdclip.comm.base import Communicator, Cost, Reduce, Waiting
 
 
 class SingleRank(Communicator):
@@ -22,8 +22,10 @@ class SingleRank(Communicator):
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         return lambda: ([tensor], Cost())
 
-    def start_all_to_all(self, rows: Tensor, purpose: str = "round", name: str = "") -> Waiting[Tensor]:
-        return lambda: (rows, Cost())
+    def start_reduction(
+        self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
+    ) -> Waiting[list[Tensor]]:
+        return lambda: ([reduce(rows)], Cost())
 
     def node(self) -> Communicator:
         return self

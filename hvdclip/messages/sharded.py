@@ -20,8 +20,10 @@ from hvdclip.messages.riders import Rider, Riders
 class ShardedMessage:
     """A coded vector and the riders, these in float32; `vectors[0]` is the mean over the ranks."""
 
-    def __init__(self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float):
-        self.space, self.coder, self.comm, self.weight = space, coder, comm, weight
+    def __init__(
+        self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float, name: str
+    ):
+        self.space, self.coder, self.comm, self.weight, self.name = space, coder, comm, weight, name
         self.cost = Cost()
         self.vectors = [space.vector()]
         self.width = BLOCK * _share(space.size, BLOCK * comm.size)  # entries of a shard
@@ -42,24 +44,26 @@ class ShardedMessage:
         return self._vector(self.coder.decode(self.codes) / self.weight)
 
     def start(self, purpose: str = "round") -> None:
-        """Send each rank its shard; the rest follows in `wait`."""
-        self.purpose, self.received = purpose, None
+        """Send each rank its shard and all ranks the mean of one's own, while this rank goes on."""
+        self.received = None
         self.riders.pack(self._ridden(self.tail))
         self.tail_bytes.copy_(self.tail.view(torch.uint8))
-        self._shards: Waiting[Tensor] = self.comm.start_all_to_all(self.sent, purpose)
+        self._everyone: Waiting[list[Tensor]] = self.comm.start_reduction(self.sent, self._mean, purpose, self.name)
 
-    def wait(self) -> Vector:
-        """Average the shard that this rank owns and gather all; returns what that lost, as this rank's part in it."""
-        shards, there = self._shards()
+    def _mean(self, shards: Tensor) -> Tensor:
+        """The mean of the shard that this rank owns, coded; `_lost` is what the code leaves out."""
         coded = self.codes.shape[1]
         mean = self.coder.decode(shards[:, :coded]).mean(dim=0, keepdim=True)
         tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
         codes = self.coder.encode(mean)
-        mine = torch.cat([codes, tail.view(torch.uint8)], dim=1)
-        self.received, back = self.comm.start_gather(mine[0], self.purpose)()
-        self.cost = there.plus(back)
+        self._lost = mean - self.coder.decode(codes)
+        return torch.cat([codes, tail.view(torch.uint8)], dim=1)[0]
+
+    def wait(self) -> Vector:
+        """Wait for all means; returns what coding this rank's lost, as its part in the mean over the ranks."""
+        self.received, self.cost = self._everyone()
         lost = torch.zeros(self.comm.size, self.width, dtype=torch.float32, device=self.space.device)
-        lost[self.comm.rank] = (mean - self.coder.decode(codes))[0] * self.comm.size / self.weight
+        lost[self.comm.rank] = self._lost[0] * self.comm.size / self.weight
         return self._vector(lost)
 
     def restore(self, received: Sequence[Tensor]) -> None:

@@ -15,8 +15,8 @@ from hvdclip.messages.riders import Rider, Riders
 class TopKMessage:
     """Values and places (2k numbers), then the riders in the tail; `vectors[0]` is the mean over the ranks."""
 
-    def __init__(self, space: Space, k: int, riders: Sequence[Rider], comm: Communicator, weight: float):
-        self.space, self.k, self.comm, self.weight = space, k, comm, weight
+    def __init__(self, space: Space, k: int, riders: Sequence[Rider], comm: Communicator, weight: float, name: str):
+        self.space, self.k, self.comm, self.weight, self.name = space, k, comm, weight, name
         self.cost = Cost()
         self.dtype = space.widest
         self.places = torch.int64 if self.dtype == torch.float64 else torch.int32
@@ -44,7 +44,7 @@ class TopKMessage:
     def start(self, purpose: str = "round") -> None:
         self.received = None
         self.riders.pack(self.parts[2])
-        self._everyone: Waiting[list[Tensor]] = self.comm.start_gather(self.sent, purpose)
+        self._everyone: Waiting[list[Tensor]] = self.comm.start_gather(self.sent, purpose, self.name)
 
     def wait(self) -> None:
         self.received, self.cost = self._everyone()

@@ -21,15 +21,19 @@ class AveragingSettings(LocalSettings):
         "none", description="delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later"
     )
     delay: int | None = setting(
-        None, ge=0, description="steps from the snapshot to that move, below I; default I - 1", unit="steps"
+        None, ge=0, description="steps from the snapshot to that move, below I, default I - 1; 0: none", unit="steps"
     )
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = setting(
         "none", description="of the way x - x_round that is exchanged, with error feedback"
     )
     top_share: Finite = setting(0.01, gt=0, le=1, description="topk: share of the entries that are sent")
     node_interval: int | None = setting(
-        None, ge=1, description="I1, local steps between averages inside a node; divides I", unit="steps"
+        None, ge=1, description="I1, local steps between averages inside a node; divides I; I is plain", unit="steps"
     )
+
+    @property
+    def warms_up_by_averages(self) -> bool:
+        return self.warmup == "average"
 
     @property
     def beyond_plain(self) -> list[str]:
@@ -47,6 +51,11 @@ class AveragingSettings(LocalSettings):
             raise ValueError(f"delay is {self.delay}, but overlap is 'none'; allowed: no delay, or overlap delayed")
         if self.overlap == "delayed" and self.interval == "auto":
             raise ValueError("overlap is 'delayed', which hides the time that interval auto goes by; allowed: numbers")
+        if self.overlap == "delayed" and self.delay is None and max(self.intervals) == 1:
+            raise ValueError(
+                "overlap is 'delayed', but interval 1 has no steps to hide an average behind; allowed: none, or an "
+                "interval above 1"
+            )
         for interval in self._intervals_to_fit:
             if self.delay is not None and self.delay >= interval:
                 allowed = f"0 to {interval - 1}" if interval > 1 else "0"

@@ -67,6 +67,7 @@ class Method(torch.optim.Optimizer):
                 "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
             },
         )
+        self.label = comm.new_name()  # two optimizers may have messages under way at one time
         self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
         self.vectors = {name: self.space.vector() for name in self._state_vectors() if name not in self.travels()}
         self.message, self.x = self._lay_out()
@@ -137,9 +138,10 @@ class Method(torch.optim.Optimizer):
 
     # What it is written with
 
-    def message_of(self, vectors: int, riders: Sequence[Rider] = (), *, space: Space | None = None, name: str = ""):
+    def message_of(self, vectors: int, riders: Sequence[Rider] = (), *, space: Space | None = None, name: str = "main"):
         """A message of that many vectors; `name` tells apart those that are under way at one time."""
-        return self.kit.message(space or self.space, vectors, riders, self.comm, self.weight, name)
+        label = f"{self.label}.{name}"
+        return self.kit.message(space or self.space, vectors, riders, self.comm, self.weight, label)
 
     def fresh_gradient(self) -> Gradient:
         """One more gradient of this rank at its present parameters, of a batch of its own; .grad is overwritten.

@@ -6,7 +6,7 @@ Khirirat et al.: Error Feedback under (L0, L1)-Smoothness: Normalization and Mom
 from typing import Any
 
 from hvdclip.flat import Gradient, Vector
-from hvdclip.messages import TopKMessage
+from hvdclip.messages import Rider, TopKMessage
 from hvdclip.methods.gradient import GradientMethod
 from hvdclip.methods.settings import CommonSettings, Finite, setting
 
@@ -37,7 +37,8 @@ class EF21Norm(GradientMethod):
             return super()._lay_out()
         if k > self.space.size:
             raise ValueError(f"k is {k}; allowed: 1 to the number of parameters, which is {self.space.size}")
-        self.top_k = TopKMessage(self.space, k, [self.buffers, self.statistics], self.comm, self.weight)
+        riders: list[Rider] = [self.buffers, self.statistics]
+        self.top_k = TopKMessage(self.space, k, riders, self.comm, self.weight, self.label)
         return self.top_k, self.space.vector()
 
     def gradient_step(self, g: Gradient) -> None:

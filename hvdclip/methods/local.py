@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,9 @@ class LocalMethod(Apart):
         if settings.interval == "auto":
             self.intervals = MeasuredIntervals(settings.starts, comm.rank, comm.size, settings.drift_budget)
         super().__init__(model_or_params, settings, comm)
+        self.seed = torch.initial_seed()  # of what a compression draws
         self._under_way = False  # an average has been started and not been taken
+        self._handed_over = self._averaging = 0.0  # when that was, and the seconds that the last average took
         self.outer = None if settings.outer == "none" else OuterStep(settings, self.vectors["common"])
         if "common" in self.vectors:
             self.vectors["common"].copy_(self.x)
@@ -99,7 +102,9 @@ class LocalMethod(Apart):
         if self._under_way:
             self._await()  # first, since it may change the vectors
         state = super().state_dict()
-        state["hvdclip"]["intervals"] = dict(self.intervals.starts)
+        state["hvdclip"]["seed"] = self.seed
+        if isinstance(self.intervals, MeasuredIntervals):
+            state["hvdclip"]["intervals"] = self.intervals.state_dict()
         if self.outer is not None:
             state["outer"] = self.outer.state_dict()
         if self._under_way:
@@ -119,8 +124,9 @@ class LocalMethod(Apart):
             self._await()  # else it would still write where the state goes
         super().load_state_dict(state_dict)
         own = state_dict["hvdclip"]
-        if isinstance(self.intervals, MeasuredIntervals):
-            self.intervals.starts = dict(own["intervals"])
+        self.seed = own["seed"]
+        if isinstance(self.intervals, MeasuredIntervals) and "intervals" in own:
+            self.intervals.load_state_dict(own["intervals"])
         if self.outer is not None:
             self.outer.load_state_dict(state_dict["outer"])
         self._under_way = self._arrived = self.statistics.answered = "under_way" in own
@@ -187,6 +193,7 @@ class LocalMethod(Apart):
                 self.space,
                 self.comm,
                 self.weight,
+                self.label,
                 common=self.vectors["common"],
                 error=self.vectors["error"],
             )
@@ -233,8 +240,10 @@ class LocalMethod(Apart):
     def _step_together(self, g: Gradient | None) -> None:
         """A step of all ranks from their mean gradient, so that their x stay the same."""
         assert g is not None
+        start = time.perf_counter()
         mean = self.mean_gradient.vectors[0].copy_(g)
         self.mean_gradient.average()
+        self._averaging = time.perf_counter() - start
         if not (self.statistics.failed or self.statistics.overflowed):
             self._skip = torch.zeros_like(self._skip)
             together = Gradient(mean.parts, mean.norm())
@@ -244,12 +253,13 @@ class LocalMethod(Apart):
 
     def _send(self) -> None:
         """End the round's local steps and hand x over."""
+        self._handed_over = time.perf_counter()
         self.end_round()
         if self._before is not None:
             self._before.copy_(self.x)
         if not self.takes_part:
             self.x.zero_()
-        self.exchange.start(self.rounds)
+        self.exchange.start((self.seed, self.rounds))
         self._close_round()
         self._under_way, self._arrived = True, False
 
@@ -282,6 +292,7 @@ class LocalMethod(Apart):
             self.x.copy_(mean)
         self._under_way = False
         self.after_average()
+        self._averaging = time.perf_counter() - self._handed_over
         self._complete_round()
 
     def _close_round(self) -> None:
@@ -297,6 +308,6 @@ class LocalMethod(Apart):
     def _round_is_known(self) -> None:
         if isinstance(self.intervals, MeasuredIntervals):
             metrics, steps = self.last_round, self._closed["step"] - self._closed["first"]
-            self.intervals.after_round(self.steps, steps, metrics["round_s"], metrics["comm_s"], metrics["drift"])
-            chosen_now = self.steps in self.intervals.starts
-            self._round["interval_reason"] = self.intervals.reason if chosen_now else None
+            stepping = metrics["round_s"] - self._averaging
+            reason = self.intervals.after_round(self.steps, steps, stepping, self._averaging, metrics["drift"])
+            self._round["interval_reason"] = reason or None

@@ -92,12 +92,30 @@ class LocalSettings(OuterSettings):
             raise ValueError("drift_budget is for interval: auto, with drift measured")
         return self
 
+    @model_validator(mode="after")
+    def _warm_up_changes_something(self) -> Self:
+        first = {self._given[start] for start in self._given if start < self.warmup_steps}
+        if self.warms_up_by_averages and first == {1} and self.interval != "auto":
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, but interval is 1 until then anyway; allowed: 0, or an interval "
+                "above 1"
+            )
+        return self
+
+    @property
+    def warms_up_by_averages(self) -> bool:
+        return True
+
+    @property
+    def _given(self) -> dict[int, int]:
+        if isinstance(self.interval, dict):
+            return self.interval
+        return {0: 1 if self.interval == "auto" else self.interval}
+
     @property
     def starts(self) -> dict[int, int]:
         """I by the step from which on it holds."""
-        given = (
-            self.interval if isinstance(self.interval, dict) else {0: 1 if self.interval == "auto" else self.interval}
-        )
+        given = self._given
         if not self.warmup_steps:
             return given
         present = given[max(start for start in given if start <= self.warmup_steps)]
