@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -61,8 +62,8 @@ class Watch:
         self._thread.join()
         if self._ended is None:
             self.end("done" if error is None else self._last_word(error))
-        if self._ended != "stopped":  # then nothing may come between this rank and its exit status
-            self._signals.end()
+        # where the run has stopped, nothing may come between this rank and its exit status
+        self._signals.end(signal.SIG_IGN if self._ended == "stopped" else None)
 
     def follow(self, run: Path, method: Method) -> None:
         """Write heartbeats below the run directory, with the method's steps; rank 0 also looks for STOP there."""
@@ -145,7 +146,8 @@ class Watch:
         )
         if self._run is not None:
             waited += f"; {_late(heartbeats.read(self._run), self.comm.rank, self._patience.waited)}"
-        self.end(f"lost: {waited}")
+        if self._ended is None:
+            self.end(f"lost: {waited}")
         _end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
 
     def _pending(self) -> str:
