@@ -75,10 +75,25 @@ def test_a_killed_rank_ends_the_job_and_is_named_by_status_and_the_next_attempt(
     said = status(RunDirectory(run)).text
     died = rf"died: rank {victim} on \S+ was killed or its node lost; last seen at step \d+"
     assert re.fullmatch(died + "; no checkpoint to resume from", said)
-    assert heartbeats.how_it_ended(run).startswith(f"the last attempt died: rank {victim} on ")
 
 
-@pytest.mark.parametrize("asked", ["--overwrite"])
+def test_a_killed_run_is_requeued_and_the_next_attempt_says_how_the_last_one_died(tmp_path):
+    run, more = tmp_path / "run", ["checkpoint.every_steps=40"]
+    with train(run, *ENDLESS, *more) as job:
+        found = under_way(run)
+        wait_until(lambda: RunDirectory(run).checkpoints.newest())
+        os.kill(found[1].pid, signal.SIGKILL)
+        job.finish(BOUND, check=False)
+    done = run_ranks([HVDCLIP, "status", "--requeue", str(run)], 1, "alone")
+    saved = re.fullmatch(r"requeue: died: rank 1 on .* last seen at step \d+; resumable from step (\d+)\n", done.stdout)
+    assert saved, done.stdout
+    with train(run, *ENDLESS, *more, f"train.steps={int(saved[1]) + 8}", "--resume") as job:
+        said = job.finish(60).stdout
+    assert re.search(r"the last attempt died: rank 1 on \S+ was killed or its node lost; last seen at step \d+\n", said)
+    assert read(run)["exit"] == "done" and status(RunDirectory(run)).state == "done"
+
+
+@pytest.mark.parametrize("asked", ["--overwrite", "--resume"])
 def test_a_directory_that_a_live_run_uses_is_refused(tmp_path, asked):
     run = tmp_path / "run"
     with train(run, *ENDLESS) as first:
@@ -126,6 +141,22 @@ def test_signals_stop_all_ranks_at_the_same_step(tmp_path, asked):
     assert read(run)["exit"] == text and f"hvdclip: {text}" in done.stderr + done.stdout
     assert read(run)["collectives"] == read(run)["rounds"], "asking and agreeing costs none"
     assert status(RunDirectory(run)).state == "stopped"
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
+    steps = ["train.steps=4000", "train.evaluate_every_steps=1000"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    with train(whole, *ENDLESS, *steps) as job:
+        job.finish(60)
+    with train(run, *ENDLESS, *steps) as job:
+        os.kill(under_way(run)[1].pid, signal.SIGTERM)
+        assert job.finish(BOUND, check=False).returncode == 75
+    assert status(RunDirectory(run)).requeue and 0 < read(run)["step"] < 4000
+    with train(run, *ENDLESS, *steps, "--resume") as job:
+        assert "the last attempt stopped at step" in job.finish(60).stdout
+    assert read(run)["model_sha256"] == read(whole)["model_sha256"]
+    evals, of_whole = ((folder / "evals.jsonl").read_text() for folder in (run, whole))
+    assert evals == of_whole
 
 
 @pytest.mark.parametrize(

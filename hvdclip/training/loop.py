@@ -146,7 +146,7 @@ class Trainer:
         asgd = self.asgd.evaluated() if self.asgd else nullcontext()
         with self.watch.doing("evaluating"), self.optimizer.averaged(), asgd:
             if final:
-                self.recorder.model("final", self.model)
+                self._save("final")
                 self.model_sha256 = sha256(self.model)
             rows = [self._position() | evaluate(self.task, self.model, split, self.comm) for split in splits]
             self.evaluations += rows
@@ -154,12 +154,16 @@ class Trainer:
                 self.recorder.evaluation(row)
                 self.display.evaluation(row, self.task.remark(row["loss"]), time.perf_counter() - self.began)
             if self.best() is rows[0]:
-                self.recorder.model("best", self.model)
+                self._save("best")
         if self.asgd:
             self.asgd.after_evaluation(rows[0]["loss"])
 
+    def _save(self, name: str) -> None:
+        with self.watch.doing("saving"):
+            self.recorder.model(name, self.model)
+
     def _stop(self) -> NoReturn:
-        """Save what a resumed run needs, and end together."""
+        """End on all ranks together, after what a resumed run needs has been saved."""
         reasons = self.comm.gather(self.watch.asked, "stop")
         text = f"stopped by {asked_by(reasons)} at step {self.optimizer.steps}"
         self.recorder.summary(self._totals() | {"exit": text})

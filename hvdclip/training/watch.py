@@ -132,10 +132,11 @@ class Watch:
             self.asked = STOP
 
     def _somebody_saves(self) -> bool:
-        """Whether the others wait for a rank that is alive and writes files."""
+        """Whether a rank that is alive writes files, for which the others wait."""
         if not self._patience.may_grow or self._run is None:
             return False
-        return any(beat.state == "saving" and _age(beat) < LEAST_S / 2 for beat in heartbeats.read(self._run))
+        alive = (beat for beat in heartbeats.read(self._run) if _age(beat) < LEAST_S / 2)
+        return any(beat.state == "saving" and beat.waits is None for beat in alive)
 
     def _give_up(self) -> None:
         waited = (
