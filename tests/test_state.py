@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import random
 
 import averaging_cases
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import hvdclip
+from hvdclip.comm import SingleRank
 from hvdclip.config import check
 from hvdclip.methods import METHODS
 from hvdclip.simulation.run import Memory
@@ -19,10 +21,12 @@ from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 from hvdclip.training.provenance import sha256
+from hvdclip.training.resume import chosen_after
+from hvdclip.training.rundir import METRICS, RunDirectory
 from hvdclip.training.state import restore, restore_elsewhere, state_of
 
 TIMES = ("comm_s", "round_s")
-STEPS, SAVED = 27, 10  # saved at the end of the round in which that step is
+STEPS, SAVED = 27, 7  # saved at the end of the round in which that step is
 
 
 class Taken(Checkpoints):
@@ -59,15 +63,19 @@ def trained(comm, config, state=None, saving=True, how=restore):
     return sha256(trainer.model), lines, memory.rows, taken
 
 
+def simulate(one, ranks, ranks_per_node):
+    return [one(SingleRank())] if ranks == 1 else hvdclip.simulate(one, ranks, ranks_per_node)
+
+
 def check_round_trip(config, ranks=2, ranks_per_node=None, undisturbed=True):
     """Undisturbed, saved, and gone on from what was saved, all the same to the last bit."""
-    saved = hvdclip.simulate(lambda comm: trained(comm, config), ranks, ranks_per_node)
+    saved = simulate(lambda comm: trained(comm, config), ranks, ranks_per_node)
     undisturbed = (
-        hvdclip.simulate(lambda comm: trained(comm, config, saving=False), ranks, ranks_per_node)
+        simulate(lambda comm: trained(comm, config, saving=False), ranks, ranks_per_node)
         if undisturbed
         else saved
     )
-    resumed = hvdclip.simulate(
+    resumed = simulate(
         lambda comm: trained(comm, config, saved[comm.rank][3].state, saving=False), ranks, ranks_per_node
     )
     for (model, lines, rows, _), (its, its_lines, its_rows, taken), (model_, lines_, rows_, _) in zip(
@@ -120,6 +128,31 @@ def test_every_way_to_average(title, extra):
 def test_an_optimizer_inside(algorithm, inner):
     interval = {"interval": 4} if algorithm == "celgc" else {}
     check_round_trip(job(algorithm, {"gamma": 0.01, "inner": inner} | interval))
+
+
+def test_auto_repeats_its_choices_as_far_as_it_had_come(tmp_path):
+    """Measured times differ from run to run; what was chosen before the end stands in the metrics."""
+    config = job("celgc", {"gamma": 0.1, "interval": "auto", "drift_budget": 5.0}, steps=90)
+    run = RunDirectory(tmp_path)
+    (_, _, _, taken), other = hvdclip.simulate(lambda comm: trained(comm, config), 2)
+    lines = taken.memory.lines
+    (tmp_path / METRICS).write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"step": 9')
+
+    def one(comm):
+        trainer = Trainer(Job(check(config), comm))
+        restore(trainer, copy.deepcopy((taken, other[3])[comm.rank].state))
+        log = chosen_after(run, SAVED)
+        trainer.optimizer.intervals.follow(log)
+        memory = Memory()
+        trainer.train(memory, Silent())
+        return memory.lines, log
+
+    (again, log), _ = hvdclip.simulate(one, 2)
+    assert log and min(log) > taken.state["optimizer"]["hvdclip"]["steps"], "it changed after the checkpoint"
+    keys = ("step", "interval", "loss", "drift")
+    assert [[line[key] for key in keys] for line in again] == [
+        [line[key] for key in keys] for line in lines[taken.before[0] :]
+    ]
 
 
 # what a task goes on with
@@ -269,7 +302,7 @@ def test_other_ranks_go_on_from_the_common_x_after_the_same_share_of_the_epoch(t
     assert not torch.equal(*drawn), "each rank draws its own"
     assert len(set(models)) == 1
     first, second, *_ = lines[0]
-    assert (first["step"], first["ranks"]) == (16, 2)
+    assert (first["step"], first["ranks"]) == (12, 2)
     assert first["drift"] is None and second["drift"] > 0, "the average before was other ranks'"
     assert first["samples"] > state["metrics"]["samples"]
 

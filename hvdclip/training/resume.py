@@ -152,10 +152,10 @@ def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
         raise ValueError(f"train.epochs is {epochs}, but {trainer.stream.epoch:.2f} are done")
     intervals = getattr(trainer.optimizer, "intervals", None)
     if isinstance(intervals, MeasuredIntervals):
-        intervals.starts |= _chosen_after(run, step)
+        intervals.follow(chosen_after(run, step))
 
 
-def _chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
+def chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
     """I by the step from which it held, as far as the run had come when it was cut off."""
     starts: dict[int, int] = {}
     ended, last = 0, None

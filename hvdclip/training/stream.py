@@ -30,7 +30,7 @@ class Stream:
     def take(self) -> Batch:
         """The next batch; RuntimeError where an epoch gives fewer than its length says."""
         if self.position == self.length:
-            self.number, self.position, self._epoch = self.number + 1, 0, None
+            self.number, self.position = self.number + 1, 0
             self.length = self.task.epoch_steps(self.number)
         if self._epoch is None:
             self._epoch = self.task.batches(self.number, self.position)
@@ -39,6 +39,8 @@ class Stream:
             raise RuntimeError(f"the train loader gave {self.position} batches, but its length says {self.length}")
         self.position += 1
         self.batches += 1
+        if self.position == self.length:
+            self._epoch = None  # a loader's workers are not needed any more
         return batch
 
     def state_dict(self) -> dict[str, Any]:
