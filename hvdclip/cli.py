@@ -17,19 +17,23 @@ from rich.table import Column, Table
 
 from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
+from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import launched
 from hvdclip.config import Config, check, load
-from hvdclip.endings import bad_input, complain, together, with_ranks
+from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
-from hvdclip.training import terminal
+from hvdclip.training import resume as resuming
+from hvdclip.training import status, terminal
+from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 from hvdclip.training.recorder import FileRecorder, Recorder
-from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.rundir import RunDirectory, load_model
+from hvdclip.training.watch import STOP, Watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,50 +53,124 @@ main.add_command(bench)
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
-def train_command(config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool) -> None:
+@click.option("--resume", is_flag=True, help="Go on with the run in the run directory, from its newest checkpoint.")
+def train_command(
+    config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool
+) -> None:
     """Train the job of a YAML file on the ranks that the launcher started."""
     checked = bad_input(lambda: load(config, overrides))
+    directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
     comm = bad_input(lambda: _launched(checked))
-    with_ranks(comm, lambda: _train(checked, comm, run_dir or _default_run_dir(config), overwrite))
+    watch = Watch(comm, checked.comm.timeout)
+    with_ranks(comm, lambda: _train(checked, comm, directory, overwrite, resume, watch), lambda: watch.where)
+
+
+def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run, which --overwrite would remove: give one of them")
+    if resume and run_dir is None:
+        raise ValueError("--resume needs --run-dir, the directory of the run that is to go on")
+    return RunDirectory(run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def _launched(config: Config) -> Communicator:
-    return launched(config.comm.backend, process_sets=config.algorithm.get("node_interval") is not None)
+    settings = config.algorithm
+    # buckets that meet in one of Horovod's cycles would be summed in another order than in the next run
+    return launched(
+        config.comm.backend,
+        process_sets=settings.get("node_interval") is not None,
+        fusion=settings["name"] != "bucket_clip",
+    )
 
 
-def _train(config: Config, comm: Communicator, run_dir: Path, overwrite: bool) -> None:
-    job = together(comm, lambda: Job(config, comm))
-    trainer = together(comm, lambda: Trainer(job))
-    run = RunDirectory(run_dir)
-    recorder, display = Recorder(), Silent()
-    together(comm, lambda: run.create(overwrite) if comm.rank == 0 else None)
+def _train(
+    config: Config, comm: Communicator, run: RunDirectory, overwrite: bool, resume: bool, watch: Watch
+) -> None:
+    with watch:
+        run = RunDirectory(comm.gather(str(run.path))[0])  # one name, which may hold a time
+        found = _find(config, comm, run) if resume else resuming.Found()
+        if found is None:
+            return
+        job = together(comm, lambda: Job(config, comm))
+        trainer = together(comm, lambda: Trainer(job))
+        together(comm, lambda: resuming.load(trainer, run, found))
+        recorder, display = Recorder(), Silent()
+        together(comm, lambda: resuming.prepare(run, found, overwrite or resume) if comm.rank == 0 else None)
+        if comm.rank == 0:
+            run.write_config(config.resolved)
+            recorder, display = FileRecorder(run, config.log.tensorboard, complain, found.step), Display()
+        writer = Writer(run.checkpoints, comm, config.checkpoint.keep, complain)
+        watch.follow(run.path, trainer.optimizer)
+        trainer.train(recorder, display, FileCheckpoints(config, run, recorder, writer), watch)
+        display.say(f"run directory: {run.path}")
+
+
+def _find(config: Config, comm: Communicator, run: RunDirectory) -> resuming.Found | None:
+    """What a run is to go on from; None where it is finished."""
+    seen = together(comm, lambda: resuming.look(run, config) if comm.rank == 0 else None)
+    steps = comm.gather(seen)[0]
+    if steps is None:
+        if comm.rank == 0:
+            print(f"{run.path} holds a run that is finished")
+        return None
+    found = together(comm, lambda: resuming.find(run, steps, comm))
+    together(comm, lambda: resuming.check_config(run, found, config))
     if comm.rank == 0:
-        run.write_config(config.resolved)
-        recorder, display = FileRecorder(run, config.log.tensorboard), Display()
-    trainer.train(recorder, display)
-    display.say(f"run directory: {run.path}")
+        print(*found.in_words(run, comm.size), sep="\n")
+    return found
 
 
 @main.command("eval")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(["final", "best", "last"]), default="final", show_default=True)
+@click.argument("run", metavar="RUN|FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Choice(["final", "best", "last"]),
+    default="final",
+    show_default=True,
+    help="Of a RUN; last: of its newest checkpoint.",
+)
 def eval_command(run: Path, model: str) -> None:
-    """Evaluate the averaged model that a run has saved, on all its splits."""
-    directory = RunDirectory(run)
+    """Evaluate an averaged model that a run has saved, on all its splits."""
+    directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
     config = bad_input(lambda: check(directory.config()))
+    file = run if run.is_file() else directory.model_file(model)
     comm = bad_input(lambda: _launched(config))
-    with_ranks(comm, lambda: _evaluate(config, comm, directory, model))
+    with_ranks(comm, lambda: _evaluate(config, comm, directory, file))
 
 
-def _evaluate(config: Config, comm: Communicator, run: RunDirectory, name: str) -> None:
-    ranks = run.summary()["ranks"] if run.is_finished() else None
-    job = together(comm, lambda: Job(config, comm, ranks))
-    together(comm, lambda: job.model.load_state_dict(run.model(name)))
+def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path) -> None:
+    job = together(comm, lambda: Job(config, comm, run.ranks()))
+    together(comm, lambda: job.load_model(load_model(file)))
     together(comm, job.check_alike)
     for split in job.task.splits():
         row = evaluate(job.task, job.model, split, comm)
         if comm.rank == 0:
             print("  ".join(f"{key} {value:.6g}" if key != "split" else f"{value:<5}" for key, value in row.items()))
+
+
+@main.command("status")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
+def status_command(run: Path, requeue: bool) -> None:
+    """Tell what has become of a run, from the heartbeats of its ranks."""
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    if requeue:
+        print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
+        sys.exit(0 if found.requeue else 1)
+    print(found.text)
+    terminal.console().print(status.table(found.beats))
+
+
+@main.command("stop")
+@click.argument("run", type=click.Path(path_type=Path))
+def stop_command(run: Path) -> None:
+    """Ask a run to save a checkpoint and stop at the end of a round, whatever has started it."""
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    if found.state != "running":
+        complain(f"{run} is not running: {found.text}")
+        sys.exit(BAD_INPUT)
+    (run / STOP).touch()
+    print(f"{run} has been asked to stop")
 
 
 @main.command("algorithms")
@@ -222,10 +300,6 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
     console.print(table.table(read))
     for file in plot.plot(read, out or runs[0] / "plots"):
         console.print(f"picture: {file}", soft_wrap=True)
-
-
-def _default_run_dir(config: Path) -> Path:
-    return Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _unit(field: FieldInfo) -> str:

@@ -68,8 +68,12 @@ class Train(Section):
 
 class Checkpoint(Section):
     every_steps: int | None = Field(
-        None, ge=1, description="local steps between saves of the averaged model, moved to the next round end"
+        None, ge=1, description="local steps between checkpoints, moved to the next round end"
     )
+    every_minutes: Number | None = Field(
+        None, gt=0, description="minutes between checkpoints by rank 0's clock, moved to the next round end"
+    )
+    keep: int = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
 
 
 class Log(Section):
@@ -86,6 +90,12 @@ class Log(Section):
 
 class Comm(Section):
     backend: Backend = Field("horovod", description="what the ranks communicate by")
+    timeout: Number | None = Field(
+        None,
+        gt=0,
+        description="seconds that a rank waits for the others before it takes them for lost; by default at least 60, "
+        "and ten times the longest wait for a round so far",
+    )
 
 
 class Columns(Section):
@@ -143,7 +153,7 @@ SECTIONS: dict[str, str] = {
     "model": "awd_lstm, lstm, mlp or point and its settings, or my.module:build",
     "data": "a text, labelled rows, a problem with a known answer, or my.module:loaders",
     "train": "how long, seed, schedule",
-    "checkpoint": "how often the model is saved",
+    "checkpoint": "how often the run is saved, so that it can be resumed",
     "log": "metrics",
     "comm": "what the ranks communicate by",
 }

@@ -16,8 +16,11 @@ from hvdclip.comm import Communicator
 from hvdclip.comm.environment import announced_rank
 from hvdclip.config import ConfigError
 from hvdclip.methods import NonFiniteGradient
+from hvdclip.mistakes import in_words
+from hvdclip.training.watch import Stopped
 
 BAD_INPUT = 2
+STOPPED = 75  # and resumable: sysexits.h's EX_TEMPFAIL
 Made = TypeVar("Made")
 
 
@@ -30,28 +33,32 @@ def together(comm: Communicator, make: Callable[[], Made]) -> Made:
     try:
         made = make()
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        mistake = _in_words(error)
+        mistake = in_words(error)
     mistakes = comm.gather(mistake)
     if any(mistakes):
         for rank, text in enumerate(mistakes):
             if comm.rank == 0 and text and text not in mistakes[:rank]:
                 complain(text if comm.size == 1 or all(mistakes) else f"rank {rank}: {text}")
+        comm.gather(None)  # the first that exits makes the launcher end the others, which may still be speaking
         sys.exit(BAD_INPUT)
     return made  # type: ignore[return-value]
 
 
-def with_ranks(comm: Communicator, run: Callable[[], None]) -> None:
-    """run(), ending the whole job when it fails on this rank only."""
+def with_ranks(comm: Communicator, run: Callable[[], None], where: Callable[[], str] = str) -> None:
+    """run(), ending the whole job when it fails on this rank only; `where` tells in words how far it has come."""
     try:
         run()
     except NonFiniteGradient as error:
         if comm.rank == 0:
             complain(str(error))
         sys.exit(1)
+    except Stopped as stopped:
+        if comm.rank == 0:
+            complain(str(stopped))
+        sys.exit(STOPPED)
     except Exception as error:
-        if comm.size == 1:
-            raise
-        print(f"rank {comm.rank} on {socket.gethostname()} failed: {_in_words(error)}", file=sys.stderr)
+        failed = " ".join(["failed", where()]).rstrip()
+        complain(f"rank {comm.rank} on host {socket.gethostname()} {failed}: {type(error).__name__}: {error}")
         traceback.print_exc()
         sys.stderr.flush()
         # sys.exit would wait for ranks that wait for this one; the launcher ends them when this process ends
@@ -66,16 +73,10 @@ def bad_input(make: Callable[[], Made]) -> Made:
         if announced_rank() > 0:
             # rank 0 has most likely said the same, and the launcher then ends this rank before it repeats it
             time.sleep(3)
-        complain(_in_words(error))
+        complain(in_words(error))
         sys.exit(BAD_INPUT)
 
 
 def complain(text: str) -> None:
     for line in text.splitlines():
         print(f"hvdclip: {line}", file=sys.stderr)
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__

@@ -26,3 +26,9 @@ def is_bad(number: Number) -> bool | Tensor:
 
 def at_most(number: Kind, largest: float) -> Kind:
     return number.clamp(max=largest) if isinstance(number, Tensor) else min(number, largest)
+
+
+def finite_or_zero(number: Number) -> Number:
+    if isinstance(number, Tensor):
+        return number.float().nan_to_num(0.0, 0.0, 0.0)
+    return number if math.isfinite(number) else 0.0

@@ -12,8 +12,10 @@ from torch import Tensor
 from hvdclip.numbers import Number
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
-SUMS = (*COUNTS, "loss", "drift", "norm")
+REQUESTS = ("stop", "save")
+SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
+ASKED = [SUMS.index(request) for request in REQUESTS]
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 # Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
 PER_OCTAVE, LEAST, MOST = 8, -20, 20
@@ -43,6 +45,8 @@ class Statistics:
         self._common: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
         self.overflowed = False
+        self.asked: set[str] = set()  # what any rank has asked of all, as messages have told
+        self.answered = False  # the next message's requests were answered before this state was loaded
 
     def add(self, name: str, value: Tensor | float, *, common: bool = False) -> None:
         """Add to a sum; a `common` value is the same on all ranks and already known to all, so it need not travel."""
@@ -63,6 +67,10 @@ class Statistics:
         """Note the step (counted from 1 in the round) if `failed` is true and it is this rank's first."""
         if failed is not False:
             self._failures.append((step, failed))
+
+    def ask(self, request: str) -> None:
+        """Ask all ranks to stop or to save; each finds it in `asked`, at the same step, once the message is taken."""
+        self._mine[SUMS.index(request)] = 1
 
     def pack(self, tail: Tensor) -> None:
         self._fold()
@@ -93,12 +101,24 @@ class Statistics:
         slots = self._agreed[len(SUMS) : len(SUMS) + self.ranks]
         self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(slots) if step > 0}
         self.overflowed = self._agreed[OVERFLOWED] > 0
+        if not self.answered:
+            self.asked |= {request for request in REQUESTS if self._agreed[SUMS.index(request)] > 0}
+        self.answered = False
 
     def agree_alone(self) -> None:
-        """Without a message: as if all ranks had done what this one has."""
+        """Without a message: as if all ranks had done what this one has; its requests stay to be told."""
         tail = torch.zeros(self.size, dtype=torch.float64)
+        untold = self.take_requests()
         self.pack(tail)
         self.unpack(tail)
+        for request in untold:
+            self.ask(request)
+
+    def take_requests(self) -> set[str]:
+        """What this rank asks for and has not told yet; it is not told by a message any more."""
+        untold = {request for request in REQUESTS if self._mine[SUMS.index(request)]}
+        self._mine[ASKED] = 0
+        return untold
 
     @property
     def norm_counts(self) -> np.ndarray:
@@ -125,7 +145,10 @@ class Statistics:
 
     def state_dict(self) -> dict[str, Tensor]:
         self._fold()
-        return {"mine": torch.tensor(self._mine)}
+        mine = torch.tensor(self._mine)
+        # a run that is resumed must not be stopped by what was asked of it before
+        mine[ASKED] = 0
+        return {"mine": mine}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._fold()

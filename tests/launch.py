@@ -18,6 +18,48 @@ LAUNCHERS = ("alone", "mpirun", "horovodrun-mpi", "horovodrun-gloo")
 MARK = "HVDCLIP_TEST_LAUNCH"
 
 
+class Launch:
+    """A command that runs on one-thread ranks; at the end of `with` none of its processes is left."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        ranks: int,
+        launcher: str = "mpirun",
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+    ):
+        self.mark = uuid.uuid4().hex
+        self.process = subprocess.Popen(
+            [*_launch_line(launcher, ranks), *command],
+            env=_environment(self.mark, env or {}),
+            cwd=cwd,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "Launch":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _kill_marked(self.mark)
+
+    def finish(self, timeout: float, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Waits for its end; fails after `timeout` seconds and, with `check`, on a non-zero exit."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            _kill_marked(self.mark)
+            stdout, stderr = self.process.communicate()
+            raise AssertionError(f"not finished after {timeout} s\n{_tail(stdout, stderr)}") from None
+        if check and self.process.returncode:
+            raise AssertionError(f"exit status {self.process.returncode}\n{_tail(stdout, stderr)}")
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+
+
 def run_ranks(
     command: Sequence[str],
     ranks: int,
@@ -27,29 +69,9 @@ def run_ranks(
     cwd: str | Path | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command on one-thread ranks; fails after `timeout` seconds and, with `check`, on a non-zero exit."""
-    mark = uuid.uuid4().hex
-    process = subprocess.Popen(
-        [*_launch_line(launcher, ranks), *command],
-        env=_environment(mark, env or {}),
-        cwd=cwd,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        stdout, stderr = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _kill_marked(mark)
-        stdout, stderr = process.communicate()
-        raise AssertionError(f"not finished after {timeout} s\n{_tail(stdout, stderr)}") from None
-    finally:
-        _kill_marked(mark)
-    if check and process.returncode:
-        raise AssertionError(f"exit status {process.returncode}\n{_tail(stdout, stderr)}")
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    """Runs a command to its end, as Launch.finish does."""
+    with Launch(command, ranks, launcher, env, cwd) as launch:
+        return launch.finish(timeout, check)
 
 
 def python_ranks(

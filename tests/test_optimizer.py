@@ -340,7 +340,7 @@ def test_ranks_that_disagree_on_a_setting_are_told_so():
     def one(comm):
         hvdclip.optimizer("celgc", network(), comm=comm, lr=0.1, gamma=1.0, interval=4 + comm.rank)
 
-    with pytest.raises(ValueError, match="ranks disagree on interval: rank 0 has 4, rank 1 has 5"):
+    with pytest.raises(ValueError, match=r"ranks disagree on interval; .*\n  rank .*\n  0 .* 4\n  1 .* 5\n  2 .* 6"):
         hvdclip.simulate(one, 3)
 
 
@@ -778,6 +778,28 @@ def test_skipped_steps_are_counted_and_training_goes_on(chosen):
         assert math.isfinite(optimizer.last_round["grad_norm"])
 
 
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip", "bucket_clip", "minibatch_clip"])
+def test_a_loss_that_is_not_finite_leaves_its_step_out_though_the_gradient_is_finite(algorithm):
+    def one(comm, policy):
+        model = network()
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, gamma=0.05, on_nonfinite=policy)
+        x, skipped = [flat(model)], 0
+        for step in range(3):
+            optimizer.zero_grad()
+            loss = backward(model, comm.rank, step)
+            optimizer.record(loss=loss * (math.inf if (comm.rank, step) == (1, 1) else 1.0))
+            optimizer.step()
+            skipped += optimizer.last_round["skipped"]
+            x.append(flat(model))
+        return x, skipped
+
+    for x, skipped in hvdclip.simulate(lambda comm: one(comm, "skip"), 2):
+        assert skipped == 1 and x[-1].isfinite().all() and not torch.equal(x[2], x[3])
+        assert torch.equal(x[1], x[2]) == (algorithm != "celgc"), "a rank's own step, or that of all"
+    with pytest.raises(hvdclip.NonFiniteGradient, match=r"the loss, .* is not finite on rank 1 at step 2"):
+        hvdclip.simulate(lambda comm: one(comm, "raise"), 2)
+
+
 GRADIENT_METHODS = [
     ("minibatch_sgd", {}),
     ("minibatch_sgd", {"momentum": 0.9}),
@@ -895,7 +917,7 @@ def test_a_norm_that_overflows_is_no_overflow_of_the_scale():
     optimizer.grad_scale, optimizer.found_inf = None, torch.tensor(0.0)
     backward(model)
     model[0].weight.grad.fill_(1e30)
-    with pytest.raises(hvdclip.NonFiniteGradient, match=r"gradient \(or its norm\)"):
+    with pytest.raises(hvdclip.NonFiniteGradient, match="the gradient or its norm"):
         optimizer.step()
 
 
@@ -956,7 +978,7 @@ def test_ranks_with_different_models_are_told_so(change):
             groups[0]["lr"] = 0.2
         hvdclip.optimizer("celgc", groups if change == "group" else model, comm=comm, lr=0.1, gamma=1.0)
 
-    with pytest.raises(ValueError, match=r"ranks disagree on parameter.* rank 0 has .*, rank 1 has"):
+    with pytest.raises(ValueError, match=r"ranks disagree on parameter.*\n  rank .*\n  0 .*\n  1 .*"):
         hvdclip.simulate(one, 2)
 
 

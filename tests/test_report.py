@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from hvdclip.report import plot, runs, table
+from hvdclip.training.recorder import FileRecorder
 from hvdclip.training.rundir import RunDirectory
 
 
@@ -14,10 +15,11 @@ def write(folder, seed, losses, algorithm="celgc", ranks=2):
     run = RunDirectory(folder)
     run.create()
     run.write_config({"algorithm": {"name": algorithm, "interval": 4}, "train": {"steps": 8, "seed": seed}})
+    recorder = FileRecorder(run, tensorboard=False, say=print)
     for number, loss in enumerate(losses, start=1):
         line = {"step": 4 * number, "round": number, "samples": 80 * number, "loss": loss, "clip_fraction": 0.5}
-        run.append("metrics.jsonl", line | {"drift": None, "bytes": 1000, "round_s": 0.1})
-        run.append("evals.jsonl", {"step": 4 * number, "split": "valid", "loss": loss + 1})
+        recorder.metrics(line | {"drift": None, "bytes": 1000, "round_s": 0.1})
+        recorder.evaluation({"step": 4 * number, "split": "valid", "loss": loss + 1})
     final = {"valid": {"step": 4 * len(losses), "loss": losses[-1] + 1}}
     totals = {"rounds": len(losses), "bytes": 1000 * len(losses), "seconds": 0.2, "comm_s": 0.1}
     run.write_summary({"algorithm": algorithm, "ranks": ranks, "final": final, "exit": "done"} | totals)

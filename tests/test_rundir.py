@@ -2,7 +2,7 @@
 
 import torch
 
-from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.rundir import RunDirectory, load_model
 
 
 def test_a_model_is_saved_without_the_memory_around_it_and_tied_weights_once(tmp_path):
@@ -12,7 +12,7 @@ def test_a_model_is_saved_without_the_memory_around_it_and_tied_weights_once(tmp
     tied = memory[10:16].view(2, 3)
     state = {"a": tied, "empty": memory[16:16].view(0, 4), "head": tied[:1], "b": tied}
     run.save_model("final", state)
-    loaded = run.model("final")
+    loaded = load_model(run.model_file("final"))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     assert loaded["a"].data_ptr() == loaded["b"].data_ptr()
     assert (tmp_path / "checkpoints/final.pt").stat().st_size < 10_000

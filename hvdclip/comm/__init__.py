@@ -1,6 +1,6 @@
 """Communicators: Horovod's or mpi4py's ranks, one rank, or N simulated ranks, behind the same calls."""
 
-from hvdclip.comm.base import Communicator, Cost, Ledger, Reduce, Waiting
+from hvdclip.comm.base import Communicator, Cost, Ledger, Pending, Reduce, Waiting
 from hvdclip.comm.environment import Backend, announced_ranks, default, launched
 from hvdclip.comm.simulated import simulate
 from hvdclip.comm.single import SingleRank
@@ -10,6 +10,7 @@ __all__ = [
     "Communicator",
     "Cost",
     "Ledger",
+    "Pending",
     "Reduce",
     "SingleRank",
     "Waiting",

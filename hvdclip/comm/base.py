@@ -19,11 +19,22 @@ Result = TypeVar("Result")
 
 @dataclass
 class Tally:
-    """Collectives of one purpose on this rank: how many, payload bytes handed over, seconds until they returned."""
+    """Collectives of one purpose on this rank: how many, payload bytes handed over, seconds until they returned.
+
+    `longest` is the longest time, in seconds, from the end of the collective before to the end of one of these.
+    """
 
     collectives: int = 0
     bytes: int = 0
     seconds: float = 0.0
+    longest: float = 0.0
+
+
+class Pending(NamedTuple):
+    """A collective that this rank waits in, and the seconds from the end of the one before until it began to wait."""
+
+    purpose: str
+    worked: float
 
 
 class Cost(NamedTuple):
@@ -44,10 +55,15 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class Ledger:
-    """What a rank communicated, by purpose: "round" for training; "setup", "evaluation", "final" for the rest."""
+    """What a rank communicated, by purpose: "round" for training; "setup", "evaluation", "final" for the rest.
+
+    `pending` is the collective that it waits in now, or in which an error has ended it.
+    """
 
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = defaultdict(Tally)
+        self._last_end = time.perf_counter()
+        self.pending: Pending | None = None
 
     def __getitem__(self, purpose: str) -> Tally:
         return self._tallies[purpose]
@@ -60,8 +76,12 @@ class Ledger:
         """Enters what happens inside; the list holds its cost afterwards."""
         tally, cost = self._tallies[purpose], list[Cost]()
         start = time.perf_counter()
+        self.pending = Pending(purpose, start - self._last_end)
         yield cost
-        cost.append(Cost(payload, time.perf_counter() - start))
+        self.pending, end = None, time.perf_counter()
+        cost.append(Cost(payload, end - start))
+        tally.longest = max(tally.longest, end - self._last_end)
+        self._last_end = end
         tally.seconds += cost[0].seconds
         tally.collectives += collectives
         tally.bytes += payload

@@ -57,11 +57,12 @@ def default() -> Communicator:
     return SingleRank()
 
 
-def launched(backend: Backend = "horovod", process_sets: bool = False) -> Communicator:
+def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: bool = True) -> Communicator:
     """The communicator of a process that a launcher may have started: starts the backend where ranks are announced.
 
-    `process_sets` lets Horovod average inside a node. Raises RuntimeError, before the backend starts, for a launch that
-    would give N worlds of one rank, and after it when the backend's world is not the announced one.
+    `process_sets` lets Horovod average inside a node, `fusion` join small messages. Raises RuntimeError, before the
+    backend starts, for a launch that would give N worlds of one rank, and after it when the backend's world is not the
+    announced one.
     """
     ranks, variable = announced_ranks()
     if not variable:
@@ -75,7 +76,7 @@ def launched(backend: Backend = "horovod", process_sets: bool = False) -> Commun
         )
     library = "Horovod" if backend == "horovod" else backend
     try:
-        comm = _start(backend, process_sets)
+        comm = _start(backend, process_sets, fusion)
     except ImportError as error:
         if ranks == 1:
             return SingleRank()
@@ -90,7 +91,7 @@ def launched(backend: Backend = "horovod", process_sets: bool = False) -> Commun
     return comm
 
 
-def _start(backend: Backend, process_sets: bool) -> Communicator:
+def _start(backend: Backend, process_sets: bool, fusion: bool) -> Communicator:
     if os.environ.get("HOROVOD_CONTROLLER") != "gloo":  # whose looks cost more
         for name, value in TUNED.items():
             os.environ.setdefault(name, value)
@@ -100,4 +101,4 @@ def _start(backend: Backend, process_sets: bool) -> Communicator:
         return Mpi4py()
     from hvdclip.comm.horovod import initialise
 
-    return initialise(process_sets)
+    return initialise(process_sets, fusion)

@@ -112,8 +112,13 @@ def _process_set(ranks: tuple[int, ...]) -> Any:
     return hvd.add_process_set(list(ranks))
 
 
-def initialise(process_sets: bool = False) -> Horovod:
-    """Start Horovod in this process, if need be, and return its communicator; process sets are for node()."""
+def initialise(process_sets: bool = False, fusion: bool = True) -> Horovod:
+    """Start Horovod in this process, if need be, and return its communicator; process sets are for node().
+
+    Without fusion each message is summed by itself, unless the environment says otherwise.
+    """
     if not hvd.is_initialized():
+        if not fusion:
+            os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         hvd.init(process_sets="dynamic" if process_sets else None)
     return Horovod()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from typing import Any
 
 from hvdclip.comm import Communicator
 
+WIDEST = 40
+
 
 class Disagreement(ValueError):
-    """Ranks differ in what must be alike; raised on every rank."""
+    """Ranks differ in what must be alike; raised on every rank. The message is a table of who has what."""
 
 
 def check_agreement(comm: Communicator, mine: dict[str, Any]) -> None:
-    """Compare the values of all ranks; Disagreement names the first key, two ranks and what they have."""
-    everyone = comm.gather(mine)
-    for key in mine:
-        for rank, theirs in enumerate(everyone):
-            if theirs.get(key) != everyone[0].get(key):
-                raise Disagreement(
-                    f"ranks disagree on {key}: {_difference(everyone[0].get(key), theirs.get(key), rank)}"
-                )
+    """Compare the values of all ranks, in one gather; Disagreement shows rank, host and value of all that differ."""
+    hosts, everyone = zip(*comm.gather((socket.gethostname(), mine)), strict=True)
+    keys = dict.fromkeys(key for values in everyone for key in values)
+    differing = {}
+    for key in keys:
+        values = [theirs.get(key) for theirs in everyone]
+        if any(value != values[0] for value in values):
+            differing[key] = [_short(value) for value in _where_lists_part(values)]
+    if differing:
+        title = f"ranks disagree on {', '.join(differing)}; allowed is one value for all"
+        raise Disagreement("\n".join([title, *_table(hosts, differing)]))
 
 
 def kind(inner: Any) -> str:
@@ -30,10 +37,26 @@ def kind(inner: Any) -> str:
     return getattr(inner, "__qualname__", type(inner).__qualname__)
 
 
-def _difference(first: Any, other: Any, rank: int) -> str:
-    if isinstance(first, list) and isinstance(other, list):
-        if len(first) == len(other):
-            first, other = next((a, b) for a, b in zip(first, other, strict=True) if a != b)
-        else:
-            first, other = f"{len(first)} of them", len(other)
-    return f"rank 0 has {first}, rank {rank} has {other}; allowed is one value for all"
+def _table(hosts: Sequence[str], differing: dict[str, list[str]]) -> list[str]:
+    """A line for the ranks of each host that have the same."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for rank, row in enumerate(zip(hosts, *differing.values(), strict=True)):
+        alike.setdefault(row, []).append(rank)
+    rows = [("rank", "host", *differing)]
+    rows += [(_short(", ".join(map(str, ranks))), *row) for row, ranks in alike.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _where_lists_part(values: Sequence[Any]) -> Sequence[Any]:
+    """The values; of lists that differ the first entries in which they do, or their lengths."""
+    if not all(isinstance(value, list) for value in values):
+        return values
+    if len({len(value) for value in values}) > 1:
+        return [f"{len(value)} of them" for value in values]
+    return next(entries for entries in zip(*values, strict=True) if any(entry != entries[0] for entry in entries))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from hvdclip.messages import Rider
 from hvdclip.methods.agreement import check_agreement, kind
 from hvdclip.methods.groups import Parameters, trainable_groups
 from hvdclip.methods.settings import CommonSettings
-from hvdclip.numbers import is_bad, on_host
+from hvdclip.numbers import Number, finite_or_zero, is_bad, on_host
 from hvdclip.stack import kit_of
 
 
@@ -84,6 +83,7 @@ class Method(torch.optim.Optimizer):
         self._first_lr = self.param_groups[0]["lr"]
         self._keep, self._leave_out = (torch.full((), float(out), device=self.space.device) for out in (False, True))
         self._skip = self._keep
+        self._bad_loss: Tensor | bool = False  # since the last gradient
         self._round: dict[str, Any] = {}
         self._round_start = time.perf_counter()
 
@@ -104,6 +104,10 @@ class Method(torch.optim.Optimizer):
     def travels(self) -> tuple[str, ...]:
         """Those of them that are averaged over the ranks together with x."""
         return ()
+
+    def alike(self) -> tuple[str, ...]:
+        """Those that are the same on all ranks at the end of a round, or made anew in the next."""
+        return self.travels()
 
     def _lay_out(self) -> tuple[Any, Vector]:
         """The message and the vector x, which may lie in it."""
@@ -158,8 +162,8 @@ class Method(torch.optim.Optimizer):
 
     def _second_gradient(self) -> Gradient:
         g = self.space.gradient([part.clone() for part in self._parts()])
-        bad = ~g.norm().isfinite()
-        self._skip = torch.maximum(self._skip, bad.float())
+        bad = self._is_bad(g.norm())
+        self._skip = torch.maximum(self._skip, torch.as_tensor(bad).float())
         self.statistics.mark_failed(self.steps_in_round, bad)
         return g
 
@@ -194,11 +198,16 @@ class Method(torch.optim.Optimizer):
 
     @torch.no_grad()
     def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
-        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message."""
+        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message.
+
+        Called before `step`, which a loss that is not finite makes one of a gradient that is not finite.
+        """
         if loss is not None:
-            loss = torch.as_tensor(loss, device=self.space.device).detach().reshape(())
-            self.statistics.add("loss", loss.float().nan_to_num(0.0, 0.0, 0.0))
-            self.statistics.add("losses", loss.isfinite())
+            number = on_host(torch.as_tensor(loss, device=self.space.device).detach().reshape(()))
+            bad = is_bad(number)
+            self.statistics.add("loss", finite_or_zero(number))
+            self.statistics.add("losses", 1 - 1 * bad)
+            self._bad_loss = self._bad_loss | bad
         self.statistics.add("samples", samples)
 
     def synchronize(self) -> None:
@@ -221,6 +230,11 @@ class Method(torch.optim.Optimizer):
         """The metrics of the last completed round, under the keys of metrics.jsonl; empty before the first."""
         return self._round | self.statistics.summary() if self._round else {}
 
+    def requests(self) -> set[str]:
+        """What any rank has asked of all since the last call; called at the end of a round, the same on all ranks."""
+        asked, self.statistics.asked = self.statistics.asked, set()
+        return asked
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if not self._open:
             raise RuntimeError("parameters cannot be added to an hvdclip optimizer: pass all groups to the constructor")
@@ -236,7 +250,7 @@ class Method(torch.optim.Optimizer):
             "rounds": self.rounds,
             "steps_in_round": self.steps_in_round,
             "statistics": self.statistics.state_dict(),
-            "numbers": copy.deepcopy(self.numbers),
+            "numbers": _copied(self.numbers, self.space.device),
             "vectors": {name: [flat.clone() for flat in v.flats] for name, v in self.vectors.items()},
         }
         return state
@@ -252,9 +266,25 @@ class Method(torch.optim.Optimizer):
         super().load_state_dict(state_dict)
         self.steps, self.rounds, self.steps_in_round = own["steps"], own["rounds"], own["steps_in_round"]
         self.statistics.load_state_dict(own["statistics"])
-        self.numbers = copy.deepcopy(own["numbers"])
+        self.numbers = _copied(own["numbers"], self.space.device)
         for name, vector in self.vectors.items():
             torch._foreach_copy_(vector.flats, own["vectors"][name])
+
+    def kept_apart(self) -> list[str]:
+        """What each rank keeps for itself at the end of a round, in words; without it other ranks can go on from x."""
+        apart = [f"its own {name}" for name in self.keeps() if name not in self.alike()]
+        own_buffers = self.settings.buffer_policy == "keep" and self.buffers.tensors()
+        return [*apart, "its own buffers (buffer_policy: keep)"] if own_buffers else apart
+
+    def load_common_state(self, state_dict: dict[str, Any]) -> None:
+        """Restore what a rank of another number of ranks gave at the end of a round.
+
+        ValueError where each of them kept something for itself.
+        """
+        if apart := self.kept_apart():
+            raise ValueError(f"each rank of {self.name} keeps {', '.join(apart)}")
+        own = state_dict["hvdclip"] | {"shape": self._shape(), "statistics": self.statistics.state_dict()}
+        self.load_state_dict(state_dict | {"hvdclip": own})
 
     # Inside
 
@@ -310,7 +340,7 @@ class Method(torch.optim.Optimizer):
             self._observe_scaled(norm, overflow > 0)
             return
         length = on_host(norm)
-        bad = is_bad(length)
+        bad = self._is_bad(length)
         if isinstance(bad, Tensor):
             self._skip = bad.float()
             self.statistics.add("skipped", self._skip)
@@ -322,12 +352,17 @@ class Method(torch.optim.Optimizer):
 
     def _observe_scaled(self, norm: Tensor, overflowed: Tensor) -> None:
         """The same of a gradient that GradScaler has scaled; an overflow is no failure."""
-        bad = ~norm.isfinite()
+        bad = self._is_bad(norm)
         self._skip = (bad | overflowed).float()
         self.statistics.add("overflowed", overflowed)
         self.statistics.add("skipped", self._skip)
         self.statistics.add_norm(norm.masked_fill(overflowed, float("nan")))
         self.statistics.mark_failed(self.steps_in_round, bad & ~overflowed)
+
+    def _is_bad(self, norm: Number) -> Tensor | bool:
+        """Whether the norm is not finite, or a loss that has been recorded since the last gradient."""
+        bad, self._bad_loss = is_bad(norm) | self._bad_loss, False
+        return bad
 
     def _finish_round(self) -> None:
         self._close_round()
@@ -364,7 +399,7 @@ class Method(torch.optim.Optimizer):
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
             where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
             raise NonFiniteGradient(
-                f"the gradient (or its norm) is not finite on {where}; on_nonfinite: skip leaves such steps out"
+                f"the loss, the gradient or its norm is not finite on {where}; on_nonfinite: skip leaves such steps out"
             )
         if self.on_round is not None:
             self.on_round()
@@ -377,3 +412,11 @@ def _share(weight: float, comm: Communicator) -> float:
     """This rank's share in a weighted mean, times the number of ranks; exactly 1 where all weights are equal."""
     weights = comm.gather(weight)
     return 1.0 if len(set(weights)) == 1 else weight / sum(weights) * comm.size
+
+
+def _copied(numbers: Any, device: torch.device) -> Any:
+    if isinstance(numbers, dict):
+        return {name: _copied(value, device) for name, value in numbers.items()}
+    if isinstance(numbers, list | tuple):
+        return type(numbers)(_copied(value, device) for value in numbers)
+    return numbers.clone().to(device) if isinstance(numbers, Tensor) else numbers

@@ -16,6 +16,9 @@ from hvdclip.methods.apart import Apart
 from hvdclip.methods.base import NonFiniteGradient
 from hvdclip.methods.settings import CommonSettings, Finite, Positive, setting
 
+# Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
+STEPS_BETWEEN_REQUESTS = 10
+
 
 class DecentralizedClip(Apart):
     name = "decentralized_clip"
@@ -51,6 +54,9 @@ class DecentralizedClip(Apart):
             )
         self.numbers |= {"agree": True, "failed": 0}
 
+    def kept_apart(self) -> list[str]:
+        return ["its own x"]
+
     @property
     def ranks_agree(self) -> bool:
         return self.comm.size == 1 or self.numbers["agree"]
@@ -76,6 +82,12 @@ class DecentralizedClip(Apart):
             self.numbers["failed"] = self.steps
         self.statistics.failed = {}
         super()._finish_round()
+
+    def requests(self) -> set[str]:
+        """As elsewhere; the ranks tell each other in every tenth step."""
+        if self.steps % STEPS_BETWEEN_REQUESTS:
+            return set()
+        return set().union(*self.comm.gather(self.statistics.take_requests(), "checkpoint"))
 
     @property
     def last_round(self) -> dict[str, Any]:
@@ -105,4 +117,4 @@ class DecentralizedClip(Apart):
         self.numbers["failed"] = 0
         if any(failed) and self.settings.on_nonfinite == "raise":
             where = ", ".join(f"rank {rank} at step {step}" for rank, step in enumerate(failed) if step)
-            raise NonFiniteGradient(f"the gradient (or its norm) is not finite on {where}")
+            raise NonFiniteGradient(f"the loss, the gradient or its norm is not finite on {where}")

@@ -58,6 +58,9 @@ class Episode(Episodic):
         self.vectors["G"] = self.resampled.vectors[0]
         return super()._lay_out()
 
+    def alike(self) -> tuple[str, ...]:
+        return ("G_i", "G")
+
     def start_round(self) -> None:
         self.messages = [self.message, self.resampled]
         G_i, G = self.vectors["G_i"], self.vectors["G"]

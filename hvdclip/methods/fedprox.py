@@ -35,6 +35,9 @@ class FedProx(SgdFamily, LocalMethod):
     def keeps(self) -> tuple[str, ...]:
         return (*super().keeps(), "x_round")
 
+    def alike(self) -> tuple[str, ...]:
+        return (*super().alike(), "x_round")
+
     def start_round(self) -> None:
         self.vectors["x_round"].copy_(self.x)
 

@@ -11,6 +11,7 @@ import torch
 
 from hvdclip.averaging import Copied, Exchange, InPlace, Intervals, MeasuredIntervals, NodeAverage, compressed
 from hvdclip.buffers import MovingBuffers
+from hvdclip.comm import Cost
 from hvdclip.flat import Gradient, Vector
 from hvdclip.messages import Rider
 from hvdclip.methods.apart import Apart
@@ -113,6 +114,7 @@ class LocalMethod(Apart):
                 "snapshot": [flat.clone() for flat in self._before.flats],
                 "buffers": [tensor.clone() for tensor in self._moving.then],
                 "closed": dict(self._closed),
+                "costs": [tuple(message.cost) for message in self.messages],
             }
         return state
 
@@ -127,13 +129,31 @@ class LocalMethod(Apart):
             self.intervals.load_state_dict(own["intervals"])
         if self.outer is not None:
             self.outer.load_state_dict(state_dict["outer"])
-        self._under_way = self._arrived = "under_way" in own
+        self._under_way = self._arrived = self.statistics.answered = "under_way" in own
         if self._under_way:
             assert self._before is not None
             self.exchange.message.restore(own["under_way"]["received"])
             torch._foreach_copy_(self._before.flats, own["under_way"]["snapshot"])
             self._moving.then = [tensor.to(self.space.device) for tensor in own["under_way"]["buffers"]]
             self._closed = dict(own["under_way"]["closed"])
+            for message, cost in zip(self.messages, own["under_way"]["costs"], strict=True):
+                message.cost = Cost(*cost)
+
+    def kept_apart(self) -> list[str]:
+        apart = super().kept_apart()
+        if self.averaging.compression != "none":
+            apart.append(f"the error of its compression ({self.averaging.compression})")
+        if self.averaging.overlap == "delayed":
+            apart.append("steps that a delayed average has not met yet")
+        if isinstance(self.intervals, MeasuredIntervals):
+            apart.append("times by which interval auto chooses")
+        if getattr(self, "inner", None) is not None:
+            apart.append("the state of its inner optimizer")
+        return apart
+
+    def load_common_state(self, state_dict: dict[str, Any]) -> None:
+        super().load_common_state(state_dict)
+        self.numbers["first_round"] = self.rounds
 
     def _shape(self) -> str:
         return f"{super()._shape()}, overlap: {self.averaging.overlap}, compression: {self.averaging.compression}"
@@ -281,7 +301,8 @@ class LocalMethod(Apart):
         self._closed["interval"] = interval
 
     def _complete_round(self) -> None:
-        self._drift_known = self.settings.drift and self.rounds > 0
+        # the drift of the average before this one, of the same ranks
+        self._drift_known = self.settings.drift and self.rounds > self.numbers.get("first_round", 0)
         super()._complete_round()
 
     def _round_is_known(self) -> None:

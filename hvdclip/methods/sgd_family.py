@@ -52,6 +52,10 @@ class SgdFamily(Steps):
     def travels(self) -> tuple[str, ...]:
         return ("momentum",) if getattr(self.settings, "momentum_policy", "keep") == "average" else ()
 
+    def alike(self) -> tuple[str, ...]:
+        # a gradient method's momentum is that of the mean gradient
+        return ("momentum",) if getattr(self.settings, "momentum_policy", "average") != "keep" else ()
+
     def direction(self, g: Vector) -> Direction:
         """d = g + wd*x, then momentum."""
         if getattr(self.settings, "norm_of", "gradient") == "gradient":

@@ -50,6 +50,9 @@ class Sketched(LocalMethod):
     def keeps(self) -> tuple[str, ...]:
         return ("x_round", "m", "v", "v_max")
 
+    def alike(self) -> tuple[str, ...]:
+        return self.keeps()
+
     def __init__(self, model_or_params: Any, settings: Any, comm: Any):
         super().__init__(model_or_params, settings, comm)
         self.space.refuse_float16(self.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -44,6 +44,14 @@ class NonMonotoneAverage:
     def after_step(self) -> None:
         if self.form == "per_step":
             self.add()
+
+    def state_dict(self) -> dict[str, Any]:
+        numbers = {"losses": list(self.losses), "count": self.count, "started": self.started}
+        return numbers | {"mean": list(self.mean.flats)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses, self.count, self.started = list(state["losses"]), state["count"], state["started"]
+        torch._foreach_copy_(self.mean.flats, state["mean"])
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,10 +38,10 @@ class Classification:
         if self._batches == 0:
             raise ValueError(f"data.batch is {shards.batch}; allowed: up to {smallest}, the size of the smallest shard")
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = np.random.default_rng((self.seed, epoch, self.rank)).permutation(self.shard)
         train, size = self.data["train"], self.settings.batch
-        for number in range(self._batches):
+        for number in range(start, self._batches):
             chosen = torch.from_numpy(order[number * size : (number + 1) * size])
             yield Batch(train.features[chosen].to(self.device), train.labels[chosen].to(self.device), size)
 
@@ -74,3 +75,8 @@ class Classification:
 
     def table(self) -> list[list[int]]:
         return self._table
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
-import socket
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hvdclip import data, models
 from hvdclip.comm import Communicator
 from hvdclip.config import Config, own
-from hvdclip.methods import Disagreement
+from hvdclip.methods.agreement import check_agreement
 from hvdclip.problems import PROBLEMS
 from hvdclip.training.classification import Classification
 from hvdclip.training.language_model import LanguageModelling
 from hvdclip.training.problem import ProblemTask
+from hvdclip.training.provenance import code_sha256, versions
+from hvdclip.training.randomness import seed_everything
 from hvdclip.training.supervised import Supervised
 from hvdclip.training.task import Task
 
@@ -36,12 +35,6 @@ def choose_device(name: str, comm: Communicator) -> torch.device:
     return torch.device("cpu")
 
 
-def seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 class Job:
     """A rank's device, task and freshly initialised model (the same on all ranks); communicates nothing.
 
@@ -57,16 +50,26 @@ class Job:
         seed_everything(config.train.seed)
         self.model = build_model(config, self.task).to(self.device)
 
+    def load_model(self, state: dict[str, Tensor]) -> None:
+        """Take the values of a state_dict; ValueError, in one line, where it is another model's."""
+        try:
+            self.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError("the file holds another model: " + " ".join(str(error).split())) from None
+
     def check_alike(self) -> None:
-        """Compare what the ranks have read; Disagreement, on all ranks, names the first that differs."""
-        what, mine = self._read
-        everyone = self.comm.gather((socket.gethostname(), mine))
-        for rank, (host, theirs) in enumerate(everyone):
-            if theirs != everyone[0][1]:
-                raise Disagreement(
-                    f"{what} differs between ranks: rank 0 on {everyone[0][0]} has {everyone[0][1]}, rank {rank} on "
-                    f"{host} has {theirs}; give all hosts the same data"
-                )
+        """Compare configuration, code, versions, data and model of all ranks; Disagreement, on all, is a table."""
+        what, read = self._read
+        sections = self.config.resolved.items()
+        settings = {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
+        settings.pop("data.root", None)  # hosts may have the same data in other places
+        shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in self.model.state_dict().items()]
+        check_agreement(
+            self.comm,
+            settings | {"the code of hvdclip": code_sha256()[:12], **versions(), what: read, "the model's": shapes},
+        )
+        if isinstance(self.task, Supervised):
+            self.task.even_out(self.comm)
 
 
 def build_task(config: Config, comm: Communicator, device: torch.device, ranks: int) -> tuple[Task, tuple[str, Any]]:
@@ -76,7 +79,7 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     if ":" in name:
         loaders = own(name)(rank=comm.rank, ranks=comm.size, **settings)
         supervised = Supervised(loaders, config.train.loss, device)
-        return supervised, ("the number of train batches", supervised.epoch_steps(0))
+        return supervised, ("the loaders' splits", ", ".join(loaders))
     if name in PROBLEMS:
         problem = PROBLEMS[name](ranks, **settings)
         at_start = f"{problem.value(problem.start).item():.9g}"  # processors differ in the last digits

@@ -30,14 +30,18 @@ class LanguageModelling:
         self.corpus, self.settings, self.seed = corpus, columns, seed
         self.rank, self.ranks, self.device = rank, ranks, device
         self._last: Batch | None = None
+        self._state: Any = None
         self.columns = data.cut(corpus.splits["train"], columns.batch * ranks)
         # a fixed number of columns, shared out, so that an evaluation does not depend on the number of ranks
         self.held_out = {split: data.cut(corpus.splits[split], columns.evaluation_columns) for split in self.splits()}
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        self._state, self._last = None, None
-        text = data.block(self.columns, self.rank, self.ranks, epoch).to(self.device)
-        for tokens, targets in data.windows(text, self._lengths(epoch)):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        self._last = None
+        if start == 0:
+            self._state = None
+        lengths = self._lengths(epoch)
+        text = data.block(self.columns, self.rank, self.ranks, epoch)[sum(lengths[:start]) :].to(self.device)
+        for tokens, targets in data.windows(text, lengths[start:]):
             yield Batch(tokens, targets, tokens.numel(), scale=len(tokens) / self.settings.bptt)
 
     def epoch_steps(self, epoch: int) -> int:
@@ -85,3 +89,14 @@ class LanguageModelling:
 
     def table(self) -> None:
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model's hidden state."""
+        return {} if self._state is None else {"hidden": detach(self._state)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._state = _to(state["hidden"], self.device) if "hidden" in state else None
+
+
+def _to(state: Any, device: torch.device) -> Any:
+    return state.to(device) if isinstance(state, Tensor) else tuple(_to(part, device) for part in state)

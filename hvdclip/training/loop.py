@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import MultiStepLR
 
@@ -17,14 +15,17 @@ from hvdclip.averaging import in_words
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.local import LocalMethod
+from hvdclip.training import randomness
 from hvdclip.training.asgd import NonMonotoneAverage
+from hvdclip.training.checkpointing import Checkpoints
 from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
-from hvdclip.training.job import Job, seed_everything
+from hvdclip.training.job import Job
 from hvdclip.training.metrics import Metrics
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
-from hvdclip.training.task import Batch
+from hvdclip.training.stream import Stream
+from hvdclip.training.watch import Stopped, Watch, asked_by
 
 
 class Trainer:
@@ -41,7 +42,7 @@ class Trainer:
             settings["noise_seed"] += train.seed
         self.optimizer = optimizer(settings.pop("name"), self.model, comm=comm, **settings)
         # one initial model for all, but dropout of each rank's own
-        seed_everything(train.seed + 1 + comm.rank)
+        randomness.seed_everything(train.seed + 1 + comm.rank)
         self.schedule = MultiStepLR(self.optimizer, train.milestones, gamma=train.decay)
         self.asgd = NonMonotoneAverage(self.optimizer, train.nt_asgd, train.nonmono) if train.nt_asgd else None
         self.metrics = Metrics(1 if "interval" in settings else config.log.every_steps)
@@ -51,40 +52,55 @@ class Trainer:
                 "steps and evaluate_every_steps, and no milestones"
             )
         self.batches_due = sum(self.task.epoch_steps(epoch) for epoch in range(train.epochs or 0))
-        self.batches = 0
-        self._random: list[Tensor] = []
-        self.epoch = 0.0
+        self.stream = Stream(self.task)
+        self._drawn: randomness.State = {}
         self.evaluations: list[dict[str, Any]] = []
 
-    def train(self, recorder: Recorder, display: Silent) -> None:
-        """Train to the end and record everything, also how it ended when it fails on all ranks."""
+    def train(
+        self,
+        recorder: Recorder,
+        display: Silent,
+        checkpoints: Checkpoints | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """Train to the end and record everything, also how it ended when it fails or stops on all ranks.
+
+        Raises Stopped, on all ranks at the same round's end, when any rank's watch has been asked to stop.
+        """
         self.recorder, self.display = recorder, display
+        self.checkpoints, self.watch = checkpoints or Checkpoints(), watch or Watch(self.comm)
         self.optimizer.on_round = self._take_round
         self.display.start(self._title(), self.config.train.steps or self.batches_due)
         self.began = time.perf_counter()
         try:
             self._train()
         except NonFiniteGradient as error:
+            self.checkpoints.finish()
             self.recorder.summary(self._totals() | {"exit": str(error)})
+            self._meet()
             raise
         finally:
             self.display.stop()
+        with self.watch.doing("saving"):
+            self.checkpoints.finish()
         self.recorder.summary(self._totals() | self._results() | {"exit": "done"})
 
     def _train(self) -> None:
-        evaluate_every, save_every = self.config.train.evaluate_every_steps, self.config.checkpoint.every_steps
-        evaluate_due = save_due = False
+        evaluate_every, evaluate_due = self.config.train.evaluate_every_steps, False
         for step, epoch_ended in self._steps():
             evaluate_due |= epoch_ended if evaluate_every is None else step % evaluate_every == 0
-            save_due |= save_every is not None and step % save_every == 0
+            self.checkpoints.after_step(self.optimizer)
             if self.optimizer.steps_in_round > 0 or self._is_done():
                 continue
             if evaluate_due:
                 self._evaluate(self.task.splits()[:1])
-            if save_due:
-                with self.optimizer.averaged():
-                    self.recorder.model("last", self.model)
-            evaluate_due = save_due = False
+            evaluate_due = False
+            asked = self.optimizer.requests()
+            if self.checkpoints.due or asked:
+                with self.watch.doing("saving"):
+                    self.checkpoints.save(self, wait="stop" in asked)
+            if "stop" in asked:
+                self._stop()
         self.optimizer.synchronize()
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
@@ -92,42 +108,31 @@ class Trainer:
     def _steps(self) -> Iterator[tuple[int, bool]]:
         """Train, handing over after each step: (steps done, whether an epoch ended)."""
         self.model.train()
-        self.stream = self._batches()
         while not self._is_done():
-            self.epochs_ended = 0
+            epochs = self.stream.epochs
+            if self.watch.asked:
+                self.optimizer.statistics.ask("stop")
             self.optimizer.step(self._closure)
             if self.asgd:
                 self.asgd.after_step()
-            for _ in range(self.epochs_ended):
+            for _ in range(self.stream.epochs - epochs):
                 self.schedule.step()
-            yield self.optimizer.steps, self.epochs_ended > 0
+            yield self.optimizer.steps, self.stream.epochs > epochs
 
     def _is_done(self) -> bool:
         if self.config.train.steps:
             return self.optimizer.steps >= self.config.train.steps
-        return self.batches >= self.batches_due
-
-    def _batches(self) -> Iterator[Batch]:
-        for epoch in itertools.count():
-            length = self.task.epoch_steps(epoch)
-            position = 0
-            for position, batch in enumerate(self.task.batches(epoch), start=1):
-                self.epoch = epoch + position / length
-                self.epochs_ended += position == length
-                self.batches += 1
-                yield batch
-            if position != length:
-                raise RuntimeError(f"the train loader gave {position} batches, but its length says {length}")
+        return self.stream.batches >= self.batches_due
 
     def _closure(self, again: bool = False) -> Tensor:
         """The loss of the next batch, or of the last one again with the same dropout, and its gradient."""
         self.optimizer.zero_grad()
         if again:
-            with _random_state(self._random):
+            with randomness.continued_from(self._drawn):
                 return self._backward()
-        self.batch = next(self.stream)
+        self.batch = self.stream.take()
         if self.optimizer.needs_closure:
-            self._random = _get_random_state()
+            self._drawn = randomness.torch_state()
         self.optimizer.record(samples=self.batch.samples)
         self.optimizer.step_scale = self.batch.scale
         return self._backward()
@@ -138,9 +143,10 @@ class Trainer:
         return loss
 
     def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
-        with self.optimizer.averaged(), self.asgd.evaluated() if self.asgd else nullcontext():
+        asgd = self.asgd.evaluated() if self.asgd else nullcontext()
+        with self.watch.doing("evaluating"), self.optimizer.averaged(), asgd:
             if final:
-                self.recorder.model("final", self.model)
+                self._save("final")
                 self.model_sha256 = sha256(self.model)
             rows = [self._position() | evaluate(self.task, self.model, split, self.comm) for split in splits]
             self.evaluations += rows
@@ -148,9 +154,26 @@ class Trainer:
                 self.recorder.evaluation(row)
                 self.display.evaluation(row, self.task.remark(row["loss"]), time.perf_counter() - self.began)
             if self.best() is rows[0]:
-                self.recorder.model("best", self.model)
+                self._save("best")
         if self.asgd:
             self.asgd.after_evaluation(rows[0]["loss"])
+
+    def _save(self, name: str) -> None:
+        with self.watch.doing("saving"):
+            self.recorder.model(name, self.model)
+
+    def _stop(self) -> NoReturn:
+        """End on all ranks together, after what a resumed run needs has been saved."""
+        reasons = self.comm.gather(self.watch.asked, "stop")
+        text = f"stopped by {asked_by(reasons)} at step {self.optimizer.steps}"
+        self.recorder.summary(self._totals() | {"exit": text})
+        self.watch.end("stopped")
+        self._meet()
+        raise Stopped(text)
+
+    def _meet(self) -> None:
+        """Wait for all ranks: the first that exits makes the launcher kill those that are still writing."""
+        self.comm.gather(None, "stop")
 
     def best(self) -> dict[str, Any]:
         """The evaluation with the least loss on the split that is watched during training."""
@@ -158,7 +181,7 @@ class Trainer:
         return min(watched, key=lambda row: (math.isnan(row["loss"]), row["loss"]))
 
     def _position(self) -> dict[str, Any]:
-        return {"step": self.optimizer.steps, "epoch": round(self.epoch, 6)}
+        return {"step": self.optimizer.steps, "epoch": round(self.stream.epoch, 6)}
 
     def _take_round(self) -> None:
         metrics = self.optimizer.last_round
@@ -168,8 +191,8 @@ class Trainer:
 
     def _log(self, line: dict[str, Any] | None) -> None:
         if line is not None:
-            self.recorder.metrics(line | {"epoch": round(self.epoch, 6)})
-            self.display.round(line, line["step"] if self.config.train.steps else self.batches)
+            self.recorder.metrics(line | {"epoch": round(self.stream.epoch, 6)})
+            self.display.round(line, line["step"] if self.config.train.steps else self.stream.batches)
 
     def _title(self) -> str:
         table, size = self.task.table(), self.optimizer.space.size
@@ -206,6 +229,7 @@ class Trainer:
             "label_counts": self.task.table(),
             "other_collectives": {p: ledger[p].collectives for p in ledger.purposes() if p != "round"},
             "versions": versions(),
+            **self.checkpoints.totals(),
         }
 
     def _results(self) -> dict[str, Any]:
@@ -220,25 +244,3 @@ def _in_rows(table: list[list[int]], most: int = 16) -> str:
     width = max(len(f"{count:,}") for row in table for count in row)
     rows = [f"  {rank:>3} " + "".join(f" {count:>{width},}" for count in row) for rank, row in enumerate(table[:most])]
     return "\n".join(rows + ["  ..."] * (len(table) > most))
-
-
-def _get_random_state() -> list[Tensor]:
-    """Where torch's random numbers are, on the CPU and on this rank's CUDA device."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [])]
-
-
-@contextmanager
-def _random_state(state: list[Tensor]) -> Iterator[None]:
-    """Inside, random numbers come again from that state; afterwards they go on."""
-    present = _get_random_state()
-    _set_random_state(state)
-    try:
-        yield
-    finally:
-        _set_random_state(present)
-
-
-def _set_random_state(state: list[Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    for of_device in state[1:]:
-        torch.cuda.set_rng_state(of_device)

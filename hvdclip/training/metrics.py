@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from hvdclip.statistics import quantiles
 
@@ -48,6 +49,18 @@ class Metrics:
         line |= quantiles(np.sum(self._norm_counts, axis=0))
         self._rounds, self._norm_counts = [], []
         return line
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "rounds": list(self._rounds),
+            "norm_counts": [torch.from_numpy(counts) for counts in self._norm_counts],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.samples, self.seconds, self._rounds = state["samples"], state["seconds"], list(state["rounds"])
+        self._norm_counts = [counts.numpy() for counts in state["norm_counts"]]
 
 
 def mean_of_known(values: Sequence[float | None]) -> float | None:

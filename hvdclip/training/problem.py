@@ -21,8 +21,8 @@ class ProblemTask:
     def __init__(self, problem: Problem, seed: int, rank: int):
         self.problem, self.seed, self.rank = problem, seed, rank
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        for batch in range(epoch * EPOCH, (epoch + 1) * EPOCH):
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for batch in range(epoch * EPOCH + start, (epoch + 1) * EPOCH):
             draws = self.problem.draws(self.seed, batch)
             yield Batch(None if draws is None else draws[self.rank : self.rank + 1], None, 1)
 
@@ -53,3 +53,8 @@ class ProblemTask:
 
     def table(self) -> list[list[int]] | None:
         return self.problem.table()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from torch import nn
+
+import hvdclip
 
 
 def sha256(model: nn.Module) -> str:
@@ -15,6 +18,14 @@ def sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def code_sha256() -> str:
+    """SHA-256 over hvdclip's own source, which its version does not tell apart while it is worked on."""
+    folder, digest = Path(hvdclip.__file__).parent, hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from hvdclip.mistakes import in_words
 from hvdclip.statistics import QUANTILES
-from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.lines import Lines
+from hvdclip.training.rundir import EVALS, METRICS, RunDirectory, as_json
 
 CURVES = ("loss", "clip_fraction", "grad_norm", "drift", "lr")
 
@@ -20,24 +24,41 @@ class Recorder:
     def model(self, name: str, model: nn.Module) -> None: ...
     def summary(self, summary: dict[str, Any]) -> None: ...
 
+    def sizes(self) -> dict[Path, int]:
+        """The files of lines and their sizes in bytes."""
+        return {}
+
 
 class FileRecorder(Recorder):
-    """Rank 0's recorder: metrics.jsonl, evals.jsonl, summary.json, models, and TensorBoard files if asked for."""
+    """Rank 0's recorder: metrics.jsonl, evals.jsonl, summary.json, models, and TensorBoard files if asked for.
 
-    def __init__(self, run: RunDirectory, tensorboard: bool):
-        self.run = run
-        self.board = _board(run) if tensorboard else None
+    Lines and models that cannot be written while training goes on are told by `say`; the last ones raise OSError.
+    TensorBoard forgets what a run that is resumed has done after `step`.
+    """
+
+    def __init__(self, run: RunDirectory, tensorboard: bool, say: Callable[[str], None], step: int | None = None):
+        self.run, self.say = run, say
+        self._metrics, self._evals = Lines(run.path / METRICS, say), Lines(run.path / EVALS, say)
+        self.board = _board(run, step) if tensorboard else None
 
     def metrics(self, line: dict[str, Any]) -> None:
-        self.run.append("metrics.jsonl", line)
+        self._metrics.append(as_json(line))
         self._scalars("train", line, (*CURVES, *QUANTILES))
 
     def evaluation(self, row: dict[str, Any]) -> None:
-        self.run.append("evals.jsonl", row)
+        self._evals.append(as_json(row))
         self._scalars(row["split"], row, ("loss", "perplexity", "accuracy", "gradient_norm"))
 
     def model(self, name: str, model: nn.Module) -> None:
-        self.run.save_model(name, model.state_dict())
+        try:
+            self.run.save_model(name, model.state_dict())
+        except OSError as error:
+            if name == "final":
+                raise
+            self.say(f"the {name} model is not saved: {in_words(error)}; training goes on")
+
+    def sizes(self) -> dict[Path, int]:
+        return {lines.path: lines.size for lines in (self._metrics, self._evals)}
 
     def summary(self, summary: dict[str, Any]) -> None:
         self.run.write_summary(summary)
@@ -52,7 +73,7 @@ class FileRecorder(Recorder):
                 self.board.add_scalar(f"{prefix}/{key}", row[key], row["step"])
 
 
-def _board(run: RunDirectory) -> Any:
+def _board(run: RunDirectory, step: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run.path / "tensorboard"))
+    return SummaryWriter(str(run.path / "tensorboard"), purge_step=None if step is None else step + 1)

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import torch
 import yaml
 from torch import Tensor
 
-FILES = ("config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json", "checkpoints", "plots", "tensorboard")
+from hvdclip import durable
+from hvdclip.checkpoints import MANIFEST, Store, on_host
+from hvdclip.training import heartbeats, lock
+
+CONFIG, METRICS, EVALS, SUMMARY = "config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"
+FILES = (CONFIG, METRICS, EVALS, SUMMARY, "checkpoints", "plots", "tensorboard")
 
 
 class RunDirectory:
@@ -21,73 +28,106 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.checkpoints = Store(self.path / "checkpoints")
+
+    @classmethod
+    def around(cls, file: Path) -> RunDirectory:
+        """The run that a file lies in; FileNotFoundError where it lies in none."""
+        for folder in file.absolute().parents:
+            if (folder / CONFIG).exists() and not (folder / MANIFEST).exists():  # a checkpoint has both
+                return cls(folder)
+        raise FileNotFoundError(f"{file} lies in no run directory: there is no {CONFIG} beside it or above")
 
     def create(self, overwrite: bool = False) -> None:
         """Make the directory; FileExistsError if a run is in it already and may not be overwritten."""
         present = [name for name in FILES if (self.path / name).exists()]
         if present and not overwrite:
             raise FileExistsError(f"{self.path} holds a run already: choose another --run-dir, or --overwrite it")
-        if present and "config.yaml" not in present:
+        if present and CONFIG not in present:
             raise FileExistsError(f"{self.path} holds files that are no run's: choose another --run-dir")
+        self.claim()
         for name in present:
             place = self.path / name
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
+    def claim(self) -> None:
+        """Keep other runs away for as long as this process lives; FileExistsError where one is alive."""
+        self._lock = lock.claim(self.path)
+        heartbeats.clear(self.path)
+
     def write_config(self, resolved: dict[str, Any]) -> None:
-        (self.path / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        durable.write_text(self.path / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
 
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        return yaml.safe_load((self.path / CONFIG).read_text())
 
-    def append(self, name: str, row: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl or evals.jsonl."""
-        with (self.path / name).open("a") as file:
-            file.write(_json(row) + "\n")
+    def go_back(self, step: int, lines: Mapping[str, int]) -> None:
+        """Forget what was done after a checkpoint: lines, the best and the final model, the summary."""
+        for name, size in lines.items():
+            if (self.path / name).exists():
+                os.truncate(self.path / name, size)
+        for file in (self.path / SUMMARY, self.model_file("final"), self.model_file("best")):
+            file.unlink(missing_ok=True)
+        best = self.checkpoints.folder(step) / "best.pt"
+        if best.exists():
+            # a link would be the same file, which a later best model must not be
+            with best.open("rb") as saved:
+                durable.write(self.model_file("best"), partial(shutil.copyfileobj, saved))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         file = self.path / name
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        self._replace("summary.json", lambda part: part.write_text(_json(summary, indent=2) + "\n"))
+        durable.write_text(self.path / SUMMARY, as_json(summary, indent=2) + "\n")
 
     def is_finished(self) -> bool:
-        return (self.path / "summary.json").exists()
+        return (self.path / SUMMARY).exists()
 
     def summary(self) -> dict[str, Any]:
         """summary.json; FileNotFoundError, saying so, where the run has not ended."""
-        file = self.path / "summary.json"
+        file = self.path / SUMMARY
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no finished run: there is no summary.json in it")
         return json.loads(file.read_text())
 
+    def model_file(self, name: str) -> Path:
+        """Where the model `final` or `best` is, or `last`, that of the newest checkpoint."""
+        newest = self.checkpoints.newest() if name == "last" else None
+        if newest is not None:
+            return self.checkpoints.folder(newest) / "model.pt"
+        return self.checkpoints.path / f"{name}.pt"
+
     def save_model(self, name: str, state: dict[str, Tensor]) -> None:
         """Write a plain state_dict as checkpoints/NAME.pt, for use with or without hvdclip."""
+        # parameters are views of the message, all of which torch.save would write
+        durable.write(self.model_file(name), partial(torch.save, on_host(state)))
 
-        def place(tensor: Tensor) -> tuple[Any, ...]:
-            # a buffer may be the beginning of another one
-            return tensor.data_ptr(), tensor.dtype, tensor.shape
-
-        # parameters are views of the message, all of which torch.save would write; tied ones stay one tensor
-        copies = {place(tensor): tensor.detach().clone() for tensor in state.values()}
-        plain = {name: copies[place(tensor)] for name, tensor in state.items()}
-        self._replace(f"checkpoints/{name}.pt", lambda part: torch.save(plain, part))
-
-    def model(self, name: str) -> dict[str, Tensor]:
-        file = self.path / "checkpoints" / f"{name}.pt"
-        if not file.exists():
-            raise FileNotFoundError(f"{file} does not exist: the run has not saved its {name} model")
-        return torch.load(file, weights_only=True, map_location="cpu")
-
-    def _replace(self, name: str, write: Any) -> None:
-        # beside, then renamed: a reader never sees half a file
-        part = self.path / f"{name}.part"
-        write(part)
-        os.replace(part, self.path / name)
+    def ranks(self) -> int | None:
+        """How many ranks the run, or the checkpoint, is of; None where nothing tells."""
+        if self.is_finished():
+            return self.summary()["ranks"]
+        newest = self.checkpoints.newest()
+        return None if newest is None else self.checkpoints.manifest(newest).ranks
 
 
-def _json(row: dict[str, Any], indent: int | None = None) -> str:
+def load_model(file: Path) -> dict[str, Tensor]:
+    """A plain state_dict; ValueError for a file that holds something else, FileNotFoundError where there is none."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist: the run has not saved this model")
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many kinds for what it did not write
+        raise ValueError(f"{file} holds no model: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file} holds no model: it is no state_dict of tensors")
+    return state
+
+
+def as_json(row: dict[str, Any], indent: int | None = None) -> str:
     """JSON knows no infinity and no NaN; null stands for them."""
 
     def plain(value: Any) -> Any:

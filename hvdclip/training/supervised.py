@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,14 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hvdclip.comm import Communicator
+from hvdclip.training import randomness
+from hvdclip.training.signals import InWorker
 from hvdclip.training.task import Batch, Evaluation
 
 
 class Supervised:
     """`loaders` maps "train" and at least one further split to iterables with a length, of (inputs, targets) batches.
 
-    Every rank passes the loaders of its own shard; train loaders must be equally long on all ranks. A loader's sampler
-    (or the loader itself) that has set_epoch is told the epoch.
+    Every rank passes the loaders of its own shard; where train loaders are not equally long, the first batches of each
+    are taken, as many as the shortest has. A loader's sampler (or the loader itself) that has set_epoch is told the
+    epoch. To go on in the midst of an epoch the loader starts anew from the random numbers that the epoch started
+    from, and its first batches are dropped.
     """
 
     def __init__(self, loaders: Mapping[str, Iterable[Any]], loss: str, device: torch.device):
@@ -26,21 +32,38 @@ class Supervised:
             )
         if len(loaders["train"]) == 0:  # type: ignore[arg-type]
             raise ValueError("the train loader has length 0 on this rank; allowed: at least one batch per rank")
+        for loader in loaders.values():
+            if getattr(loader, "num_workers", 0):
+                loader.worker_init_fn = InWorker(getattr(loader, "worker_init_fn", None))  # type: ignore[attr-defined]
         self.loaders, self.device = loaders, device
+        self.lengths = [len(loaders["train"])]  # type: ignore[arg-type]
+        self._drawn: dict[str, Any] | None = None  # where random numbers were at the start of the epoch
         self.loss_function: Callable[..., Tensor] = getattr(functional, loss)
         self.metric = "accuracy" if loss == "cross_entropy" else None
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def even_out(self, comm: Communicator) -> None:
+        """Learn how long all ranks' train loaders are; all ranks must call it."""
+        self.lengths = comm.gather(self.lengths[0])
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         loader = self.loaders["train"]
-        for owner in (loader, getattr(loader, "sampler", None)):
+        owners = (loader, getattr(loader, "sampler", None))
+        for owner in owners:
             set_epoch = getattr(owner, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
-        for inputs, targets in loader:
+        if start and self._drawn is not None:
+            randomness.set_generators(owners, self._drawn["generators"])
+            with randomness.continued_from(self._drawn["global"]):
+                batches = _after(start, loader)
+        else:
+            self._drawn = {"global": randomness.get_state(), "generators": randomness.get_generators(owners)}
+            batches = _after(start, loader)
+        for inputs, targets in itertools.islice(batches, self.epoch_steps(epoch) - start):
             yield Batch(inputs.to(self.device), targets.to(self.device), len(targets))
 
     def epoch_steps(self, epoch: int) -> int:
-        return len(self.loaders["train"])  # type: ignore[arg-type]
+        return min(self.lengths)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         loss = self.loss_function(model(batch.inputs), batch.targets)
@@ -58,7 +81,9 @@ class Supervised:
         return Evaluation(total, correct, count)
 
     def description(self) -> str:
-        return f"{self.epoch_steps(0):,} batches per rank and epoch"
+        shortest, longest = min(self.lengths), max(self.lengths)
+        uneven = f" (loaders have up to {longest:,}, of which the first {shortest:,} are taken)"
+        return f"{shortest:,} batches per rank and epoch{uneven * (shortest < longest)}"
 
     def remark(self, loss: float) -> str:
         return ""
@@ -73,3 +98,18 @@ class Supervised:
 
     def table(self) -> None:
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where random numbers were when the present epoch started."""
+        return {} if self._drawn is None else self._drawn
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._drawn = state or None
+
+
+def _after(number: int, loader: Iterable[Any]) -> Iterator[Any]:
+    """The loader's batches without its first ones."""
+    batches = iter(loader)
+    for _ in itertools.islice(batches, number):
+        pass
+    return batches

@@ -28,14 +28,16 @@ class Evaluation(NamedTuple):
 class Task(Protocol):
     """A job: one pass of `batches(epoch)` on every rank is one epoch of all ranks together.
 
+    What goes on from batch to batch beside the model, say a hidden state, is the task's state.
+
     `metric` is perplexity, accuracy, gradient_norm or None.
     """
 
     @property
     def metric(self) -> str | None: ...
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """This rank's batches of an epoch; equally many on all ranks."""
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This rank's batches of an epoch after the first `start`; equally many on all ranks."""
 
     def epoch_steps(self, epoch: int) -> int:
         """How many those are."""
@@ -60,3 +62,9 @@ class Task(Protocol):
 
     def table(self) -> list[list[int]] | None:
         """Counts of each label on each rank, where labelled data were shared out."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state between two batches: tensors and numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; the next call is `batches` of the same epoch and start."""

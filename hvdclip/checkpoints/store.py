@@ -1,0 +1,96 @@
+"""The store: a run's checkpoints as folders step-00000400, of which those with a sound manifest are whole."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hvdclip import durable
+from hvdclip.checkpoints.manifest import MANIFEST, Manifest
+
+PART, DAMAGED = ".part", ".damaged"
+
+
+class Damage(ValueError):
+    """What is wrong with a checkpoint."""
+
+
+class Store:
+    """The folder `checkpoints` of a run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def folder(self, step: int) -> Path:
+        return self.path / f"step-{step:08d}"
+
+    def part(self, step: int) -> Path:
+        """Where a checkpoint is while it is being written."""
+        return self.path / f"step-{step:08d}{PART}"
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, whole or damaged, the newest first."""
+        names = (place.name for place in self.path.glob("step-*") if place.is_dir())
+        return sorted((int(name[5:]) for name in names if re.fullmatch(r"step-\d{8,}", name)), reverse=True)
+
+    def newest(self) -> int | None:
+        """The newest step that has a manifest."""
+        return next((step for step in self.steps() if (self.folder(step) / MANIFEST).exists()), None)
+
+    def manifest(self, step: int) -> Manifest:
+        """The checkpoint's manifest; Damage where it is missing or not the one that was written."""
+        try:
+            manifest = Manifest.read(self.folder(step))
+        except ValueError as error:
+            raise Damage(str(error)) from None
+        if manifest.step != step:
+            raise Damage(f"{MANIFEST} is of step {manifest.step}")
+        return manifest
+
+    def check(self, manifest: Manifest, names: Sequence[str]) -> None:
+        """Read these files of a checkpoint; Damage names the first that is not what was written."""
+        for name in names:
+            try:
+                size, digest = manifest.files[name]
+                found = durable.print_of(self.folder(manifest.step) / name)
+            except KeyError:
+                raise Damage(f"{MANIFEST} knows no {name}") from None
+            except OSError as error:
+                raise Damage(f"{name}: {error.strerror or error}") from None
+            if found.bytes != size:
+                raise Damage(f"{name} has {found.bytes} bytes instead of {size}")
+            if found.sha256 != digest:
+                raise Damage(f"{name} is not what was written (another SHA-256)")
+
+    def load(self, step: int, name: str) -> Any:
+        """The tensors and numbers of a file, in the host's memory; nothing in it is ever executed."""
+        return torch.load(self.folder(step) / name, weights_only=True, map_location="cpu")
+
+    def commit(self, step: int) -> None:
+        """The part becomes the checkpoint."""
+        self.part(step).rename(self.folder(step))
+        durable.sync(self.path)
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the `keep` newest checkpoints."""
+        for step in self.steps()[keep:]:
+            # first its name, since one that is half removed would look damaged
+            self.folder(step).rename(self.part(step))
+            shutil.rmtree(self.part(step))
+
+    def set_aside(self, step: int) -> None:
+        """A damaged checkpoint makes room for a new one of its step; its files stay."""
+        aside = self.folder(step).with_name(f"{self.folder(step).name}{DAMAGED}")
+        if aside.exists():
+            shutil.rmtree(aside)
+        self.folder(step).rename(aside)
+
+    def discard_parts(self) -> None:
+        """Remove what was being written when a run ended."""
+        for place in self.path.glob(f"*{PART}"):
+            shutil.rmtree(place) if place.is_dir() else place.unlink()

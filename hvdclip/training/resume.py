@@ -1,0 +1,182 @@
+"""How a run goes on: from which checkpoint, with which changes, and what of its directory is taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from hvdclip.averaging import MeasuredIntervals
+from hvdclip.checkpoints import Damage, Manifest
+from hvdclip.comm import Communicator
+from hvdclip.config import Config
+from hvdclip.training import heartbeats, lock
+from hvdclip.training.checkpointing import BEST, CONFIG, MODEL, rank_file
+from hvdclip.training.loop import Trainer
+from hvdclip.training.provenance import versions
+from hvdclip.training.rundir import METRICS, RunDirectory
+from hvdclip.training.state import restore, restore_elsewhere
+
+# what may be changed: how long, how often it is saved, what is written beside, how long ranks wait for each other
+HARMLESS = ("train.steps", "train.epochs", "checkpoint.", "log.tensorboard", "comm.timeout")
+
+
+@dataclass
+class Found:
+    """The newest checkpoint that is whole, or None where there is none at all; `damaged` are those passed over."""
+
+    manifest: Manifest | None = None
+    damaged: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int | None:
+        return None if self.manifest is None else self.manifest.step
+
+    def in_words(self, run: RunDirectory, ranks: int) -> Iterator[str]:
+        """What is to be said of it, a line each."""
+        if last := heartbeats.how_it_ended(run.path):
+            yield last
+        for step, wrong in self.damaged.items():
+            yield f"the checkpoint of step {step} is damaged: {wrong}; it is set aside, and the one before it is used"
+        if self.manifest is None:
+            yield f"{run.path} holds no checkpoint: training starts from step 0"
+            return
+        yield f"{run.path} goes on from step {self.manifest.step}"
+        if self.manifest.ranks != ranks:
+            yield (
+                f"it was on {self.manifest.ranks} ranks and is on {ranks} now: the data are shared out anew, after the "
+                "same share of the epoch, and random numbers start anew"
+            )
+        for package, now in versions().items():
+            if (then := self.manifest.versions.get(package)) != now:
+                yield f"{package} was {then} and is {now} now: results may differ in the last digits"
+
+
+def look(run: RunDirectory, config: Config) -> list[int] | None:
+    """The steps of all checkpoints, the newest first; None where the run is finished.
+
+    FileExistsError where it is alive, ValueError where it is to go on after its end but has left no checkpoint.
+    """
+    if owner := lock.user(run.path):
+        raise FileExistsError(f"{run.path} is used by a run that is alive: {owner}")
+    steps = run.checkpoints.steps()
+    if run.is_finished() and run.summary()["exit"] == "done":
+        before, now = run.config()["train"], config.resolved["train"]
+        if all(before[key] == now[key] for key in ("steps", "epochs")):
+            return None
+        if not steps:
+            raise ValueError(f"{run.path} holds a run that is finished, and no checkpoint to go on from")
+    return steps
+
+
+def find(run: RunDirectory, steps: list[int], comm: Communicator) -> Found:
+    """The newest of these checkpoints that is whole on all ranks, each of which reads its own files.
+
+    All ranks must call it. ValueError where there are some and none is whole.
+    """
+    found = Found()
+    for step in steps:
+        wrong = comm.gather(_damage(run, step, comm), "checkpoint")
+        if not any(wrong):
+            found.manifest = run.checkpoints.manifest(step)
+            return found
+        found.damaged[step] = "; ".join(dict.fromkeys(filter(None, wrong)))
+    if steps:
+        named = "\n".join(f"the checkpoint of step {step} is damaged: {wrong}" for step, wrong in found.damaged.items())
+        raise ValueError(f"{named}\n{run.checkpoints.path} holds no whole checkpoint; --overwrite starts a new run")
+    return found
+
+
+def _damage(run: RunDirectory, step: int, comm: Communicator) -> str:
+    """What is wrong with this rank's share of a checkpoint's files; empty where nothing is."""
+    try:
+        manifest = run.checkpoints.manifest(step)
+        names = [rank_file(rank) for rank in range(comm.rank, manifest.ranks, comm.size)]
+        if comm.rank == 0:
+            names += [MODEL, CONFIG, *(name for name in (BEST,) if name in manifest.files)]
+            for name, size in manifest.lines.items():
+                file = run.path / name
+                if size > (file.stat().st_size if file.exists() else 0):
+                    raise Damage(f"{name} of the run is shorter than the {size} bytes that it had then")
+        run.checkpoints.check(manifest, names)
+    except Damage as damage:
+        return str(damage)
+    return ""
+
+
+def check_config(run: RunDirectory, found: Found, config: Config) -> None:
+    """ValueError names each setting that is not as it was, unless the change does no harm."""
+    if found.step is None:
+        return
+    before = dict(_flat(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text())))
+    now = dict(_flat(yaml.safe_load(yaml.safe_dump(config.resolved))))
+    mistakes = [
+        f"{key}: was {before.get(key)}, now {now.get(key)}; a run is resumed with the settings that it had"
+        for key in dict.fromkeys((*before, *now))
+        if before.get(key) != now.get(key) and not key.startswith(HARMLESS)
+    ]
+    if config.train.steps is not None and config.train.steps < found.step:
+        mistakes.append(f"train.steps is {config.train.steps}, but {found.step} are done; allowed: from {found.step}")
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+
+
+def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, dict) and settings:
+        for key, value in settings.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, settings
+
+
+def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
+    """Bring a fresh trainer to the checkpoint; ValueError where it is past the end, or cannot be on other ranks."""
+    if found.manifest is None:
+        return
+    step, ranks, here = found.manifest.step, found.manifest.ranks, trainer.comm.size
+    state = run.checkpoints.load(step, rank_file(trainer.comm.rank if ranks == here else 0))
+    if not all(parameter.requires_grad for parameter in trainer.model.parameters()):
+        trainer.model.load_state_dict(run.checkpoints.load(step, MODEL))
+    if ranks == here:
+        restore(trainer, state)
+    else:
+        try:
+            restore_elsewhere(trainer, state)
+        except ValueError as error:
+            raise ValueError(f"the run was on {ranks} ranks and cannot go on on {here}: {error}") from None
+    epochs = trainer.config.train.epochs
+    if epochs is not None and trainer.stream.batches > trainer.batches_due:
+        raise ValueError(f"train.epochs is {epochs}, but {trainer.stream.epoch:.2f} are done")
+    intervals = getattr(trainer.optimizer, "intervals", None)
+    if isinstance(intervals, MeasuredIntervals):
+        intervals.follow(chosen_after(run, step))
+
+
+def chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
+    """I by the step from which it held, as far as the run had come when it was cut off."""
+    starts: dict[int, int] = {}
+    ended, last = 0, None
+    for text in (run.path / METRICS).read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # cut off
+            break
+        if ended >= step and line["interval"] != last:
+            starts[ended] = line["interval"]
+        ended, last = line["step"], line["interval"]
+    return starts
+
+
+def prepare(run: RunDirectory, found: Found, overwrite: bool) -> None:
+    """Rank 0 makes the directory what it was at the checkpoint, or a new one where there is none."""
+    if found.manifest is None:
+        run.create(overwrite)
+        return
+    run.claim()
+    for step in found.damaged:
+        run.checkpoints.set_aside(step)
+    run.checkpoints.discard_parts()
+    run.go_back(found.manifest.step, found.manifest.lines)

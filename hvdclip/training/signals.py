@@ -1,0 +1,88 @@
+"""Signals that ask a run to stop, heard whatever the main thread is doing."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+_heard_here = False
+
+
+class Signals:
+    """From `start` to `end` these signals do not end this process, and `wait`, in any thread, tells which have come.
+
+    Python runs handlers in the main thread only, and not before a collective has returned; but the byte that tells of
+    the signal is written at once.
+    """
+
+    def start(self) -> None:
+        global _heard_here
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, _go_on) for number in ASK_TO_STOP}
+        _heard_here = True
+
+    def wait(self, seconds: float) -> list[str]:
+        """The names of the signals that have come, as soon as one comes, or after that time."""
+        select.select([self._read], [], [], seconds)
+        try:
+            numbers = os.read(self._read, 4096)
+        except BlockingIOError:
+            return []
+        return [signal.Signals(number).name for number in numbers if number in ASK_TO_STOP]
+
+    def interrupt(self) -> None:
+        """Let `wait` return."""
+        os.write(self._write, b"\0")
+
+    def end(self, handler: signal.Handlers | None = None) -> None:
+        """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter."""
+        global _heard_here
+        _heard_here = False
+        for number, before in self._before.items():
+            signal.signal(number, handler or before or signal.SIG_DFL)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._read)
+        os.close(self._write)
+
+
+class InWorker:
+    """A DataLoader's worker_init_fn: what is sent to the whole process group does not end the worker.
+
+    Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker.
+    """
+
+    def __init__(self, then: Callable[[int], Any] | None):
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_STOP)
+        threading.Thread(target=_obey_parent, daemon=True).start()
+        if self.then is not None:
+            self.then(worker)
+
+
+def _obey_parent() -> None:
+    while signal.sigwaitinfo(ASK_TO_STOP).si_pid != os.getppid():
+        continue
+    os._exit(0)
+
+
+def _go_on(*_: Any) -> None: ...
+
+
+def _in_child() -> None:
+    # the pipe is its parent's; TERM is how multiprocessing ends a child
+    if _heard_here:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,221 @@
+"""The second thread of each rank: it hears signals, writes the heartbeat, and ends a rank that waits in vain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hvdclip.comm import Communicator
+from hvdclip.methods import Method
+from hvdclip.training import heartbeats
+from hvdclip.training.heartbeats import Beat
+from hvdclip.training.patience import LEAST_S, Patience
+from hvdclip.training.signals import Signals
+
+PERIOD_S = 1.0
+# Of all ranks together, so that a thousand of them do not keep a shared file system busy.
+BEATS_PER_S = 100
+STOP = "STOP"
+
+
+class Stopped(Exception):
+    """The run has stopped because it was asked to, on all ranks, and can be resumed."""
+
+
+class Watch:
+    """Inside `with`, this rank is watched; `asked` says what has asked it to stop, a signal or the file STOP.
+
+    The communicator releases Python's lock while it waits, so that the thread runs meanwhile.
+    """
+
+    def __init__(self, comm: Communicator, timeout: float | None = None):
+        self.comm = comm
+        self.asked: str | None = None
+        self._host = socket.gethostname()
+        self._patience = Patience(comm.ledger, timeout)
+        self._run: Path | None = None
+        self._method: Method | None = None
+        self._state = "setting up"
+        self._signal: str | None = None
+        self._ended: str | None = None
+        self._interrupts = 0
+        self._signals, self._over = Signals(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        self._writing = threading.Lock()
+
+    def __enter__(self) -> Watch:
+        self._signals.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._over.set()
+        self._signals.interrupt()
+        self._thread.join()
+        if self._ended is None:
+            self.end("done" if error is None else self._last_word(error))
+        # where the run has stopped, nothing may come between this rank and its exit status
+        self._signals.end(signal.SIG_IGN if self._ended == "stopped" else None)
+
+    def follow(self, run: Path, method: Method) -> None:
+        """Write heartbeats below the run directory, with the method's steps; rank 0 also looks for STOP there."""
+        self._method, self._run = method, run
+        self._forget_stop()
+        self._state = "training"
+        self._beat()
+
+    @contextmanager
+    def doing(self, state: str) -> Iterator[None]:
+        """Inside, the heartbeat says this instead of "training"."""
+        before, self._state = self._state, state
+        yield
+        self._state = before
+
+    def end(self, word: str) -> None:
+        """Leave the rank's final word."""
+        self._ended = word
+        if word == "stopped":
+            self._forget_stop()
+        self._beat()
+
+    @property
+    def where(self) -> str:
+        return "in set-up" if self._method is None else f"at step {self._method.steps}"
+
+    def _last_word(self, error: BaseException) -> str:
+        # an error that comes out of a collective tells of other ranks
+        blame = "failed" if self.comm.ledger.pending is None else "lost"
+        return f"{blame}: {type(error).__name__}: {error}".partition("\n")[0]
+
+    def _watch(self) -> None:
+        beats_every = PERIOD_S if self.comm.rank == 0 else max(PERIOD_S, self.comm.size / BEATS_PER_S)
+        last = last_beat = time.monotonic()
+        while not self._over.is_set():
+            for name in self._signals.wait(PERIOD_S):
+                self._hear(name)
+            now = time.monotonic()
+            if now - last < PERIOD_S:
+                continue
+            # not more, since a process that was stopped has not waited meanwhile
+            self._patience.pass_time(min(now - last, 2 * PERIOD_S))
+            last = now
+            if now - last_beat >= beats_every:
+                self._beat()
+                last_beat = now
+            self._look_for_stop()
+            if self._patience.is_out and not self._somebody_saves():
+                self._give_up()
+
+    def _hear(self, name: str) -> None:
+        self._signal = name
+        self._interrupts += name == "SIGINT"
+        if self._interrupts > 1:
+            if self._ended is None:
+                self.end("failed: interrupted twice")
+            _end_now("interrupted twice: ended at once")
+        if self.asked is None:
+            self.asked = name
+            if name == "SIGINT":
+                _say("SIGINT: stopping at the end of a round; a second one ends at once")
+        self._beat()
+
+    def _look_for_stop(self) -> None:
+        # os.path's exists takes a file system that fails for one where the file is not, so that this thread goes on
+        if self.asked is None and self.comm.rank == 0 and self._run is not None and os.path.exists(self._run / STOP):
+            self.asked = STOP
+
+    def _forget_stop(self) -> None:
+        if self.comm.rank == 0 and self._run is not None:
+            with suppress(OSError):
+                (self._run / STOP).unlink(missing_ok=True)
+
+    def _somebody_saves(self) -> bool:
+        """Whether a rank that is alive writes files, for which the others wait."""
+        if not self._patience.may_grow or self._run is None:
+            return False
+        alive = (beat for beat in heartbeats.read(self._run) if _age(beat) < LEAST_S / 2)
+        return any(beat.state == "saving" and beat.waits is None for beat in alive)
+
+    def _give_up(self) -> None:
+        waited = (
+            f"waited {self._patience.waited:.0f} s in {self._pending()} for the other ranks; comm.timeout is "
+            f"{self._patience.limit:.0f} s"
+        )
+        if self._run is not None:
+            waited += f"; {_late(heartbeats.read(self._run), self.comm.rank, self._patience.waited)}"
+        if self._ended is None:
+            self.end(f"lost: {waited}")
+        _end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
+
+    def _pending(self) -> str:
+        pending = self._patience.pending
+        purpose = "" if pending is None else pending.purpose
+        if purpose == "round" and self._method is not None:
+            return f"the average of round {self._method.rounds + 1} (step {self._method.steps})"
+        return f"a collective of purpose {purpose!r} ({self.where})"
+
+    def _beat(self) -> None:
+        if self._run is None or self._method is None:
+            return
+        pending = self.comm.ledger.pending
+        with self._writing, suppress(OSError):
+            beat = Beat(
+                rank=self.comm.rank,
+                host=self._host,
+                pid=os.getpid(),
+                step=self._method.steps,
+                round=self._method.rounds,
+                time=time.time(),
+                state=self._state,
+                waits=None if pending is None else pending.purpose,
+                signal=self._signal,
+                ended=self._ended,
+            )
+            heartbeats.write(self._run, beat)
+
+
+def asked_by(reasons: Sequence[str | None]) -> str:
+    """What has asked each rank to stop, in words."""
+    ranks: dict[str, list[int]] = {}
+    for rank, reason in enumerate(reasons):
+        if reason is not None:
+            ranks.setdefault(reason, []).append(rank)
+    said = (f"{reason} on {_in_words(some, len(reasons))}" for reason, some in ranks.items() if reason != STOP)
+    return " and ".join([*said, *([f"the file {STOP}"] if STOP in ranks else [])])
+
+
+def _in_words(ranks: Sequence[int], of: int) -> str:
+    if len(ranks) == of > 1:
+        return f"all {of} ranks"
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+
+
+def _late(beats: Sequence[Beat], me: int, waited: float, most: int = 4) -> str:
+    """Which ranks this one has waited for, as their heartbeats have it: those that do not wait or are silent."""
+    late = [beat for beat in beats if beat.rank != me and (beat.waits is None or _age(beat) > waited / 2)]
+    if not late:
+        return "all ranks wait: is a link between them cut?"
+    shown = [f"{beat}, last seen {_age(beat):.0f} s ago at step {beat.step}" for beat in late[:most]]
+    return "late: " + "; ".join(shown) + (f"; and {len(late) - most} more" if len(late) > most else "")
+
+
+def _age(beat: Beat) -> float:
+    return time.time() - beat.time
+
+
+def _say(text: str) -> None:
+    print(f"hvdclip: {text}", file=sys.stderr, flush=True)
+
+
+def _end_now(text: str) -> None:
+    _say(text)
+    # sys.exit would end this thread only
+    os._exit(1)

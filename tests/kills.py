@@ -1,0 +1,117 @@
+"""Runs on real ranks, one of which is killed at a random moment, resumed and held against a run left alone."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch import Launch
+
+from hvdclip.training import heartbeats
+from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
+
+HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
+PROJECT = Path(__file__).parent.parent
+TIMES = ("comm_s", "round_s")
+TOTALS = ("model_sha256", "rounds", "collectives", "bytes", "samples", "step", "epoch", "final", "best", "exit")
+BOUND = 150.0  # seconds that a run may take
+
+# What an algorithm needs beside its name, lr and interval, on the language model and on the problem.
+SETTINGS: dict[str, list[str]] = {
+    "celgc": ["gamma=0.1", "momentum=0.5", "interval=4"],
+    "local_sgd": ["momentum=0.5", "interval=4"],
+    "naive_parallel_clip": ["gamma=0.1", "momentum=0.5"],
+    "minibatch_sgd": [],
+    "minibatch_clip": ["gamma=0.1", "interval=4"],
+    "clip_then_average": ["gamma=0.1"],
+    "bucket_clip": ["gamma=0.1", "bucket_mb=0.01"],
+    "fedprox": ["mu=0.1", "interval=4"],
+    "scaffold": ["interval=4"],
+    "scaffold_clip": ["gamma=0.1", "interval=4"],
+    "episode": ["gamma=0.1", "interval=4"],
+    "episode_pp": ["gamma=0.1", "participants=1", "interval=4"],
+    "delta_gclip": ["gamma=0.1", "delta=0.5", "interval=4"],
+    "mix_clip": ["gamma=0.1", "interval=4"],
+    "mom_clip": ["gamma=0.1", "interval=4"],
+    "normalized_sgd": ["momentum=0.5", "interval=4"],
+    "ian_sgd": ["beta=0.7", "delta=0.1", "floor=0.5", "interval=4"],
+    "sgdol": ["interval=4"],
+    "adam_prox": ["interval=4"],
+    "spider_clip": ["gamma=0.1", "anchor_every=7", "interval=4"],
+    "sketched": ["gamma=0.1", "width=64", "server_lr=0.01", "interval=4"],
+    "clip21": ["tau=1.0"],
+    "clip21_sgd2m": ["tau=1.0", "noise=0.01"],
+    "norm_ec": ["alpha=0.1", "beta=0.9"],
+    "ef21_norm": ["k=8"],
+    "decentralized_clip": ["tau=1.0"],
+}
+# What they train on: a language model with dropout and a hidden state, or noisy quadratics, which start sooner.
+LANGUAGE = [
+    *("configs/quickstart.yaml", "model.embedding=8", "model.hidden=16", "model.dropout=0.1", "data.batch=4"),
+    *("data.bptt=16", "data.evaluation_columns=600", "train.steps=400", "train.evaluate_every_steps=100"),
+    *("checkpoint.every_steps=40", "algorithm=null", "algorithm.lr=0.1"),
+]
+PROBLEM = [
+    *("configs/quadratics.yaml", "data.dimension=40", "train.steps=3000", "train.evaluate_every_steps=500"),
+    *("checkpoint.every_steps=100", "algorithm=null", "algorithm.lr=0.001"),
+]
+
+
+@dataclass
+class Job:
+    """What is trained, on how many ranks."""
+
+    algorithm: str
+    on: Sequence[str]
+    ranks: int = 2
+    launcher: str = "mpirun"
+    more: Sequence[str] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        settings = [f"algorithm.{setting}" for setting in (f"name={self.algorithm}", *SETTINGS[self.algorithm])]
+        return [*self.on, *settings, *self.more]
+
+    def start(self, run: Path, *options: str) -> Launch:
+        command = [HVDCLIP, "train", *self.arguments, "--run-dir", str(run), *options]
+        return Launch(command, self.ranks, self.launcher, cwd=PROJECT)
+
+    def train(self, run: Path, *options: str) -> str:
+        """Trains to the end; what was said."""
+        with self.start(run, *options) as launch:
+            done = launch.finish(BOUND)
+        return done.stdout + done.stderr
+
+    def kill(self, run: Path, rank: int, share: float, whole: Path) -> None:
+        """Trains until that share of the lines of `whole` is written and there is a checkpoint, and kills the rank."""
+        enough = share * (whole / METRICS).stat().st_size
+        with self.start(run) as launch:
+            deadline = time.monotonic() + BOUND
+            while not (_size(run / METRICS) >= enough and RunDirectory(run).checkpoints.newest()):
+                assert launch.process.poll() is None and time.monotonic() < deadline, "it has not come so far"
+                time.sleep(0.002)
+            beat = heartbeats.of_rank(run, rank)
+            assert beat is not None
+            os.kill(beat.pid, signal.SIGKILL)
+            done = launch.finish(BOUND, check=False)
+        assert done.returncode != 0, "it was killed too late"
+
+
+def read(run: Path) -> dict[str, Any]:
+    """What two runs must have alike: lines but for their times, evaluations, totals."""
+    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    summary = json.loads((run / "summary.json").read_text())
+    return {
+        "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
+        "evaluations": (run / EVALS).read_text(),
+        **{key: summary[key] for key in TOTALS},
+    }
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
