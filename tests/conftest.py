@@ -48,6 +48,14 @@ class SlurmCluster:
         """Runs a command on the head node, in the project's folder, and returns what it printed."""
         return self._lab("run", *command, timeout=timeout)
 
+    def on_node(self, number: int, *command: str) -> str:
+        """Runs a command inside a node, 1 or 2."""
+        return self._lab("enter", str(number), *command)
+
+    def link(self, number: int, state: str) -> None:
+        """Cuts a node off ("down") or joins it again ("up")."""
+        self._lab("link", str(number), state)
+
     def start(self) -> None:
         """Boots both nodes."""
         self.state.mkdir()

@@ -253,11 +253,13 @@ def own(folder, fault, rank=1, row=6, workers=0):
     (folder / "own.yaml").write_text(CONFIG)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_an_exception_in_the_data_is_told_first_and_ends_all(tmp_path, launcher):
+@pytest.mark.parametrize(
+    ("launcher", "more"), [*((launcher, []) for launcher in LAUNCHERS), ("mpirun", ["comm.backend=mpi4py"])]
+)
+def test_an_exception_in_the_data_is_told_first_and_ends_all(tmp_path, launcher, more):
     own(tmp_path, "raise RuntimeError('no such row')")
     run = tmp_path / "run"
-    with train(run, "own.yaml", launcher=launcher, cwd=tmp_path) as job:
+    with train(run, "own.yaml", *more, launcher=launcher, cwd=tmp_path) as job:
         done = job.finish(60, check=False)
     assert done.returncode not in (0, 75, 2)
     said = done.stderr + done.stdout

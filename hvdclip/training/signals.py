@@ -40,11 +40,12 @@ class Signals:
         """Let `wait` return."""
         os.write(self._write, b"\0")
 
-    def end(self) -> None:
+    def end(self, handler: signal.Handlers | None = None) -> None:
+        """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter."""
         global _heard_here
         _heard_here = False
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, before in self._before.items():
+            signal.signal(number, handler or before or signal.SIG_DFL)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._read)
         os.close(self._write)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -61,14 +62,13 @@ class Watch:
         self._thread.join()
         if self._ended is None:
             self.end("done" if error is None else self._last_word(error))
-        if self._ended != "stopped":  # then nothing may come between this rank and its exit status
-            self._signals.end()
+        # where the run has stopped, nothing may come between this rank and its exit status
+        self._signals.end(signal.SIG_IGN if self._ended == "stopped" else None)
 
     def follow(self, run: Path, method: Method) -> None:
         """Write heartbeats below the run directory, with the method's steps; rank 0 also looks for STOP there."""
-        if self.comm.rank == 0:
-            (run / STOP).unlink(missing_ok=True)
         self._method, self._run = method, run
+        self._forget_stop()
         self._state = "training"
         self._beat()
 
@@ -82,8 +82,8 @@ class Watch:
     def end(self, word: str) -> None:
         """Leave the rank's final word."""
         self._ended = word
-        if word == "stopped" and self.comm.rank == 0 and self._run is not None:
-            (self._run / STOP).unlink(missing_ok=True)
+        if word == "stopped":
+            self._forget_stop()
         self._beat()
 
     @property
@@ -128,8 +128,14 @@ class Watch:
         self._beat()
 
     def _look_for_stop(self) -> None:
-        if self.asked is None and self.comm.rank == 0 and self._run is not None and (self._run / STOP).exists():
+        # os.path's exists takes a file system that fails for one where the file is not, so that this thread goes on
+        if self.asked is None and self.comm.rank == 0 and self._run is not None and os.path.exists(self._run / STOP):
             self.asked = STOP
+
+    def _forget_stop(self) -> None:
+        if self.comm.rank == 0 and self._run is not None:
+            with suppress(OSError):
+                (self._run / STOP).unlink(missing_ok=True)
 
     def _somebody_saves(self) -> bool:
         """Whether a rank that is alive writes files, for which the others wait."""
@@ -145,7 +151,8 @@ class Watch:
         )
         if self._run is not None:
             waited += f"; {_late(heartbeats.read(self._run), self.comm.rank, self._patience.waited)}"
-        self.end(f"lost: {waited}")
+        if self._ended is None:
+            self.end(f"lost: {waited}")
         _end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
 
     def _pending(self) -> str:
