@@ -141,7 +141,7 @@ def test_save_pauses_and_leaves_nothing_behind(tmp_path: Path) -> None:
     saving = found["peers"][save.WITH]
     assert saving["ratios"]["to without"]["to"] == save.WITHOUT
     assert len(saving["pauses"]) == 4, "one of the block that is thrown away"
-    assert saving["pause_ms"] == pytest.approx(1e3 * np.median(saving["pauses"][1:])) > 0
+    assert saving["pause_ms"] == pytest.approx(1e3 * np.median(saving["pauses"][1:]))
     assert saving["megabytes"] > 2 * 4 * 8064 / 1e6, "the model and the rank's own x"
 
 
