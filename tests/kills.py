@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,24 @@ class Job:
             done = launch.finish(BOUND)
         return done.stdout + done.stderr
 
-    def kill(self, run: Path, rank: int, share: float, whole: Path) -> None:
-        """Trains until that share of the lines of `whole` is written and there is a checkpoint, and kills the rank."""
-        enough = share * (whole / METRICS).stat().st_size
+    def kill(self, run: Path, rank: int, when: Callable[[], bool]) -> None:
+        """Trains until there is a checkpoint and `when()` holds, and kills the rank."""
         with self.start(run) as launch:
             deadline = time.monotonic() + BOUND
-            while not (_size(run / METRICS) >= enough and RunDirectory(run).checkpoints.newest()):
+            while not (RunDirectory(run).checkpoints.newest() and when()):
                 assert launch.process.poll() is None and time.monotonic() < deadline, "it has not come so far"
-                time.sleep(0.002)
+                time.sleep(0.001)
             beat = heartbeats.of_rank(run, rank)
             assert beat is not None
             os.kill(beat.pid, signal.SIGKILL)
             done = launch.finish(BOUND, check=False)
         assert done.returncode != 0, "it was killed too late"
+
+
+def has_come_to(share: float, run: Path, whole: Path) -> Callable[[], bool]:
+    """Whether a run has written that share of the lines of a whole one."""
+    enough = share * (whole / METRICS).stat().st_size
+    return lambda: (run / METRICS).exists() and (run / METRICS).stat().st_size >= enough
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -111,7 +116,3 @@ def read(run: Path) -> dict[str, Any]:
         "evaluations": (run / EVALS).read_text(),
         **{key: summary[key] for key in TOTALS},
     }
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0

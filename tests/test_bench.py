@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from launch import run_ranks
 
-from hvdclip.bench import allreduce, blocks, shapes, step, train
+from hvdclip.bench import allreduce, blocks, save, shapes, step, train
 from hvdclip.bench.allreduce import Task, Way
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.command import bench
@@ -130,6 +130,19 @@ def test_step_has_all_peers_and_their_ratios(tmp_path: Path) -> None:
     assert ratios["to foreach"]["to"] == "clip_grad_norm_ + SGD, foreach, wd"
     assert (found["bench"], found["shape"], found["ranks"], found["threads"]) == ("step", "small", 1, 1)
     assert {"line", "time", "hosts", "cores", "processor", "versions"} <= set(found)
+
+
+def test_save_pauses_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    found = measured(tmp_path, "save", "--shape", "small", "--rounds", "2", "--folder", str(place))
+    assert set(found["peers"]) == {save.WITHOUT, save.WITH} and not list(place.iterdir())
+    check_numbers(found["peers"])
+    saving = found["peers"][save.WITH]
+    assert saving["ratios"]["to without"]["to"] == save.WITHOUT
+    assert len(saving["pauses"]) == 4, "one of the block that is thrown away"
+    assert saving["pause_ms"] == pytest.approx(1e3 * np.median(saving["pauses"][1:]))
+    assert saving["megabytes"] > 2 * 4 * 8064 / 1e6, "the model and the rank's own x"
 
 
 def test_a_step_that_is_not_the_clipped_one_is_an_error() -> None:

@@ -204,11 +204,37 @@ def test_ones_own_model_and_data(own, ranks):
 
 
 @pytest.mark.ranks
-def test_loaders_of_different_length_are_cut_to_the_shortest(own):
-    done = hvdclip("train", "own.yaml", "data.unequal=true", "--run-dir", "run", ranks=2, launcher="mpirun", cwd=own)
-    assert "8 batches per rank and epoch (loaders have up to 9, of which the first 8 are taken)" in done.stdout
-    summary = read(own / "run")[0]
-    assert summary["epoch"] == 12 and summary["step"] == 12 * 8 and summary["exit"] == "done"
+def test_of_shards_of_different_length_as_many_batches_are_read_as_the_shortest_has(own):
+    unequal = ["own.yaml", "data.unequal=true", "train.epochs=3", "--run-dir", "run"]
+    done = hvdclip("train", *unequal, ranks=2, launcher="mpirun", cwd=own)
+    assert done.stdout.count("8 batches per rank and epoch (loaders have up to 9, of which the first 8 are taken)") == 1
+    summary, metrics, _ = read(own / "run")
+    assert summary["epoch"] == 3 and metrics[-1]["step"] == 24 and summary["samples"] == 2 * 24 * 10
+
+
+@pytest.mark.ranks
+def test_a_loader_that_is_shorter_than_it_says_ends_all_ranks(own):
+    """Whichever rank's, and with one line first."""
+    lying = MINE + """
+
+class Lying:
+    def __init__(self, loader, batches):
+        self.loader, self.batches = loader, batches
+    def __len__(self):
+        return len(self.loader)
+    def __iter__(self):
+        return itertools.islice(self.loader, self.batches)
+
+def lying(rank, ranks):
+    made = loaders(rank, ranks)
+    return made | {"train": Lying(made["train"], 5 if rank == 1 else 9)}
+"""
+    (own / "mine.py").write_text("import itertools\n" + lying)
+    line = ["own.yaml", "data=mine:lying", "--run-dir", "run"]
+    done = hvdclip("train", *line, ranks=2, launcher="mpirun", cwd=own, check=False, timeout=60)
+    told = [line for line in done.stderr.splitlines() if line.startswith("hvdclip: ")]
+    assert done.returncode == 1 and len(told) == 1
+    assert re.search(r"rank 1 on host \S+ failed at step 6: .*gave 5 batches, but its length says 9", told[0])
 
 
 @pytest.mark.ranks

@@ -91,6 +91,25 @@ def growth_command(shape: str, blocks: int, file: Path | None) -> None:
     _bench("growth", shape, file, lambda: growth.sizes(shape), lambda sizes, comm: growth.compare(sizes, comm, blocks))
 
 
+@bench.command("save")
+@click.option("--shape", default="quickstart", show_default=True, help="quickstart (its language model) or small.")
+@click.option("--rounds", default=50, show_default=True, type=click.IntRange(1), help="Between two checkpoints.")
+@click.option("--momentum", default=0.0, show_default=True, type=float, help="With one each rank saves as much again.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to write; default: the temporary folder.")
+@_common
+def save_command(shape: str, rounds: int, momentum: float, folder: Path | None, blocks: int, file: Path | None) -> None:
+    """Rounds of training with a checkpoint, and without; and for how long training pauses."""
+    from hvdclip.bench import save
+
+    _bench(
+        "save",
+        shape,
+        file,
+        lambda: save.job(shape, momentum),
+        lambda config, comm: save.compare(config, comm, rounds, blocks, folder),
+    )
+
+
 class Found(Protocol):
     """What a comparison gives."""
 

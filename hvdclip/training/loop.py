@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
@@ -87,8 +87,12 @@ class Trainer:
 
     def _train(self) -> None:
         evaluate_every, evaluate_due = self.config.train.evaluate_every_steps, False
-        for step, epoch_ended in self._steps():
-            evaluate_due |= epoch_ended if evaluate_every is None else step % evaluate_every == 0
+        self.model.train()
+        while not self._is_done():
+            if self.watch.asked:
+                self.optimizer.statistics.ask("stop")
+            epoch_ended = self.step()
+            evaluate_due |= epoch_ended if evaluate_every is None else self.optimizer.steps % evaluate_every == 0
             self.checkpoints.after_step(self.optimizer)
             if self.optimizer.steps_in_round > 0 or self._is_done():
                 continue
@@ -105,19 +109,15 @@ class Trainer:
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
 
-    def _steps(self) -> Iterator[tuple[int, bool]]:
-        """Train, handing over after each step: (steps done, whether an epoch ended)."""
-        self.model.train()
-        while not self._is_done():
-            epochs = self.stream.epochs
-            if self.watch.asked:
-                self.optimizer.statistics.ask("stop")
-            self.optimizer.step(self._closure)
-            if self.asgd:
-                self.asgd.after_step()
-            for _ in range(self.stream.epochs - epochs):
-                self.schedule.step()
-            yield self.optimizer.steps, self.stream.epochs > epochs
+    def step(self) -> bool:
+        """One step from the next batch; whether it ends an epoch."""
+        epochs = self.stream.epochs
+        self.optimizer.step(self._closure)
+        if self.asgd:
+            self.asgd.after_step()
+        for _ in range(self.stream.epochs - epochs):
+            self.schedule.step()
+        return self.stream.epochs > epochs
 
     def _is_done(self) -> bool:
         if self.config.train.steps:

@@ -47,8 +47,8 @@ class Found:
         yield f"{run.path} goes on from step {self.manifest.step}"
         if self.manifest.ranks != ranks:
             yield (
-                f"it was on {self.manifest.ranks} ranks and is on {ranks} now: the data are shared out anew, after the "
-                "same share of the epoch, and random numbers start anew"
+                f"it was on {_ranks(self.manifest.ranks)} and is on {ranks} now: the data are shared out anew, after "
+                "the same share of the epoch, and random numbers start anew"
             )
         for package, now in versions().items():
             if (then := self.manifest.versions.get(package)) != now:
@@ -146,7 +146,7 @@ def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
         try:
             restore_elsewhere(trainer, state)
         except ValueError as error:
-            raise ValueError(f"the run was on {ranks} ranks and cannot go on on {here}: {error}") from None
+            raise ValueError(f"the run was on {_ranks(ranks)} and cannot go on on {here}: {error}") from None
     epochs = trainer.config.train.epochs
     if epochs is not None and trainer.stream.batches > trainer.batches_due:
         raise ValueError(f"train.epochs is {epochs}, but {trainer.stream.epoch:.2f} are done")
@@ -180,3 +180,7 @@ def prepare(run: RunDirectory, found: Found, overwrite: bool) -> None:
         run.checkpoints.set_aside(step)
     run.checkpoints.discard_parts()
     run.go_back(found.manifest.step, found.manifest.lines)
+
+
+def _ranks(number: int) -> str:
+    return f"{number} rank{'s' * (number > 1)}"
