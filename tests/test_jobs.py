@@ -18,7 +18,6 @@ LANGUAGE = {
 def trainer():
     made = Trainer(Job(check(LANGUAGE), SingleRank()))
     made.model.train()
-    made.stream, made.epochs_ended = made._batches(), 0
     return made
 
 
@@ -41,9 +40,9 @@ def test_a_batch_asked_for_again_gives_the_same_gradient():
 def test_a_batch_asked_for_again_is_counted_once():
     made = trainer()
     for _ in range(4):
-        made.optimizer.step(made._closure)
+        made.step()
     # anchors at steps 1 and 4 take two batches each, steps 2 and 3 one
-    assert made.batches == 6
+    assert made.stream.batches == 6
 
 
 def test_int8_rounds_by_the_seed():
@@ -57,9 +56,8 @@ def test_int8_rounds_by_the_seed():
             "train": {"steps": 3, "seed": seed},
         }
         made = Trainer(Job(check(job), SingleRank()))
-        made.stream, made.epochs_ended = made._batches(), 0
         for _ in range(3):
-            made.optimizer.step(made._closure)
+            made.step()
         return made.optimizer.x.flats[0]
 
     assert torch.equal(end(1), end(1)) and not torch.equal(end(1), end(2))
