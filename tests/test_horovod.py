@@ -165,3 +165,17 @@ def test_a_rank_that_dies_ends_the_job(tmp_path, error):
     done = run_ranks(command, 2, env={"PYTHONPATH": str(tmp_path)}, timeout=60, check=False)
     assert done.returncode != 0
     assert re.search(r"rank 1 on \S+ failed: '?no such sample", done.stderr + done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "given", "seen"),
+    [("mpirun", {}, "0.1"), ("mpirun", {"HOROVOD_CYCLE_TIME": "2"}, "2"), ("horovodrun-gloo", {}, "none")],
+)
+def test_horovod_looks_for_work_often_unless_the_environment_says_otherwise(launcher, given, seen):
+    source = """
+        import os
+        from hvdclip.comm import launched
+        comm = launched()
+        assert comm.gather(os.environ.get("HOROVOD_CYCLE_TIME", "none")) == [%r] * 2
+        """
+    python_ranks(source % seen, 2, launcher, env=given)
