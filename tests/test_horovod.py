@@ -164,7 +164,7 @@ def test_a_rank_that_dies_ends_the_job(tmp_path, error):
     command = ["hvdclip", "train", str(tmp_path / "broken.yaml"), "--run-dir", str(tmp_path / "run")]
     done = run_ranks(command, 2, env={"PYTHONPATH": str(tmp_path)}, timeout=60, check=False)
     assert done.returncode != 0
-    assert re.search(r"rank 1 on \S+ failed: '?no such sample", done.stderr + done.stdout)
+    assert re.search(rf"rank 1 on host \S+ failed at step 6: {error}: '?no such sample", done.stderr + done.stdout)
 
 
 @pytest.mark.parametrize(
