@@ -50,6 +50,22 @@ def test_a_run_that_is_killed_while_it_writes_goes_on_from_the_checkpoint_before
     assert not list(folder.path.glob("*.part"))
 
 
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("algorithm", "more", "every"),
+    [("celgc", ["algorithm.overlap=delayed", "algorithm.delay=2"], 4), ("decentralized_clip", [], 10)],
+)
+def test_rank_0s_clock_saves_all_ranks_at_the_end_of_a_round(tmp_path, algorithm, more, every):
+    """Told in the round's message, or where there is none in every tenth step; neither changes anything."""
+    plain = [*PROBLEM, "checkpoint=null"]
+    Job(algorithm, plain, more=more).train(tmp_path / "whole")
+    clock = ["checkpoint.every_minutes=0.003", "checkpoint.keep=1000"]
+    Job(algorithm, plain, more=[*more, *clock]).train(tmp_path / "run")
+    steps = RunDirectory(tmp_path / "run").checkpoints.steps()
+    assert len(steps) > 3 and all(step % every == 0 for step in steps)
+    assert read(tmp_path / "run") == read(tmp_path / "whole")
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A finished run of 40 steps on one rank, with checkpoints at 16 and 32."""
@@ -89,6 +105,12 @@ def refused(run, *more, **how):
 def test_a_finished_run_says_so(run):
     said = resume(run)
     assert "holds a run that is finished" in said and read(run)["exit"] == "done"
+
+
+def test_a_damaged_summary_is_one_line(run):
+    for content in ("{}", "[]", "no JSON"):
+        (run / "summary.json").write_text(content)
+        assert refused(run) == [f"hvdclip: {run} holds a run whose summary.json or config.yaml is damaged"]
 
 
 def test_a_longer_run_is_the_same_as_one_that_was_longer_from_the_start(run, tmp_path):

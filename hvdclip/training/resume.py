@@ -63,13 +63,16 @@ def look(run: RunDirectory, config: Config) -> list[int] | None:
     if owner := lock.user(run.path):
         raise FileExistsError(f"{run.path} is used by a run that is alive: {owner}")
     steps = run.checkpoints.steps()
-    if run.is_finished() and run.summary()["exit"] == "done":
-        before, now = run.config()["train"], config.resolved["train"]
-        if all(before[key] == now[key] for key in ("steps", "epochs")):
-            return None
-        if not steps:
-            raise ValueError(f"{run.path} holds a run that is finished, and no checkpoint to go on from")
-    return steps
+    if not run.is_finished():
+        return steps
+    try:
+        done, before = run.summary()["exit"] == "done", run.config()["train"]
+        as_long = all(before[key] == config.resolved["train"][key] for key in ("steps", "epochs"))
+    except (KeyError, TypeError, ValueError, yaml.YAMLError):
+        raise ValueError(f"{run.path} holds a run whose summary.json or config.yaml is damaged") from None
+    if done and not as_long and not steps:
+        raise ValueError(f"{run.path} holds a run that is finished, and no checkpoint to go on from")
+    return None if done and as_long else steps
 
 
 def find(run: RunDirectory, steps: list[int], comm: Communicator) -> Found:
@@ -79,7 +82,7 @@ def find(run: RunDirectory, steps: list[int], comm: Communicator) -> Found:
     """
     found = Found()
     for step in steps:
-        wrong = comm.gather(_damage(run, step, comm), "checkpoint")
+        wrong = comm.gather(_damage(run, step, comm))
         if not any(wrong):
             found.manifest = run.checkpoints.manifest(step)
             return found
