@@ -4,11 +4,11 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import time
 
 import pytest
 import torch
+from disks import file_system
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -226,16 +226,8 @@ def test_what_was_being_written_is_removed_and_what_is_damaged_is_set_aside(run)
 
 @pytest.fixture
 def small(tmp_path):
-    """A file system of 300 kB of its own."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("a file system of its own needs root")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this machine refuses to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with file_system(tmp_path / "small", "300k") as folder:
+        yield folder
 
 
 def test_a_full_disk_leaves_older_checkpoints_whole_and_is_said_in_one_line(small):

@@ -5,9 +5,9 @@ import os
 import random
 import re
 import shutil
-import subprocess
 
 import pytest
+from disks import file_system
 from kills import HVDCLIP, LANGUAGE, PROBLEM, PROJECT, Job, has_come_to, read
 from launch import run_ranks
 
@@ -194,15 +194,8 @@ def test_models_are_evaluated_by_the_run_or_by_their_file(small):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 900 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("a file system of its own needs root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("this machine refuses to mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with file_system(tmp_path / "disk", "900k") as folder:
+        yield folder
 
 
 @pytest.mark.ranks
