@@ -17,21 +17,17 @@ from rich.table import Column, Table
 
 from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
-from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
-from hvdclip.comm.environment import launched
+from hvdclip.comm.environment import check_elastic, launched
 from hvdclip.config import Config, check, load
 from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
-from hvdclip.training import resume as resuming
 from hvdclip.training import status, terminal
-from hvdclip.training.checkpointing import FileCheckpoints
-from hvdclip.training.display import Display, Silent
+from hvdclip.training.elastic import ElasticRun
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
-from hvdclip.training.loop import Trainer
-from hvdclip.training.recorder import FileRecorder, Recorder
+from hvdclip.training.run import Run
 from hvdclip.training.rundir import RunDirectory, load_model
 from hvdclip.training.watch import STOP, Watch
 
@@ -54,15 +50,31 @@ main.add_command(bench)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the run directory, from its newest checkpoint.")
+@click.option("--elastic", is_flag=True, help="Go on when ranks are lost or added, under an elastic horovodrun.")
 def train_command(
-    config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool
+    config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool, elastic: bool
 ) -> None:
     """Train the job of a YAML file on the ranks that the launcher started."""
     checked = bad_input(lambda: load(config, overrides))
     directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
+    if elastic:
+        _train_elastic(ElasticRun(checked, directory, overwrite, resume))
+        return
+    run = Run(checked, directory, overwrite, resume)
     comm = bad_input(lambda: _launched(checked))
     watch = Watch(comm, checked.comm.timeout)
-    with_ranks(comm, lambda: _train(checked, comm, directory, overwrite, resume, watch), lambda: watch.where)
+    with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where)
+
+
+def _train_elastic(run: ElasticRun) -> None:
+    bad_input(lambda: check_elastic(run.config.comm.backend))
+    from hvdclip.comm import elastic
+
+    def train(comm: Communicator, hosts: elastic.Hosts) -> None:
+        run.hosts, watch = hosts, Watch(comm, run.config.comm.timeout)
+        with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
+
+    elastic.with_changing_ranks(train)
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
@@ -81,43 +93,6 @@ def _launched(config: Config) -> Communicator:
         process_sets=settings.get("node_interval") is not None,
         fusion=settings["name"] != "bucket_clip",
     )
-
-
-def _train(
-    config: Config, comm: Communicator, run: RunDirectory, overwrite: bool, resume: bool, watch: Watch
-) -> None:
-    with watch:
-        run = RunDirectory(comm.gather(str(run.path))[0])  # one name, which may hold a time
-        found = _find(config, comm, run) if resume else resuming.Found()
-        if found is None:
-            return
-        job = together(comm, lambda: Job(config, comm))
-        trainer = together(comm, lambda: Trainer(job))
-        together(comm, lambda: resuming.load(trainer, run, found))
-        recorder, display = Recorder(), Silent()
-        together(comm, lambda: resuming.prepare(run, found, overwrite or resume) if comm.rank == 0 else None)
-        if comm.rank == 0:
-            run.write_config(config.resolved)
-            recorder, display = FileRecorder(run, config.log.tensorboard, complain, found.step), Display()
-        writer = Writer(run.checkpoints, comm, config.checkpoint.keep, complain)
-        watch.follow(run.path, trainer.optimizer)
-        trainer.train(recorder, display, FileCheckpoints(config, run, recorder, writer), watch)
-        display.say(f"run directory: {run.path}")
-
-
-def _find(config: Config, comm: Communicator, run: RunDirectory) -> resuming.Found | None:
-    """What a run is to go on from; None where it is finished."""
-    seen = together(comm, lambda: resuming.look(run, config) if comm.rank == 0 else None)
-    steps = comm.gather(seen)[0]
-    if steps is None:
-        if comm.rank == 0:
-            print(f"{run.path} holds a run that is finished")
-        return None
-    found = together(comm, lambda: resuming.find(run, steps, comm))
-    together(comm, lambda: resuming.check_config(run, found, config))
-    if comm.rank == 0:
-        print(*found.in_words(run, comm.size), sep="\n")
-    return found
 
 
 @main.command("eval")

@@ -74,6 +74,11 @@ class Checkpoint(Section):
         None, gt=0, description="minutes between checkpoints by rank 0's clock, moved to the next round end"
     )
     keep: int = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
+    other_ranks: Literal["refuse", "reset"] = Field(
+        "refuse",
+        description="where a run goes on on another number of ranks, and each kept something beside x for itself: "
+        "refuse, or begin that anew",
+    )
 
 
 class Log(Section):

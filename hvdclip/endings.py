@@ -44,10 +44,20 @@ def together(comm: Communicator, make: Callable[[], Made]) -> Made:
     return made  # type: ignore[return-value]
 
 
-def with_ranks(comm: Communicator, run: Callable[[], None], where: Callable[[], str] = str) -> None:
-    """run(), ending the whole job when it fails on this rank only; `where` tells in words how far it has come."""
+def with_ranks(
+    comm: Communicator,
+    run: Callable[[], None],
+    where: Callable[[], str] = str,
+    through: tuple[type[Exception], ...] = (),
+) -> None:
+    """run(), ending the whole job when it fails on this rank only; `where` tells in words how far it has come.
+
+    The errors of `through` are raised.
+    """
     try:
         run()
+    except through:
+        raise
     except NonFiniteGradient as error:
         if comm.rank == 0:
             complain(str(error))

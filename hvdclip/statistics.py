@@ -12,7 +12,7 @@ from torch import Tensor
 from hvdclip.numbers import Number
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
-REQUESTS = ("stop", "save")
+REQUESTS = ("stop", "save", "resize")
 SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
 ASKED = [SUMS.index(request) for request in REQUESTS]
@@ -69,7 +69,7 @@ class Statistics:
             self._failures.append((step, failed))
 
     def ask(self, request: str) -> None:
-        """Ask all ranks to stop or to save; each finds it in `asked`, at the same step, once the message is taken."""
+        """Ask all ranks for one of REQUESTS; each finds it in `asked`, at the same step, once the message is taken."""
         self._mine[SUMS.index(request)] = 1
 
     def pack(self, tail: Tensor) -> None:

@@ -7,6 +7,7 @@ import random
 
 import averaging_cases
 import cases
+import digits
 import numpy as np
 import pytest
 import torch
@@ -71,9 +72,7 @@ def check_round_trip(config, ranks=2, ranks_per_node=None, undisturbed=True):
     """Undisturbed, saved, and gone on from what was saved, all the same to the last bit."""
     saved = simulate(lambda comm: trained(comm, config), ranks, ranks_per_node)
     undisturbed = (
-        simulate(lambda comm: trained(comm, config, saving=False), ranks, ranks_per_node)
-        if undisturbed
-        else saved
+        simulate(lambda comm: trained(comm, config, saving=False), ranks, ranks_per_node) if undisturbed else saved
     )
     resumed = simulate(
         lambda comm: trained(comm, config, saved[comm.rank][3].state, saving=False), ranks, ranks_per_node
@@ -253,12 +252,7 @@ def test_text_over_epochs_with_a_running_mean_of_models(text, form):
 
 
 def test_shards_of_labelled_rows(tmp_path):
-    folder = tmp_path / "MNIST/raw"
-    folder.mkdir(parents=True)
-    drawn = np.random.default_rng(0)
-    for prefix, digits in (("train", 60), ("t10k", 20)):
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(bytes(16) + drawn.bytes(784 * digits))
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(bytes(8) + bytes(k % 10 for k in range(digits)))
+    digits.write(tmp_path)
     check_round_trip(
         {
             "algorithm": {"name": "scaffold", "lr": 0.1, "interval": 4},
@@ -330,6 +324,32 @@ def test_what_ranks_keep_for_themselves_is_refused_to_others(algorithm, settings
             restore_elsewhere(Trainer(Job(check(config), comm)), state)
 
     hvdclip.simulate(one, 3)
+
+
+def test_what_ranks_keep_can_begin_anew_on_others():
+    for algorithm, settings, _ in (kept for case, kept in KEPT_APART.items() if case not in ("delayed", "ring")):
+        config = job(algorithm, settings)
+        config["checkpoint"] = {"other_ranks": "reset"}
+        states = hvdclip.simulate(lambda comm, config=config: trained(comm, config)[3].state, 2)
+        x = hvdclip.simulate(
+            lambda comm, config=config, states=states: begun_anew(Trainer(Job(check(config), comm)), states[0]), 3
+        )
+        assert all(torch.equal(mine, states[0]["x"][0]) for mine in x)
+
+
+def begun_anew(trainer, state):
+    """x, after what else the method keeps has been seen to be as at the start."""
+    at_start = copy.deepcopy(trainer.optimizer.state_dict())
+    restore_elsewhere(trainer, copy.deepcopy(state))
+    optimizer = trainer.optimizer
+    x, found = optimizer.x.flats[0].clone(), optimizer.state_dict()
+    assert optimizer.steps == state["optimizer"]["hvdclip"]["steps"]
+    for name in optimizer.keeps():
+        for mine, theirs in zip(found["hvdclip"]["vectors"][name], at_start["hvdclip"]["vectors"][name], strict=True):
+            assert torch.equal(mine, theirs), name
+    assert not found.get("inner", {}).get("state")
+    trainer.train(Memory(), Silent())
+    return x
 
 
 ALIKE = {

@@ -53,6 +53,7 @@ class Writer:
         self.store, self.comm, self.keep, self.say = store, comm, keep, say
         self.saved = self.failed = 0  # counted on rank 0
         self._thread: threading.Thread | None = None
+        self._abandoned = False
 
     def start(self, contents: Contents) -> None:
         """Begin to write; what was started before has been settled."""
@@ -85,6 +86,12 @@ class Writer:
         """As settle; no rank goes on before rank 0 has done its part."""
         self.settle()
         self.comm.gather(None, "checkpoint")
+
+    def abandon(self) -> None:
+        """Wait for no other rank, and leave none of this rank's threads behind."""
+        self._abandoned = True
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         if not self._note:
@@ -138,6 +145,8 @@ class Writer:
             if note.exists():
                 notes.append(json.loads(note.read_text()))
                 note.unlink()
+            elif self._abandoned:
+                raise RuntimeError("ranks are gone")
             elif time.monotonic() > until:
                 raise TimeoutError(f"rank {len(notes)} has not written its part in {PATIENCE_S:.0f} s")
             else:

@@ -91,6 +91,17 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
     return comm
 
 
+def check_elastic(backend: Backend) -> None:
+    """RuntimeError or ValueError where ranks cannot come and go."""
+    if os.environ.get("HOROVOD_ELASTIC") != "1":
+        raise RuntimeError(
+            "--elastic needs a launcher that finds hosts anew: horovodrun --min-np 1 --max-np 4 "
+            "--host-discovery-script SCRIPT hvdclip train ..."
+        )
+    if backend != "horovod":
+        raise ValueError(f"comm.backend is {backend!r}; allowed with --elastic: horovod")
+
+
 def _start(backend: Backend, process_sets: bool, fusion: bool) -> Communicator:
     if os.environ.get("HOROVOD_CONTROLLER") != "gloo":  # whose looks cost more
         for name, value in TUNED.items():

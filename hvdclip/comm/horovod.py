@@ -1,4 +1,4 @@
-"""Real ranks, by Horovod; the only importer of horovod."""
+"""Real ranks, by Horovod."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from torch import Tensor
 from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
 from hvdclip.comm.single import SingleRank
 
-_COMMUNICATORS = itertools.count()
+_communicators = itertools.count()
+
+
+def begin_names() -> None:
+    """Name collectives as a process does that has just started, so that old and new ranks can meet."""
+    global _communicators
+    _communicators = itertools.count()
 
 
 class Horovod(Network):
@@ -28,7 +34,7 @@ class Horovod(Network):
         if not hvd.is_initialized():
             raise RuntimeError("Horovod is not initialised: call horovod.torch.init() first")
         # two optimizers of one process have different names for what may be under way at one time
-        self.prefix = f"hvdclip.{next(_COMMUNICATORS)}"
+        self.prefix = f"hvdclip.{next(_communicators)}"
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.set = hvd.global_process_set

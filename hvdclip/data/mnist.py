@@ -1,6 +1,8 @@
 """Handwritten digits (LeCun, Cortes, Burges), from their own files."""
 
 import gzip
+import math
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,8 @@ def mnist(root: str | None = None) -> dict[str, Labelled]:
     """60,000 train and 10,000 test digits as float32 rows of 784 pixels, of mean 0 and deviation 1 in the train set.
 
     Reads root/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or with .gz; root defaults to the
-    environment variable HVDCLIP_DATA. ValueError without a root, FileNotFoundError for a missing file.
+    environment variable HVDCLIP_DATA. ValueError without a root or for a damaged file, FileNotFoundError for a
+    missing one.
     """
     folder = data_folder(root, "mnist") / "MNIST/raw"
     return {split: _split(folder, prefix) for split, prefix in (("train", "train"), ("test", "t10k"))}
@@ -26,19 +29,37 @@ def mnist(root: str | None = None) -> dict[str, Labelled]:
 
 @cache  # simulated ranks share one copy
 def _split(folder: Path, prefix: str) -> Labelled:
-    pixels = _idx(folder / f"{prefix}-images-idx3-ubyte", header=16).view(-1, 784).float() / 255
-    return Labelled((pixels - MEAN) / DEVIATION, _idx(folder / f"{prefix}-labels-idx1-ubyte", header=8).long())
+    images, labels = (_idx(folder / f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
+        raise ValueError(
+            f"{folder}/{prefix}-*: images of shape {tuple(images.shape)} and {len(labels)} labels up to {labels.max()} "
+            "are not MNIST's, which are of 28 x 28 pixels with a label from 0 to 9 each"
+        )
+    pixels = images.view(-1, 784).float() / 255
+    return Labelled((pixels - MEAN) / DEVIATION, labels.long())
 
 
-def _idx(path: Path, header: int) -> Tensor:
+def _idx(path: Path) -> Tensor:
+    """The bytes of an IDX file in its shape: two zeros, 8 for bytes, the number of axes, their lengths, the bytes."""
+    content = _content(path)
+    axes = content[3] if content[:3] == b"\0\0\x08" else 0
+    header = 4 + 4 * axes
+    shape = np.frombuffer(content[4:header], dtype=">u4").tolist() if axes and len(content) >= header else []
+    if not shape or 0 in shape or len(content) != header + math.prod(shape):
+        raise ValueError(f"{path} is no IDX file of bytes, or is damaged: it has {len(content)} bytes")
+    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).copy()).view(shape)
+
+
+def _content(path: Path) -> bytes:
     packed = path.with_name(path.name + ".gz")
     if path.is_file():
-        content = path.read_bytes()
-    elif packed.is_file():
-        content = gzip.decompress(packed.read_bytes())
-    else:
+        return path.read_bytes()
+    if not packed.is_file():
         raise FileNotFoundError(
             f"{path} not found, nor with .gz: put MNIST's own files there; the folder {path.parent.parent.parent} is "
             "data.root, by default the environment variable HVDCLIP_DATA"
         )
-    return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).copy())
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{packed} is damaged: {error}") from None

@@ -276,15 +276,36 @@ class Method(torch.optim.Optimizer):
         own_buffers = self.settings.buffer_policy == "keep" and self.buffers.tensors()
         return [*apart, "its own buffers (buffer_policy: keep)"] if own_buffers else apart
 
-    def load_common_state(self, state_dict: dict[str, Any]) -> None:
+    def apart_in_x(self) -> list[str]:
+        """Why x itself is not the same on all ranks at the end of a round, in words."""
+        return []
+
+    def check_common(self, reset: bool = False) -> None:
+        """ValueError where other ranks cannot go on from what is common at the end of a round.
+
+        With `reset` they can do without what each rank keeps beside x.
+        """
+        lasting, apart = self.apart_in_x(), self.kept_apart()
+        if lasting or (apart and not reset):
+            way_out = "" if lasting else "; checkpoint.other_ranks: reset begins that anew"
+            raise ValueError(f"each rank of {self.name} keeps {', '.join([*apart, *lasting])}{way_out}")
+
+    def load_common_state(self, state_dict: dict[str, Any], reset: bool = False) -> None:
         """Restore what a rank of another number of ranks gave at the end of a round.
 
-        ValueError where each of them kept something for itself.
+        ValueError where each of them kept something for itself, which `reset` begins anew.
         """
-        if apart := self.kept_apart():
-            raise ValueError(f"each rank of {self.name} keeps {', '.join(apart)}")
+        self.check_common(reset)
+        if self.kept_apart():
+            state_dict = self._begun_anew(state_dict)
         own = state_dict["hvdclip"] | {"shape": self._shape(), "statistics": self.statistics.state_dict()}
         self.load_state_dict(state_dict | {"hvdclip": own})
+
+    def _begun_anew(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The state with all that a method keeps beside x as at the start, where this optimizer still is."""
+        own, at_start = state_dict["hvdclip"], Method.state_dict(self)["hvdclip"]
+        vectors = own["vectors"] | {name: at_start["vectors"][name] for name in self.keeps() if name in self.vectors}
+        return state_dict | {"hvdclip": own | {"vectors": vectors, "numbers": at_start["numbers"]}}
 
     # Inside
 

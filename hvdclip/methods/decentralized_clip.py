@@ -54,7 +54,7 @@ class DecentralizedClip(Apart):
             )
         self.numbers |= {"agree": True, "failed": 0}
 
-    def kept_apart(self) -> list[str]:
+    def apart_in_x(self) -> list[str]:
         return ["its own x"]
 
     @property

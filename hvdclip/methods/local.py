@@ -143,17 +143,26 @@ class LocalMethod(Apart):
         apart = super().kept_apart()
         if self.averaging.compression != "none":
             apart.append(f"the error of its compression ({self.averaging.compression})")
-        if self.averaging.overlap == "delayed":
-            apart.append("steps that a delayed average has not met yet")
         if isinstance(self.intervals, MeasuredIntervals):
             apart.append("times by which interval auto chooses")
         if getattr(self, "inner", None) is not None:
             apart.append("the state of its inner optimizer")
         return apart
 
-    def load_common_state(self, state_dict: dict[str, Any]) -> None:
-        super().load_common_state(state_dict)
+    def apart_in_x(self) -> list[str]:
+        delayed = self.averaging.overlap == "delayed"
+        return [*super().apart_in_x(), *(["steps that a delayed average has not met yet"] if delayed else [])]
+
+    def load_common_state(self, state_dict: dict[str, Any], reset: bool = False) -> None:
+        super().load_common_state(state_dict, reset)
         self.numbers["first_round"] = self.rounds
+
+    def _begun_anew(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        state = super()._begun_anew(state_dict)
+        own = {key: value for key, value in state["hvdclip"].items() if key != "intervals"}
+        if "error" in self.vectors:
+            own["vectors"]["error"] = [torch.zeros_like(flat) for flat in self.vectors["error"].flats]
+        return state | {"hvdclip": own}
 
     def _shape(self) -> str:
         return f"{super()._shape()}, overlap: {self.averaging.overlap}, compression: {self.averaging.compression}"

@@ -100,6 +100,13 @@ class SgdFamily(Steps):
             self.inner.load_state_dict(state_dict["inner"])
             self.param_groups = self.inner.param_groups
 
+    def _begun_anew(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        state = super()._begun_anew(state_dict)
+        state["hvdclip"]["fresh"] = True
+        if self.inner is not None:
+            state["inner"] = state["inner"] | {"state": {}}
+        return state
+
     def _momentum(self) -> Vector | None:
         return self.vectors.get("momentum")
 

@@ -55,6 +55,7 @@ class Trainer:
         self.stream = Stream(self.task)
         self._drawn: randomness.State = {}
         self.evaluations: list[dict[str, Any]] = []
+        self.last_line: dict[str, Any] | None = None  # of the metrics
 
     def train(
         self,
@@ -100,11 +101,14 @@ class Trainer:
                 self._evaluate(self.task.splits()[:1])
             evaluate_due = False
             asked = self.optimizer.requests()
-            if self.checkpoints.due or asked:
+            self.checkpoints.after_round(self)
+            if self.checkpoints.due or asked & {"save", "stop"}:
                 with self.watch.doing("saving"):
                     self.checkpoints.save(self, wait="stop" in asked)
             if "stop" in asked:
                 self._stop()
+            if "resize" in asked:
+                self.checkpoints.meet_change()
         self.optimizer.synchronize()
         self._log(self.metrics.flush())
         self._evaluate(self.task.splits(), final=True)
@@ -191,7 +195,8 @@ class Trainer:
 
     def _log(self, line: dict[str, Any] | None) -> None:
         if line is not None:
-            self.recorder.metrics(line | {"epoch": round(self.stream.epoch, 6)})
+            self.last_line = line = line | {"epoch": round(self.stream.epoch, 6)}
+            self.recorder.metrics(line)
             self.display.round(line, line["step"] if self.config.train.steps else self.stream.batches)
 
     def _title(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,11 +161,7 @@ def chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
     """I by the step from which it held, as far as the run had come when it was cut off."""
     starts: dict[int, int] = {}
     ended, last = 0, None
-    for text in (run.path / METRICS).read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # cut off
-            break
+    for line in run.whole_rows(METRICS):
         if ended >= step and line["interval"] != last:
             starts[ended] = line["interval"]
         ended, last = line["step"], line["interval"]

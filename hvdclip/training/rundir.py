@@ -6,10 +6,10 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -29,6 +29,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.checkpoints = Store(self.path / "checkpoints")
+        self._lock: IO[str] | None = None
 
     @classmethod
     def around(cls, file: Path) -> RunDirectory:
@@ -53,7 +54,8 @@ class RunDirectory:
 
     def claim(self) -> None:
         """Keep other runs away for as long as this process lives; FileExistsError where one is alive."""
-        self._lock = lock.claim(self.path)
+        if self._lock is None:
+            self._lock = lock.claim(self.path)
         heartbeats.clear(self.path)
 
     def write_config(self, resolved: dict[str, Any]) -> None:
@@ -74,6 +76,25 @@ class RunDirectory:
             # a link would be the same file, which a later best model must not be
             with best.open("rb") as saved:
                 durable.write(self.model_file("best"), partial(shutil.copyfileobj, saved))
+
+    def go_back_to(self, step: int, last: dict[str, Any] | None, evaluations: Sequence[dict[str, Any]]) -> None:
+        """Forget what was done after a step; `last` is the last line of the metrics, which may not be there yet."""
+        whole = [row for row in self.whole_rows(METRICS) if row["step"] <= step]
+        if last is not None and (not whole or whole[-1]["step"] < last["step"]):
+            whole.append(last)
+        for name, rows in ((METRICS, whole), (EVALS, evaluations)):
+            durable.write_text(self.path / name, "".join(as_json(row) + "\n" for row in rows))
+        for file in (self.path / SUMMARY, self.model_file("final")):
+            file.unlink(missing_ok=True)
+
+    def whole_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """Up to one that was cut off."""
+        file = self.path / name
+        for line in file.read_text().splitlines() if file.exists() else ():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         file = self.path / name
@@ -121,7 +142,8 @@ def load_model(file: Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # torch.load raises many kinds for what it did not write
-        raise ValueError(f"{file} holds no model: {str(error).splitlines()[0]}") from error
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{file} holds no model: {why}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file} holds no model: it is no state_dict of tensors")
     return state

@@ -55,15 +55,25 @@ def restore(trainer: Trainer, state: State) -> None:
 def restore_elsewhere(trainer: Trainer, state: State) -> None:
     """Go on from the state of rank 0 in a run of another number of ranks, after the same share of the epoch.
 
-    ValueError where the ranks of that run kept something for themselves.
+    ValueError where the ranks of that run kept something for themselves, unless `checkpoint.other_ranks` is "reset".
     """
-    if trainer.config.train.nt_asgd == "per_step":
-        raise ValueError("each rank keeps its own running mean of models (nt_asgd: per_step)")
-    trainer.optimizer.load_common_state(state["optimizer"])
+    check_elsewhere(trainer)
+    trainer.optimizer.load_common_state(state["optimizer"], _may_reset(trainer))
     _restore_rest(trainer, state)
     trainer.stream.load_share(state["stream"])
     numbers = trainer.config.train.seed, trainer.comm.rank, trainer.optimizer.steps
     randomness.seed_everything(randomness.seed_from(*numbers))
+
+
+def check_elsewhere(trainer: Trainer) -> None:
+    """ValueError where such a run could not go on on another number of ranks."""
+    if trainer.config.train.nt_asgd == "per_step":
+        raise ValueError("each rank keeps its own running mean of models (nt_asgd: per_step)")
+    trainer.optimizer.check_common(_may_reset(trainer))
+
+
+def _may_reset(trainer: Trainer) -> bool:
+    return trainer.config.checkpoint.other_ranks == "reset"
 
 
 def _restore_rest(trainer: Trainer, state: State) -> None:

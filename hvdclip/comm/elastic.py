@@ -1,0 +1,50 @@
+"""Elastic Horovod: the ranks of a job change, and what they do is begun again by those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import horovod.torch as hvd
+from horovod.common.elastic import State
+from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
+
+from hvdclip.comm.horovod import Horovod, begin_names
+
+RANKS_CHANGE = (HorovodInternalError, HostsUpdatedInterrupt)
+"""What leaves run() when ranks are gone, or when it has met changed hosts."""
+
+
+class Hosts(State):
+    """`changed` says that the launcher has found hosts or lost some, which some rank is told."""
+
+    def __init__(self) -> None:
+        super().__init__(bcast_object=None, get_rank=None)  # our messages tell it to all
+        self.changed = False
+
+    def on_hosts_updated(self, timestamp: int, update_res: int) -> None:
+        self.changed = True
+
+    def meet_change(self) -> None:
+        """Leave run(), on all ranks at the same place, to begin it again with the changed hosts."""
+        raise HostsUpdatedInterrupt(skip_sync=False)
+
+    def reset(self) -> None:
+        self.changed = False
+
+    def sync(self) -> None: ...
+    def save(self) -> None: ...
+    def restore(self) -> None: ...
+
+
+def with_changing_ranks(run: Callable[[Horovod, Hosts], None]) -> None:
+    """run(comm, hosts), again with each new set of ranks, until it returns.
+
+    A rank that dies, or is added, ends run() on the others by one of RANKS_CHANGE.
+    """
+
+    def attempt(hosts: Hosts) -> None:
+        begin_names()
+        run(Horovod(), hosts)
+
+    hvd.init()
+    hvd.elastic.run(attempt)(Hosts())
