@@ -21,6 +21,7 @@ from hvdclip.comm import Communicator
 from hvdclip.comm.environment import check_elastic, launched
 from hvdclip.config import Config, check, load
 from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
+from hvdclip.launch.command import cancel_command, doctor_command, status_command, submit_command
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.training import status, terminal
@@ -41,7 +42,8 @@ def main() -> None:
     """
 
 
-main.add_command(bench)
+for command in (bench, submit_command, status_command, cancel_command, doctor_command):
+    main.add_command(command)
 
 
 @main.command("train")
@@ -121,19 +123,6 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path)
         row = evaluate(job.task, job.model, split, comm)
         if comm.rank == 0:
             print("  ".join(f"{key} {value:.6g}" if key != "split" else f"{value:<5}" for key, value in row.items()))
-
-
-@main.command("status")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
-def status_command(run: Path, requeue: bool) -> None:
-    """Tell what has become of a run, from the heartbeats of its ranks."""
-    found = bad_input(lambda: status.status(RunDirectory(run)))
-    if requeue:
-        print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
-        sys.exit(0 if found.requeue else 1)
-    print(found.text)
-    terminal.console().print(status.table(found.beats))
 
 
 @main.command("stop")

@@ -95,6 +95,7 @@ class Log(Section):
 
 class Comm(Section):
     backend: Backend = Field("horovod", description="what the ranks communicate by")
+    share_gpus: bool = Field(False, description="let several ranks of a host train on one GPU")
     timeout: Number | None = Field(
         None,
         gt=0,

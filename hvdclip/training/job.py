@@ -46,7 +46,7 @@ class Job:
         self.config, self.comm = config, comm
         self.device = choose_device(config.train.device, comm)
         seed_everything(config.train.seed)
-        self.task, self._read = build_task(config, comm, self.device, ranks or comm.size)
+        self.task, self.read = build_task(config, comm, self.device, ranks or comm.size)
         seed_everything(config.train.seed)
         self.model = build_model(config, self.task).to(self.device)
 
@@ -59,7 +59,7 @@ class Job:
 
     def check_alike(self) -> None:
         """Compare configuration, code, versions, data and model of all ranks; Disagreement, on all, is a table."""
-        what, read = self._read
+        what, read = self.read
         sections = self.config.resolved.items()
         settings = {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
         settings.pop("data.root", None)  # hosts may have the same data in other places

@@ -6,6 +6,7 @@ from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
 from hvdclip.endings import complain, together
+from hvdclip.launch.preflight import preflight
 from hvdclip.training import resume
 from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
@@ -30,6 +31,7 @@ class Run:
             found = self._find(comm)
             if found is None:
                 return
+            together(comm, lambda: preflight(self.config, comm))
             job = together(comm, lambda: Job(self.config, comm))
             trainer = together(comm, lambda: Trainer(job))
             together(comm, lambda: self._load(trainer, found))

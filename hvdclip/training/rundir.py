@@ -52,6 +52,10 @@ class RunDirectory:
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
+    def exists(self) -> bool:
+        """Whether a run has begun in it."""
+        return (self.path / CONFIG).exists()
+
     def claim(self) -> None:
         """Keep other runs away for as long as this process lives; FileExistsError where one is alive."""
         if self._lock is None:

@@ -24,7 +24,7 @@ class Status:
 
 def status(run: RunDirectory) -> Status:
     """What the files of a run tell; FileNotFoundError where there is none."""
-    if not (run.path / "config.yaml").exists():
+    if not run.exists():
         raise FileNotFoundError(f"{run.path} holds no run: there is no config.yaml in it")
     owner = lock.user(run.path)
     beats = heartbeats.read(run.path)

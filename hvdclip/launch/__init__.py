@@ -1,0 +1,1 @@
+"""Jobs for SLURM: scripts that are rendered, submitted, followed and cancelled."""

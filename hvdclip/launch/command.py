@@ -1,0 +1,150 @@
+"""hvdclip submit, status, cancel and doctor."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from hvdclip.comm.environment import launched
+from hvdclip.config import load
+from hvdclip.endings import bad_input, with_ranks
+from hvdclip.launch import slurm, submission
+from hvdclip.launch.script import SCRIPT, Resources
+from hvdclip.training import status, terminal
+from hvdclip.training.rundir import RunDirectory
+
+
+@click.command("submit")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--ntasks-per-node", type=click.IntRange(1), help="Ranks on each node. Default: one, or as the site says."
+)
+@click.option("--gpus-per-node", type=click.IntRange(1))
+@click.option("--cpus-per-task", type=click.IntRange(1))
+@click.option("--time", "limit", help="As SLURM has it: 30 (minutes), 01:30:00, 2-12:00:00.")
+@click.option("--partition")
+@click.option("--account")
+@click.option("--sbatch", "more", multiple=True, metavar="OPTION", help="One more of sbatch's, as --sbatch=--mem=0.")
+@click.option("--site", help="Modules, launcher, network: a file of slurm/sites, or one of your own.")
+@click.option("--max-requeues", default=20, show_default=True, type=click.IntRange(0), help="Starts after the first.")
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
+@click.option("--array", is_flag=True, help="One run for each combination of key=a,b settings, as a job array.")
+@click.option("--at-once", default=0, type=click.IntRange(0), help="Runs of an array at a time. Default: all.")
+@click.option("--dry-run", is_flag=True, help="Print the script, and do nothing.")
+def submit_command(
+    config: Path,
+    overrides: tuple[str, ...],
+    limit: str | None,
+    site: str | None,
+    max_requeues: int,
+    run_dir: Path | None,
+    array: bool,
+    at_once: int,
+    dry_run: bool,
+    **asked: Any,
+) -> None:
+    """Make a SLURM job of a training run, which starts itself again when its time is over.
+
+    The script, the complete configuration and SLURM's output are left in the run directory.
+    """
+    folder = run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    made = bad_input(
+        lambda: submission.prepare(
+            *(config, overrides, folder, Resources(time=limit, **asked)),
+            array=array,
+            at_once=at_once,
+            site=site,
+            max_requeues=max_requeues,
+        )
+    )
+    if dry_run:
+        print(made.job.script(), end="")
+        return
+    number = bad_input(made.submit)
+    runs = f"{len(made.job.runs)} runs, each " if array else ""
+    named = shlex.quote(str(folder))
+    print(
+        f"submitted job {number}: {runs}on {asked['nodes']} node{'s' * (asked['nodes'] > 1)}\n"
+        f"its script   {folder / SCRIPT}\n"
+        f"follow it    hvdclip status {named}; tail -f {named}/slurm-{number}*.out\n"
+        f"end it       hvdclip cancel {named}"
+    )
+
+
+@click.command("status")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
+def status_command(run: Path, requeue: bool) -> None:
+    """Tell what has become of a run, or of those of an array, from SLURM's queue and the heartbeats of the ranks."""
+    if requeue:
+        found = bad_input(lambda: status.status(RunDirectory(run)))
+        print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
+        sys.exit(0 if found.requeue else 1)
+    made = bad_input(lambda: submission.submitted(run))
+    if made is not None:
+        print(f"job {made.job}: {slurm.state(made.job) or 'not in the queue'}")
+    if made is not None and made.runs:
+        table = Table("run", "what has become of it")
+        for name in made.runs:
+            table.add_row(name, _state(run / name))
+        terminal.console().print(table)
+        return
+    if made is not None and not RunDirectory(run).exists():
+        print(_state(run))
+        return
+    found = bad_input(lambda: status.status(RunDirectory(run)))
+    print(found.text)
+    terminal.console().print(status.table(found.beats))
+
+
+@click.command("doctor")
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
+@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs are to be left.")
+def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Path) -> None:
+    """Look for what may be wrong with the installation, the launch and the cluster; with CONFIG with its data too.
+
+    Works alone and, as train, under horovodrun, mpirun and srun. Ends with 0 where all is well, else with 1.
+    """
+    from hvdclip.launch import doctor
+
+    checked = bad_input(lambda: load(config, overrides)) if config else None
+    comm = bad_input(launched)
+    findings: list[doctor.Finding] = []
+    console = terminal.console()
+
+    def examine() -> None:
+        for finding in doctor.examine(comm, run_dir, checked):
+            findings.append(finding)
+            if comm.rank == 0:
+                console.print(doctor.row(finding), soft_wrap=True)
+
+    with_ranks(comm, examine)
+    sys.exit(any(finding.advice for finding in findings))
+
+
+def _state(run: Path) -> str:
+    return status.status(RunDirectory(run)).text if RunDirectory(run).exists() else "has not begun"
+
+
+@click.command("cancel")
+@click.argument("run", type=click.Path(path_type=Path))
+def cancel_command(run: Path) -> None:
+    """Take a run's job out of SLURM's queue, whether it runs or waits; a rank that trains saves a checkpoint first."""
+    print(f"job {bad_input(lambda: _cancel(run))} has been cancelled")
+
+
+def _cancel(run: Path) -> str:
+    found = submission.submitted(run)
+    if found is None:
+        raise FileNotFoundError(f"{run} holds no job of hvdclip submit: there is no {submission.NUMBER} in it")
+    slurm.cancel(found.job)
+    return found.job

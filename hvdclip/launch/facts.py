@@ -1,0 +1,80 @@
+"""What a rank can tell of the machine that it is on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hvdclip.comm import Communicator
+
+SIOCGIFADDR = 0x8915
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Host, the cores that this rank may use, its threads, the GPUs that it sees and the one that is its own."""
+
+    rank: int
+    host: str
+    cores: tuple[int, ...]
+    threads: int
+    gpus: tuple[str, ...]
+    gpu: str | None
+    interfaces: tuple[str, ...]
+
+
+def facts(comm: Communicator) -> Facts:
+    gpus = visible_gpus()
+    return Facts(
+        rank=comm.rank,
+        host=socket.gethostname(),
+        cores=tuple(sorted(os.sched_getaffinity(0))),
+        threads=torch.get_num_threads(),
+        gpus=gpus,
+        gpu=gpus[comm.local_rank % len(gpus)] if gpus else None,
+        interfaces=tuple(_interfaces()),
+    )
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """As CUDA_VISIBLE_DEVICES names them, else their numbers; those that SLURM gives also where torch has no CUDA."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None and (torch.cuda.is_available() or "SLURM_JOB_GPUS" in os.environ):
+        return tuple(name for name in named.split(",") if name not in ("", "-1", "NoDevFiles"))
+    return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def sharing(everyone: list[Facts]) -> list[list[Facts]]:
+    """The ranks, several each time, that have one GPU of one host together."""
+    owners: dict[tuple[str, str], list[Facts]] = {}
+    for one in everyone:
+        if one.gpu is not None:
+            owners.setdefault((one.host, one.gpu), []).append(one)
+    return [ranks for ranks in owners.values() if len(ranks) > 1]
+
+
+def _interfaces() -> list[str]:
+    """The network interfaces with their IPv4 addresses and, where the kernel knows it, their speed in Mbit/s."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # it has no address
+                continue
+            found.append(f"{name} {socket.inet_ntoa(answer[20:24])}{_speed(name)}")
+    return found
+
+
+def _speed(interface: str) -> str:
+    try:
+        speed = int(Path("/sys/class/net", interface, "speed").read_text())
+    except (OSError, ValueError):
+        return ""
+    return f" {speed} Mbit/s" if speed > 0 else ""

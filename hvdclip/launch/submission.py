@@ -1,0 +1,108 @@
+"""A submission: configurations are checked, written into their run directories with the script, and handed to SLURM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import yaml
+
+from hvdclip import __version__, durable
+from hvdclip.config import Config, load
+from hvdclip.launch import slurm, sweep
+from hvdclip.launch.script import CONFIG, SCRIPT, Job, Resources, commit
+from hvdclip.training import resume
+from hvdclip.training.rundir import RunDirectory
+
+NUMBER = "job.json"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job and the configuration of each of its runs."""
+
+    job: Job
+    configs: Sequence[Config]
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.job.folder / run for run in self.job.runs] or [self.job.folder]
+
+    def submit(self) -> str:
+        """Write the script and the configurations, and make a job of them, whose number is returned.
+
+        ValueError where SLURM does not take it, FileExistsError where a run is alive or finished.
+        """
+        for folder, config in zip(self.folders, self.configs, strict=True):
+            if resume.look(RunDirectory(folder), config) is None:
+                raise FileExistsError(f"{folder} holds a run that is finished: choose another --run-dir")
+        text = self.job.script()
+        with NamedTemporaryFile("w", suffix=SCRIPT) as draft:
+            draft.write(text)
+            draft.flush()
+            slurm.check(Path(draft.name))
+        for folder, config in zip(self.folders, self.configs, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            resolved = yaml.safe_dump(config.resolved, sort_keys=False)
+            durable.write_text(folder / CONFIG, _commented(self.job.title) + resolved)
+        script = self.job.folder / SCRIPT
+        durable.write_text(script, text)
+        number = slurm.submit(script)
+        _note(self.job.folder, number, self.job.runs)
+        for place, run in enumerate(self.job.runs):
+            _note(self.job.folder / run, f"{number}_{place}")
+        return number
+
+
+def prepare(
+    config: Path,
+    overrides: Sequence[str],
+    folder: Path,
+    resources: Resources,
+    *,
+    array: bool = False,
+    at_once: int = 0,
+    site: str | None = None,
+    max_requeues: int = 20,
+) -> Submission:
+    """Check everything that can be checked before SLURM is asked; nothing is written."""
+    if "\n" in str(folder):
+        raise ValueError(f"--run-dir is {str(folder)!r}; allowed: a name of one line")
+    line = " ".join([str(config), *overrides]).replace("\n", " ")
+    title = f"Written by hvdclip submit {__version__}, {commit()}\nfor {line}"
+    job = Job(folder.absolute(), resources, title, site, max_requeues)
+    if not array:
+        return Submission(job, [load(config, overrides)])
+    runs = sweep.grid(overrides)
+    return Submission(
+        replace(job, runs=list(sweep.names(runs)), at_once=at_once), [load(config, chosen) for chosen in runs]
+    )
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a folder tells of the job that was made of it."""
+
+    job: str
+    runs: Sequence[str]
+
+
+def submitted(folder: Path) -> Submitted | None:
+    """None where no job was."""
+    try:
+        return Submitted(**json.loads((folder / NUMBER).read_text()))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError):
+        raise ValueError(f"{folder / NUMBER} is damaged") from None
+
+
+def _note(folder: Path, job: str, runs: Sequence[str] = ()) -> None:
+    durable.write_text(folder / NUMBER, json.dumps({"job": job, "runs": list(runs)}) + "\n")
+
+
+def _commented(text: str) -> str:
+    return "".join(f"# {line}\n" for line in text.splitlines())

@@ -1,0 +1,128 @@
+# shellcheck shell=bash
+# Sourced by the job scripts: a site's settings, the launch of the ranks, and what happens when time is up.
+#
+# Settings, from slurm/sites/$HVDCLIP_SITE.env (or the file that HVDCLIP_SITE names) or from the environment:
+#   HVDCLIP_MODULES        modules to load: those that were loaded when jobs/setup.sh ran
+#   HVDCLIP_LAUNCH         srun-pmix (default), srun-pmi2 or mpirun; `srun --mpi=list` shows what the cluster has
+#   HVDCLIP_SRUN           more options for srun, say --gpu-bind=closest
+#   HVDCLIP_NIC            network interface between nodes, for MPI, Gloo and NCCL; a wrong one hangs
+#   HVDCLIP_MAX_REQUEUES   how often a job that was stopped or has died is started again (20)
+#   HVDCLIP                the command (.venv/bin/hvdclip of the project)
+
+# what the job was submitted with, for another one that goes on with it
+arguments=("$@")
+# what stands before the command of each rank, and the options of srun, beside the site's
+inside=() srun_options=()
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+die() {
+  echo "hvdclip: $*" >&2
+  exit 2
+}
+
+load_site() {
+  local file=${HVDCLIP_SITE:-}
+  [[ -z $file || -f $file ]] || file=$project/slurm/sites/$file.env
+  if [[ -n $file ]]; then
+    [[ -f $file ]] || die "HVDCLIP_SITE is '$HVDCLIP_SITE'; allowed: a file, or one of $(site_names)"
+    # shellcheck disable=SC1090
+    source "$file"
+  fi
+  if [[ -n ${HVDCLIP_MODULES:-} ]]; then
+    # `module` is a function of the site's, which may not suit set -eu
+    set +eu
+    # shellcheck disable=SC2086
+    module load $HVDCLIP_MODULES || die "HVDCLIP_MODULES is '$HVDCLIP_MODULES', which module load refuses on $(hostname)"
+    set -eu
+  fi
+  if [[ -n ${HVDCLIP_NIC:-} ]]; then
+    export OMPI_MCA_btl_tcp_if_include=$HVDCLIP_NIC HOROVOD_GLOO_IFACE=$HVDCLIP_NIC NCCL_SOCKET_IFNAME=$HVDCLIP_NIC
+  fi
+  # srun does not take --cpus-per-task from the job since SLURM 22.05
+  export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
+  hvdclip=${HVDCLIP:-$project/.venv/bin/hvdclip}
+  [[ -x $hvdclip ]] || die "$hvdclip cannot be run on $(hostname): run jobs/setup.sh where the compute nodes see it"
+}
+
+site_names() {
+  local file
+  for file in "$project"/slurm/sites/*.env; do basename "$file" .env; done | xargs
+}
+
+# A command on all ranks of the job, in place of the shell that calls this.
+launch() {
+  case ${HVDCLIP_LAUNCH:-srun-pmix} in
+    srun-*)
+      local mpi=${HVDCLIP_LAUNCH:-srun-pmix}
+      # a rank that ends badly ends the others
+      # shellcheck disable=SC2086
+      exec srun --mpi="${mpi#srun-}" --kill-on-bad-exit=1 --wait=60 --unbuffered ${HVDCLIP_SRUN:-} "${srun_options[@]}" \
+        "${inside[@]}" "$@"
+      ;;
+    mpirun)
+      ((EUID > 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+      PATH=$(dirname "$hvdclip"):$PATH exec mpirun --bind-to none -np "$SLURM_NTASKS" "${inside[@]}" "$@"
+      ;;
+    *) die "HVDCLIP_LAUNCH is '$HVDCLIP_LAUNCH'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
+  esac
+}
+
+# train RUN CONFIG [key.path=value]...: train, or go on, in the run directory; and start the job again if that is due.
+train() {
+  local run=$1 ended=0 signalled=1
+  shift
+  load_site
+  echo "hvdclip: job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, started again ${SLURM_RESTART_COUNT:-0} times, $(date '+%F %T')"
+  (launch "${command:-$hvdclip}" train "$@" --run-dir "$run" --resume) &
+  local ranks=$!
+  # the batch shell is told that time is running out; srun and mpirun pass this on to the ranks
+  trap 'signalled=1; kill -USR2 "$ranks"' USR2
+  while ((signalled)); do
+    signalled=0
+    wait "$ranks" && ended=0 || ended=$?
+  done
+  trap '' USR2
+  ((ended == 0)) || start_again "$run"
+  exit "$ended"
+}
+
+# As train, with the run directory among the arguments; by default runs/NAME-ID of the job.
+train_by_arguments() {
+  local run=${HVDCLIP_RUN_DIR:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID} others=()
+  while (($#)); do
+    case $1 in
+      --run-dir) run=${2:?--run-dir needs a folder} && shift ;;
+      --run-dir=*) run=${1#*=} ;;
+      --resume) ;;
+      *) others+=("$1") ;;
+    esac
+    shift
+  done
+  train "$run" "${others[@]}"
+}
+
+# Puts the job back into the queue if the run has stopped or died and can go on.
+start_again() {
+  local run=$1 most=${HVDCLIP_MAX_REQUEUES:-20} before=$((${SLURM_RESTART_COUNT:-0} + ${HVDCLIP_RESTARTS:-0}))
+  "$hvdclip" status --requeue "$run" || return 0
+  if ((before >= most)); then
+    echo "hvdclip: not started again: it was $before times already (HVDCLIP_MAX_REQUEUES)" >&2
+  elif command -v scontrol >/dev/null; then
+    scontrol requeue "$SLURM_JOB_ID"
+    sleep 60 # until it is taken out of the nodes, so that no exit status comes before
+  else
+    # another job instead; this shell's copy of the script is still there
+    export HVDCLIP_RESTARTS=$((before + 1)) HVDCLIP_RUN_DIR=$run
+    sbatch --dependency="afterany:$SLURM_JOB_ID" --export=ALL "$0" "${arguments[@]}"
+  fi
+}
+
+# Has the ranks run the image's own hvdclip; the batch shell asks the project's what became of them.
+in_container() {
+  command=hvdclip
+  case $1 in
+    *.sif) inside=(apptainer exec --nv --bind "$PWD" "$1") ;;
+    *) srun_options+=(--container-image="$1" --container-mounts="$PWD:$PWD" --container-workdir="$PWD") ;;
+  esac
+}
