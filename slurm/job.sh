@@ -73,18 +73,30 @@ train() {
   local run=$1 ended=0 signalled=1
   shift
   load_site
+  mkdir -p "$run"
+  : >"$run/.attempt"
   echo "hvdclip: job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, started again ${SLURM_RESTART_COUNT:-0} times, $(date '+%F %T')"
   (launch "${command:-$hvdclip}" train "$@" --run-dir "$run" --resume) &
   local ranks=$!
-  # the batch shell is told that time is running out; srun and mpirun pass this on to the ranks
-  trap 'signalled=1; kill -USR2 "$ranks"' USR2
+  # SLURM tells the batch shell that time is running out
+  trap 'signalled=1; pass_on "$ranks" "$run" &' USR2
   while ((signalled)); do
     signalled=0
     wait "$ranks" && ended=0 || ended=$?
   done
   trap '' USR2
-  ((ended == 0)) || start_again "$run"
+  ((ended == 0)) || start_again "$run" "$ended"
   exit "$ended"
+}
+
+# Tells the ranks, by srun or mpirun, once they can hear it: while they are starting they would die of the signal.
+pass_on() {
+  local ranks=$1 run=$2
+  until [[ $run/heartbeats/rank-00000.json -nt $run/.attempt ]]; do
+    kill -0 "$ranks" 2>/dev/null || return 0
+    sleep 1
+  done
+  kill -USR2 "$ranks"
 }
 
 # As train, with the run directory among the arguments; by default runs/NAME-ID of the job.
@@ -104,8 +116,13 @@ train_by_arguments() {
 
 # Puts the job back into the queue if the run has stopped or died and can go on.
 start_again() {
-  local run=$1 most=${HVDCLIP_MAX_REQUEUES:-20} before=$((${SLURM_RESTART_COUNT:-0} + ${HVDCLIP_RESTARTS:-0}))
-  "$hvdclip" status --requeue "$run" || return 0
+  local run=$1 ended=$2 most=${HVDCLIP_MAX_REQUEUES:-20}
+  local before=$((${SLURM_RESTART_COUNT:-0} + ${HVDCLIP_RESTARTS:-0}))
+  if [[ ! -e $run/config.yaml ]] && ((ended > 128)); then
+    echo "hvdclip: requeue: killed by signal $((ended - 128)) before it had begun"
+  else
+    "$hvdclip" status --requeue "$run" || return 0
+  fi
   if ((before >= most)); then
     echo "hvdclip: not started again: it was $before times already (HVDCLIP_MAX_REQUEUES)" >&2
   elif command -v scontrol >/dev/null; then

@@ -29,7 +29,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 class SlurmCluster:
-    """A real SLURM on two emulated nodes; tests/slurmlab.sh tells how."""
+    """A real SLURM on four emulated nodes; tests/slurmlab.sh tells how.
+
+    Besides the default partition there are `low`, whose jobs give way to those of `high`.
+    """
 
     def __init__(self, shared: list[Path]) -> None:
         # names of its own, so that two test runs on one machine do not meet
@@ -42,31 +45,51 @@ class SlurmCluster:
             "PFX": f"t{os.getpid()}n",
             "SHARED": ":".join(str(folder) for folder in shared),
             "OMP_NUM_THREADS": "1",
+            "EXTRA_CONF": "\n".join(
+                [
+                    "PreemptType=preempt/partition_prio",
+                    "PreemptMode=REQUEUE",
+                    "PartitionName=low Nodes=ALL State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20",
+                    "PartitionName=high Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF",
+                ]
+            ),
         }
 
-    def run(self, *command: str, timeout: float = 120) -> str:
+    def run(self, *command: str, timeout: float = 120, status: int = 0) -> str:
         """Runs a command on the head node, in the project's folder, and returns what it printed."""
-        return self._lab("run", *command, timeout=timeout)
+        return self._lab("run", *command, timeout=timeout, status=status)
 
     def on_node(self, number: int, *command: str) -> str:
-        """Runs a command inside a node, 1 or 2."""
+        """Runs a command inside a node, counted from 1."""
         return self._lab("enter", str(number), *command)
 
     def link(self, number: int, state: str) -> None:
         """Cuts a node off ("down") or joins it again ("up")."""
         self._lab("link", str(number), state)
 
+    def crash(self, number: int) -> None:
+        """Every process of a node dies at once, and nothing is said on the wire."""
+        self._lab("crash", str(number))
+
+    def boot(self, number: int) -> None:
+        """Starts a node that has crashed, and waits until SLURM has it back."""
+        self._lab("boot", str(number))
+        self.run("bash", "-c", f"until [[ $(sinfo -hNn {self.node(number)} -o %t) == idle* ]]; do sleep 0.5; done")
+
+    def node(self, number: int) -> str:
+        return f"{self.env['PFX']}{number}"
+
     def start(self) -> None:
-        """Boots both nodes."""
+        """Boots all nodes."""
         self.state.mkdir()
-        self._lab("up", "2")
+        self._lab("up", "4")
 
     def stop(self) -> None:
         """Ends the cluster and whatever still runs on it."""
         self._lab("down")
         shutil.rmtree(self.state)
 
-    def _lab(self, *arguments: str, timeout: float = 120) -> str:
+    def _lab(self, *arguments: str, timeout: float = 120, status: int = 0) -> str:
         # a file, because the cluster's daemons would hold a pipe open
         with (self.state / "answer").open("w+") as answer:
             done = subprocess.run(
@@ -80,7 +103,7 @@ class SlurmCluster:
             )
             answer.seek(0)
             text = answer.read()
-        assert done.returncode == 0, f"slurmlab.sh {' '.join(arguments)}: exit status {done.returncode}\n{text}"
+        assert done.returncode == status, f"slurmlab.sh {' '.join(arguments)}: exit status {done.returncode}\n{text}"
         return text
 
 
@@ -99,7 +122,7 @@ def _no_cluster_because() -> str | None:
 
 @pytest.fixture(scope="session")
 def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    """A running cluster of two nodes, both of which see the project and pytest's temporary folder."""
+    """A running cluster of four nodes, all of which see the project and pytest's temporary folder."""
     if reason := _no_cluster_because():
         pytest.skip(reason)
     cluster = SlurmCluster([tmp_path_factory.getbasetemp(), PROJECT])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 from hvdclip.comm.base import Communicator
@@ -74,6 +75,11 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
             f"srun started {ranks} tasks without MPI support, so each would train alone: use srun --mpi=pmix "
             "(srun --mpi=list shows what this cluster has)"
         )
+    if variable == "OMPI_COMM_WORLD_SIZE" and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and _below_mpirun():
+        raise RuntimeError(
+            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} times mpirun, each a world of its own: use one srun "
+            "--mpi=pmix, or one mpirun"
+        )
     library = "Horovod" if backend == "horovod" else backend
     try:
         comm = _start(backend, process_sets, fusion)
@@ -89,6 +95,31 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
             f"{library}'s MPI do not fit together"
         )
     return comm
+
+
+def _below_mpirun() -> bool:
+    """Whether mpirun itself has started this process, and not one of its daemons, which srun starts on other nodes."""
+    return any(name in ("mpirun", "mpiexec", "prterun", "orterun") for name in map(_name, ancestors(os.getpid())))
+
+
+def ancestors(pid: int) -> list[int]:
+    """The processes that have started this one, the nearest first."""
+    found = []
+    while pid > 1:
+        try:
+            # the second field, the program's name in parentheses, may hold spaces
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            break
+        found.append(pid)
+    return found
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def check_elastic(backend: Backend) -> None:

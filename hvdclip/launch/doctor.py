@@ -158,16 +158,16 @@ def _folder(comm: Communicator, run: Path) -> Iterator[Finding]:
 
 def _data(comm: Communicator, config: Config) -> Finding:
     """The checksum of the data on every host."""
+    mine, mistake = "", ""
     try:
-        what, value = Job(config, comm).read
-        mine, mistake = (what, str(value)), ""
+        mine = str(Job(config, comm).read[1])
     except (ValueError, OSError) as error:
-        mine, mistake = ("data", "not read"), in_words(error)
+        mistake = in_words(error)
     everyone = comm.gather((socket.gethostname(), mine, mistake))
     wrong = dict.fromkeys(f"{host}: {said}" for host, _, said in everyone if said)
     if wrong:
-        return Finding("data", "not read", "; ".join(wrong))
-    found = {host: value for host, (_, value), _ in everyone}
+        return Finding(f"data of {config.data['name']}", "not read", "; ".join(wrong))
+    found = {host: value for host, value, _ in everyone}
     alike = len(set(found.values())) == 1
-    text = everyone[0][1][1][:40] if alike else "; ".join(f"{host}: {value[:40]}" for host, value in found.items())
-    return Finding(everyone[0][1][0], text, "" if alike else "hosts differ: copy the data anew")
+    text = mine[:40] if alike else "; ".join(f"{host}: {value[:40]}" for host, value in found.items())
+    return Finding(f"data of {config.data['name']}", text, "" if alike else "hosts differ: copy the data anew")

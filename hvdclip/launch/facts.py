@@ -45,7 +45,7 @@ def facts(comm: Communicator) -> Facts:
 def visible_gpus() -> tuple[str, ...]:
     """As CUDA_VISIBLE_DEVICES names them, else their numbers; those that SLURM gives also where torch has no CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None and (torch.cuda.is_available() or "SLURM_JOB_GPUS" in os.environ):
+    if named is not None and (torch.cuda.is_available() or "SLURM_GPUS_ON_NODE" in os.environ):
         return tuple(name for name in named.split(",") if name not in ("", "-1", "NoDevFiles"))
     return tuple(map(str, range(torch.cuda.device_count())))
 

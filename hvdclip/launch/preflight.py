@@ -22,11 +22,12 @@ def preflight(config: Config, comm: Communicator) -> None:
 
 
 def check_tasks(comm: Communicator) -> None:
-    """ValueError where SLURM's job is of another number of tasks than there are ranks."""
+    """ValueError where SLURM's job is of more tasks than there are ranks."""
     tasks = os.environ.get("SLURM_NTASKS", "")
-    differing = comm.gather(int(tasks) if tasks.isdigit() else comm.size)
-    if any(number != comm.size for number in differing):
+    # those that mpirun has started on other nodes see fewer: its daemons there are tasks of their own
+    most = max(comm.gather(int(tasks) if tasks.isdigit() else 0))
+    if most > comm.size:
         raise ValueError(
-            f"SLURM_NTASKS is {max(differing)}, but the world has {comm.size} rank{'s' * (comm.size > 1)}: start all "
+            f"SLURM_NTASKS is {most}, but the world has {comm.size} rank{'s' * (comm.size > 1)}: start all "
             "by one srun --mpi=pmix or mpirun, never by srun mpirun; or unset SLURM_NTASKS if so many are meant"
         )

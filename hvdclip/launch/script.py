@@ -15,7 +15,7 @@ import hvdclip
 PROJECT = Path(hvdclip.__file__).parent.parent
 LIBRARY = PROJECT / "slurm/job.sh"
 SITES = PROJECT / "slurm/sites"
-# The ranks are told to stop so many seconds before the time is over, or at half of it where that is sooner.
+# The ranks are told to stop so many seconds before the time is over, or when a quarter of it is left where that is later.
 AHEAD_S = 120
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
@@ -42,7 +42,7 @@ class Resources:
             )
 
     def options(self) -> Iterator[str]:
-        ahead = AHEAD_S if self.time is None else min(AHEAD_S, seconds(self.time) // 2)
+        ahead = AHEAD_S if self.time is None else min(AHEAD_S, seconds(self.time) // 4)
         yield f"--nodes={self.nodes}"
         for name in ("ntasks_per_node", "gpus_per_node", "cpus_per_task", "time", "partition", "account"):
             if (value := getattr(self, name)) is not None:

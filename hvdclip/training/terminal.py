@@ -10,6 +10,7 @@ from typing import TextIO
 from rich.console import Console
 
 from hvdclip.comm import announced_ranks
+from hvdclip.comm.environment import ancestors
 
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "horovodrun")
 
@@ -22,7 +23,7 @@ def terminal() -> TextIO | None:
     """
     if announced_ranks()[1] == "":
         return sys.stdout if sys.stdout.isatty() else None
-    launchers = [pid for pid in _ancestors(os.getpid()) if _is_launcher(pid)]
+    launchers = [pid for pid in ancestors(os.getpid()) if _is_launcher(pid)]
     if not launchers:
         return None
     try:
@@ -39,18 +40,6 @@ def console() -> Console:
     # a terminal that tells no size says 0
     width = (os.get_terminal_size(screen.fileno()).columns or 80) if screen else 160
     return Console(file=screen or sys.stdout, force_terminal=screen is not None, width=width, highlight=False)
-
-
-def _ancestors(pid: int) -> list[int]:
-    found = []
-    while pid > 1:
-        try:
-            # the second field, the program's name in parentheses, may hold spaces
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            break
-        found.append(pid)
-    return found
 
 
 def _is_launcher(pid: int) -> bool:
