@@ -18,10 +18,10 @@ from rich.table import Column, Table
 from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
-from hvdclip.comm.environment import check_elastic, launched
+from hvdclip.comm.environment import check_elastic, launched, leave_stalls_to_the_watch
 from hvdclip.config import Config, check, load
 from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
-from hvdclip.launch.command import cancel_command, doctor_command, status_command, submit_command
+from hvdclip.launch.command import cancel_command, data_command, doctor_command, status_command, submit_command
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.training import status, terminal
@@ -42,7 +42,7 @@ def main() -> None:
     """
 
 
-for command in (bench, submit_command, status_command, cancel_command, doctor_command):
+for command in (bench, submit_command, status_command, cancel_command, data_command, doctor_command):
     main.add_command(command)
 
 
@@ -59,6 +59,7 @@ def train_command(
     """Train the job of a YAML file on the ranks that the launcher started."""
     checked = bad_input(lambda: load(config, overrides))
     directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
+    leave_stalls_to_the_watch()
     if elastic:
         _train_elastic(ElasticRun(checked, directory, overwrite, resume))
         return

@@ -53,6 +53,11 @@ class Train(Section):
     weighted: bool = Field(False, description="weight each rank in every mean by the number of its training samples")
     nonmono: int = Field(5, ge=1, description="evaluations that NT-ASGD looks back")
     loss: str = Field("cross_entropy", description="for data of one's own: a function of torch.nn.functional")
+    stage: str | None = Field(
+        None,
+        description="folder of each node's own disk to which the data are copied first; $SLURM_TMPDIR and the like are "
+        "filled in",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
 
     @model_validator(mode="after")

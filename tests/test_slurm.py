@@ -53,7 +53,13 @@ def submit_endless(cluster: SlurmCluster, folder: Path, *arguments: str) -> tupl
     """Submits a run by the template that does not end by itself; its job, and its ranks' beats once they train."""
     job = cluster.run(
         *("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"),
-        *(f"--output={folder}/job.out", "slurm/train.sbatch", "configs/quadratics.yaml", "train.steps=10000000"),
+        *(
+            "--export=ALL,HVDCLIP_MAX_REQUEUES=0",
+            f"--output={folder}/job.out",
+            "slurm/train.sbatch",
+            "configs/quadratics.yaml",
+            "train.steps=10000000",
+        ),
         *("train.evaluate_every_steps=10000000", *arguments, "--run-dir", str(folder / "run")),
     ).strip()
     deadline = time.monotonic() + 60

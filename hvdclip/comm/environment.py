@@ -122,6 +122,11 @@ def _name(pid: int) -> str:
         return ""
 
 
+def leave_stalls_to_the_watch() -> None:
+    """Before Horovod starts: its own check knows no rounds, and would warn of ranks that take their I steps."""
+    os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
+
+
 def check_elastic(backend: Backend) -> None:
     """RuntimeError or ValueError where ranks cannot come and go."""
     if os.environ.get("HOROVOD_ELASTIC") != "1":

@@ -1,7 +1,8 @@
-"""hvdclip submit, status, cancel and doctor."""
+"""hvdclip submit, status, cancel, data and doctor."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from hvdclip.comm.environment import launched
 from hvdclip.config import load
+from hvdclip.data import sources
 from hvdclip.endings import bad_input, with_ranks
 from hvdclip.launch import slurm, submission
 from hvdclip.launch.script import SCRIPT, Resources
@@ -103,6 +105,22 @@ def status_command(run: Path, requeue: bool) -> None:
     found = bad_input(lambda: status.status(RunDirectory(run)))
     print(found.text)
     terminal.console().print(status.table(found.beats))
+
+
+@click.command("data")
+@click.argument("name")
+@click.option("--root", type=click.Path(path_type=Path), help="Default: the folder that HVDCLIP_DATA names, else data.")
+@click.option("--from", "mirror", metavar="URL", help="Another place that has the files, by the paths below the root.")
+def data_command(name: str, root: Path | None, mirror: str | None) -> None:
+    """Fetch a9a, mnist, mushrooms, ptb or wikitext-2.
+
+    Meant for a login node, since compute nodes rarely see the world.
+    """
+    place = root or Path(os.environ.get("HVDCLIP_DATA", "data"))
+    said = sources.fetch(name, place, mirror)
+    while (line := bad_input(lambda: next(said, None))) is not None:
+        print(line)
+    print(f"train with HVDCLIP_DATA={shlex.quote(str(place.absolute()))}, or data.root")
 
 
 @click.command("doctor")

@@ -15,7 +15,7 @@ import hvdclip
 PROJECT = Path(hvdclip.__file__).parent.parent
 LIBRARY = PROJECT / "slurm/job.sh"
 SITES = PROJECT / "slurm/sites"
-# The ranks are told to stop so many seconds before the time is over, or when a quarter of it is left where that is later.
+# The ranks are told to stop so many seconds before the time is over, or when a quarter is left, if that is later.
 AHEAD_S = 120
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 

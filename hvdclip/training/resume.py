@@ -20,7 +20,10 @@ from hvdclip.training.rundir import METRICS, RunDirectory
 from hvdclip.training.state import restore, restore_elsewhere
 
 # what may be changed: how long, how often it is saved, what is written beside, how long ranks wait for each other
-HARMLESS = ("train.steps", "train.epochs", "checkpoint.", "log.tensorboard", "comm.timeout", "comm.share_gpus")
+HARMLESS = (
+    *("train.steps", "train.epochs", "train.stage", "checkpoint.", "log.tensorboard"),
+    *("comm.timeout", "comm.share_gpus"),
+)
 
 
 @dataclass

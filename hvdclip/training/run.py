@@ -7,6 +7,7 @@ from hvdclip.comm import Communicator
 from hvdclip.config import Config
 from hvdclip.endings import complain, together
 from hvdclip.launch.preflight import preflight
+from hvdclip.launch.staging import stage
 from hvdclip.training import resume
 from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
@@ -32,6 +33,8 @@ class Run:
             if found is None:
                 return
             together(comm, lambda: preflight(self.config, comm))
+            together(comm, lambda: stage(self.config, comm))
+            comm.gather(None)  # until every node has its copy
             job = together(comm, lambda: Job(self.config, comm))
             trainer = together(comm, lambda: Trainer(job))
             together(comm, lambda: self._load(trainer, found))

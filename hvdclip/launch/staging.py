@@ -1,0 +1,35 @@
+"""Data on a node's own disk, to which they are copied before training, once a node."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hvdclip.comm import Communicator
+from hvdclip.config import Config
+from hvdclip.data.folder import data_folder
+from hvdclip.data.sources import SOURCES, copy
+
+
+def stage(config: Config, comm: Communicator) -> None:
+    """Have this rank read the data from its node's disk, to which the node's first rank copies them.
+
+    ValueError where `train.stage` names a variable that is not set, or the data are not files below data.root.
+    """
+    if config.train.stage is None:
+        return
+    disk = os.path.expandvars(config.train.stage)
+    if "$" in disk:
+        raise ValueError(f"train.stage is {config.train.stage!r}, of which a variable is not set on this host")
+    name = str(config.data.get("file", config.data["name"]))
+    if name in SOURCES:
+        paths = [source.path for source in SOURCES[name]]
+    elif "file" in config.data:
+        paths = [f"libsvm/{name}"]
+    else:
+        raise ValueError(f"train.stage is {disk!r}, but {name} reads no files below data.root; allowed: none")
+    root = data_folder(config.data.get("root"), name)
+    paths = [path if (root / path).exists() else path.removesuffix(".gz") for path in paths]
+    if comm.local_rank == 0:
+        copy(root, Path(disk), paths)
+    config.data["root"] = disk
