@@ -22,6 +22,7 @@ from hvdclip.comm.environment import check_elastic, launched, leave_stalls_to_th
 from hvdclip.config import Config, check, load
 from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.launch.command import cancel_command, data_command, doctor_command, status_command, submit_command
+from hvdclip.launch.submission import submitted
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.training import status, terminal
@@ -256,15 +257,29 @@ def _numbers(option: str, text: str) -> list[int]:
     "--out", type=click.Path(path_type=Path), help="Folder of the pictures. Default: plots/ in the first run."
 )
 def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Compare finished runs: a table, and curves as PNG and SVG."""
+    """Compare finished runs: a table, and curves as PNG and SVG; of a sweep all that are done."""
     from hvdclip.report import plot, table
     from hvdclip.report import runs as reading
 
+    runs = bad_input(lambda: tuple(member for run in runs for member in _members(run)))
     read = bad_input(lambda: reading.read(runs))
     console = terminal.console()
     console.print(table.table(read))
     for file in plot.plot(read, out or runs[0] / "plots"):
         console.print(f"picture: {file}", soft_wrap=True)
+
+
+def _members(run: Path) -> list[Path]:
+    """The run, or the members of a sweep that are done."""
+    made = submitted(run)
+    if made is None or not made.runs:
+        return [run]
+    done = [name for name in made.runs if RunDirectory(run / name).is_done()]
+    if not done:
+        raise ValueError(f"{run} is a sweep of which no run is done")
+    if left := [name for name in made.runs if name not in done]:
+        complain(f"{run}: left out, since not done: {', '.join(left)}")
+    return [run / name for name in done]
 
 
 def _unit(field: FieldInfo) -> str:

@@ -131,7 +131,7 @@ def test_no_name_becomes_code(slurm_cluster, tmp_path, name):
 @pytest.mark.ranks
 def test_a_sweep_goes_on_without_its_failing_member(slurm_cluster, tmp_path):
     folder = tmp_path / "sweep"
-    grid = ["algorithm.interval=1,4,8", "algorithm.lr=0.001,1e30"]
+    grid = ["algorithm.interval=1,4,8", "algorithm.lr=0.001,1e300", "algorithm.gamma=1e300"]
     job = submit(slurm_cluster, *QUADRATICS, *grid, "--array", "--at-once=2", f"--run-dir={folder}")
     deadline, most, found = time.monotonic() + 150, 0, [""]
     while not all(state in GONE for state in found):
@@ -147,8 +147,9 @@ def test_a_sweep_goes_on_without_its_failing_member(slurm_cluster, tmp_path):
     for run in runs:
         line = next(line for line in said.splitlines() if run in line)
         assert ("done at step 40" if "lr=0.001" in run else "failed: ") in line, said
-    fine = [str(folder / run) for run in runs if "lr=0.001" in run]
-    assert "0-interval=1-lr=0.001" in slurm_cluster.run("hvdclip", "plot", *fine, "--out", str(tmp_path / "plots"))
+    said = slurm_cluster.run("hvdclip", "plot", str(folder), "--out", str(tmp_path / "plots"))
+    assert "left out, since not done: 1-interval=1-lr=1e300, 3-" in said and "comparison.png" in said
+    assert all(f"I = {interval}" in said or f"interval={interval}" in said for interval in (1, 4, 8)), said
 
 
 @pytest.mark.slow
@@ -186,14 +187,17 @@ def test_cancel_takes_a_job_out_for_good(slurm_cluster, tmp_path):
             "srun -n2 -N1 --gpus-per-node=1 hvdclip train {job}",
             "ranks 0, 1 on .* would share GPU 0 of 1; start as many",
         ),
-        ("salloc -n4 mpirun -np 2 hvdclip train {job}", "SLURM_NTASKS is 4, but the world has 2 ranks: start all"),
+        (
+            "sbatch -W -o {log} -N1 -n4 --wrap 'mpirun -np 2 hvdclip train {job}' >{log}.id; cat {log}; false",
+            "SLURM_NTASKS is 4, but the world has 2 ranks: start all",
+        ),
         ("hvdclip submit {job} --partition=nowhere", "sbatch refuses: invalid partition specified: nowhere"),
         ("hvdclip submit {job} --nodes=99", "sbatch refuses: .*"),
         ("hvdclip submit configs/quadratics.yaml --run-dir=/proc/none", "/proc/none: No such file or directory"),
     ],
 )
 def test_wrong_launches_are_one_clear_line(slurm_cluster, tmp_path, launch, said):
-    line = launch.format(job=f"configs/quadratics.yaml --run-dir={tmp_path / 'run'}")
+    line = launch.format(job=f"configs/quadratics.yaml --run-dir={tmp_path / 'run'}", log=tmp_path / "log")
     done = slurm_cluster.run(
         "bash", "-c", f"OMPI_MCA_rmaps_default_mapping_policy=:oversubscribe {line} 2>&1; echo status $?"
     )

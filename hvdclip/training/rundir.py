@@ -110,6 +110,10 @@ class RunDirectory:
     def is_finished(self) -> bool:
         return (self.path / SUMMARY).exists()
 
+    def is_done(self) -> bool:
+        """Whether it has come to its end, and not failed or stopped."""
+        return self.is_finished() and self.summary().get("exit") == "done"
+
     def summary(self) -> dict[str, Any]:
         """summary.json; FileNotFoundError, saying so, where the run has not ended."""
         file = self.path / SUMMARY
