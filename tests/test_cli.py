@@ -1,6 +1,7 @@
 """The hvdclip command, alone and on real ranks: what it prints, writes and refuses."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from launch import run_ranks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hvdclip.cli import main
 
@@ -119,6 +121,28 @@ def test_plot_prints_the_table_and_draws_both_runs(runs, tmp_path):
 def test_tensorboard_files_if_asked_for(tmp_path):
     train(tmp_path, "train.steps=8", "log.tensorboard=true")
     assert [file.name.partition(".")[0] for file in (tmp_path / "tensorboard").iterdir()] == ["events"]
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
+    arguments = ["configs/quadratics.yaml", "train.steps=20", "train.evaluate_every_steps=20", "log.tensorboard=true"]
+    arguments += ["checkpoint.every_steps=8", "--run-dir", str(tmp_path / "run")]
+    assert CliRunner().invoke(main, ["train", *arguments]).exit_code == 0
+    (tmp_path / "run/summary.json").unlink()
+    resumed = CliRunner().invoke(main, ["train", *arguments, "--resume"])
+    assert resumed.exit_code == 0 and "goes on from step 16" in resumed.output
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    assert [scalar.step for scalar in events.Scalars("train/loss")] == [4, 8, 12, 16, 20]
+
+
+def test_tensorboard_on_a_full_disk_ends_no_training(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    arguments = ["configs/quadratics.yaml", "train.steps=20", "log.tensorboard=true"]
+    done = CliRunner().invoke(main, ["train", *arguments, "--run-dir", str(tmp_path / "run")])
+    assert done.exit_code == 0 and done.output.count("TensorBoard's file: [Errno 28] No space left") == 1
 
 
 @pytest.mark.slow

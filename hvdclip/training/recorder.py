@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,19 @@ class FileRecorder(Recorder):
     def summary(self, summary: dict[str, Any]) -> None:
         self.run.write_summary(summary)
         if self.board is not None:
-            self.board.close()
+            with suppress(OSError):
+                self.board.close()
 
     def _scalars(self, prefix: str, row: dict[str, Any], keys: tuple[str, ...]) -> None:
         if self.board is None:
             return
-        for key in keys:
-            if row.get(key) is not None:
-                self.board.add_scalar(f"{prefix}/{key}", row[key], row["step"])
+        try:
+            for key in keys:
+                if row.get(key) is not None:
+                    self.board.add_scalar(f"{prefix}/{key}", row[key], row["step"])
+        except OSError as error:
+            self.board = None  # its file may end in half a record
+            self.say(f"TensorBoard's file: {in_words(error)}; nothing more is written into it, training goes on")
 
 
 def _board(run: RunDirectory, step: int | None) -> Any:
