@@ -16,7 +16,7 @@ from hvdclip.training.rundir import METRICS, RunDirectory
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.ranks, pytest.mark.timeout(400)]
 
 GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-STEPS = 200
+STEPS = 120
 PACED = f"""
 algorithm: {{name: celgc, lr: 0.05, gamma: 0.02, interval: 4, momentum: 0.5}}
 model: paced:build
@@ -79,7 +79,7 @@ class Submitted:
 
 @pytest.mark.parametrize(("nodes", "tasks"), [(2, 1), (4, 2)])
 def test_a_submitted_job_is_the_same_as_under_mpirun(slurm_cluster, tmp_path, nodes, tasks):
-    small = ["model.hidden=16", "train.steps=24", "train.evaluate_every_steps=24", "data.evaluation_columns=600"]
+    small = ["model.hidden=16", "train.steps=16", "train.evaluate_every_steps=16", "data.evaluation_columns=600"]
     said = slurm_cluster.run(
         *("hvdclip", "submit", "configs/quickstart.yaml", *small, f"--nodes={nodes}", f"--ntasks-per-node={tasks}"),
         *("--cpus-per-task=1", f"--run-dir={tmp_path / 'slurm'}"),
@@ -106,21 +106,21 @@ def test_a_submitted_job_is_the_same_as_under_mpirun(slurm_cluster, tmp_path, no
 
 
 def test_a_job_whose_time_is_over_is_put_back(slurm_cluster, paced):
-    job = Submitted(slurm_cluster, paced, "limit", "--time=1", pace=0.25)
+    job = Submitted(slurm_cluster, paced, "limit", "--time=1", pace=0.4)
     job.ends_undisturbed(250)
     assert "stopped by SIGUSR2 on all 2 ranks at step" in job.log and "goes on from step" in job.log
 
 
 def test_a_signal_to_the_ranks_puts_the_job_back(slurm_cluster, paced):
     job = Submitted(slurm_cluster, paced, "signal", pace=0.1)
-    job.until_step(40)
+    job.until_step(24)
     slurm_cluster.run("scancel", "--signal=USR2", job.job)
     job.ends_undisturbed(120)
 
 
 def test_a_job_of_more_priority_puts_it_back(slurm_cluster, paced):
     job = Submitted(slurm_cluster, paced, "preempted", "--partition=low", pace=0.1)
-    job.until_step(40)
+    job.until_step(24)
     slurm_cluster.run("srun", "--partition=high", "--nodes=4", "--exclusive", "sleep", "1", timeout=60)
     job.ends_undisturbed(120)
     assert "stopped by SIGTERM" in job.log or "stopped by SIGUSR2" in job.log, job.log
@@ -128,7 +128,7 @@ def test_a_job_of_more_priority_puts_it_back(slurm_cluster, paced):
 
 def test_a_node_that_crashes_is_replaced(slurm_cluster, paced):
     job = Submitted(slurm_cluster, paced, "crash", "comm.timeout=6", pace=0.1)
-    lost = int(job.until_step(40)[1].host[-1])
+    lost = int(job.until_step(24)[1].host[-1])
     slurm_cluster.crash(lost)
     try:
         slurm_cluster.run("scontrol", "update", f"nodename={slurm_cluster.node(lost)}", "state=down", "reason=crash")
@@ -139,7 +139,7 @@ def test_a_node_that_crashes_is_replaced(slurm_cluster, paced):
 
 def test_a_cut_link_puts_the_job_back(slurm_cluster, paced):
     job = Submitted(slurm_cluster, paced, "link", "comm.timeout=5", pace=0.1)
-    beats = job.until_step(40)
+    beats = job.until_step(24)
     lost = int(beats[1].host[-1])
     slurm_cluster.link(lost, "down")
     try:
@@ -156,7 +156,7 @@ def test_a_cut_link_puts_the_job_back(slurm_cluster, paced):
 
 def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, tmp_path):
     job = Submitted(slurm_cluster, paced, "once", "--max-requeues=0", pace=0.1)
-    job.until_step(40)
+    job.until_step(24)
     slurm_cluster.run("scancel", "--signal=USR2", job.job)
     ended = job.wait(60)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "75:0")
@@ -166,7 +166,7 @@ def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, 
         'scontrol() { false; }; unset -f scontrol\ncommand() { [[ $2 != scontrol ]] && builtin command "$@"; }\n'
     )
     chained = Submitted(slurm_cluster, paced, "chain", f"--site={tmp_path / 'none.env'}", pace=0.1)
-    chained.until_step(40)
+    chained.until_step(24)
     slurm_cluster.run("scancel", "--signal=USR2", chained.job)
     chained.wait(60)
     following = re.findall(r"Submitted batch job (\d+)", chained.log)[0]
