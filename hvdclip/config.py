@@ -161,7 +161,7 @@ READ_AS: dict[str | None, type[Section]] = {
 
 SECTIONS: dict[str, str] = {
     "algorithm": "the method by name and its settings (hvdclip algorithms)",
-    "model": "awd_lstm, lstm, mlp or point and its settings, or my.module:build",
+    "model": "awd_lstm, lstm, cnn, mlp, resnet or point and its settings, or my.module:build",
     "data": "a text, labelled rows, a problem with a known answer, or my.module:loaders",
     "train": "how long, seed, schedule",
     "checkpoint": "how often the run is saved, so that it can be resumed",
@@ -357,7 +357,8 @@ def _named(
 def _check_pair(model: str | None, source: str | None, mistakes: list[str]) -> None:
     """Texts are for language models, problems for a point; what is of one's own may go with anything of one's own."""
     fitting = None
-    for group, names in ((PROBLEMS, {"point"}), (data.LABELLED, {"mlp"}), (data.CORPORA, set(models.LANGUAGE))):
+    pairs = ((PROBLEMS, {"point"}), (data.LABELLED, set(models.ROWS)), (data.CORPORA, set(models.LANGUAGE)))
+    for group, names in pairs:
         fitting = names if source in group else fitting
     if fitting and model in models.MODELS and model not in fitting:
         mistakes.append(f"model.name is {model!r}; allowed with data {source}: {', '.join(sorted(fitting))}")

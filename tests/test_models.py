@@ -4,6 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hvdclip import models
+from hvdclip.models.resnet import Block
 
 SMALL = {"embedding": 6, "hidden": 8, "layers": 3}
 NO_DROPOUT = {
@@ -254,7 +255,7 @@ def test_loss_falls_on_a_repeated_text(name):
 
 
 def test_unknown_model_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown model 'gru': choose from awd_lstm, lstm"):
+    with pytest.raises(ValueError, match="unknown model 'gru': choose from awd_lstm, cnn, lstm"):
         models.build("gru", VOCABULARY)
 
 
@@ -275,3 +276,34 @@ def test_unknown_model_lists_the_known_ones():
 def test_settings_out_of_range_are_named(name, settings, message):
     with pytest.raises(ValueError, match=message):
         models.build(name, VOCABULARY, **settings)
+
+
+@pytest.mark.parametrize(("depth", "count"), [(20, 269_722), (32, 464_154), (56, 853_018), (110, 1_727_962)])
+def test_resnets_have_the_papers_number_of_parameters(depth, count):
+    """With shortcuts of option A, for 10 classes of images of three channels."""
+    with torch.device("meta"):
+        resnet = models.build("resnet", features=3 * 32 * 32, classes=10, depth=depth)
+    assert sum(parameter.numel() for parameter in resnet.parameters()) == count
+
+
+def test_a_shortcut_is_every_second_pixel_between_channels_of_zeros():
+    block = Block(16, 32).eval()
+    torch.nn.init.zeros_(block.norm2.weight)  # the inner branch is then silent
+    images = torch.rand(2, 16, 8, 8)
+    found = block(images)
+    assert torch.equal(found[:, 8:24], images[:, :, ::2, ::2])
+    assert not found[:, :8].any() and not found[:, 24:].any()
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+@pytest.mark.parametrize("features", [784, 3072])
+def test_rows_of_pixels_become_logits(name, features):
+    sizes = {"depth": 8} if name == "resnet" else {}
+    assert models.build(name, features=features, classes=7, **sizes)(torch.rand(3, features)).shape == (3, 7)
+
+
+def test_what_is_no_image_or_no_depth_is_refused():
+    with pytest.raises(ValueError, match=r"the data have 10 features, so are no images; allowed: 784 \(1 x 28"):
+        models.build("cnn", features=10, classes=2)
+    with pytest.raises(ValueError, match=r"depth is 21; allowed: 6n \+ 2, as 20, 32, 44, 56 and 110"):
+        models.build("resnet", features=784, classes=2, depth=21)

@@ -2,7 +2,7 @@
 
 A language model is called as `model(tokens, state) -> (logits, state, penalty)`: tokens (time, batch) int64, logits
 (time, batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the state of
-zeros. An mlp classifies labelled rows. A point is the model of a problem: one vector `model.x`.
+zeros. An mlp, a cnn and a resnet classify labelled rows. A point is the model of a problem: one vector `model.x`.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from .awd_lstm import AWDLSTM
+from .cnn import CNN
 from .lstm import LSTM
 from .mlp import MLP
 from .point import Point
+from .resnet import ResNet
 
 LANGUAGE: dict[str, Callable[..., nn.Module]] = {"awd_lstm": AWDLSTM, "lstm": LSTM}
-MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | {"mlp": MLP, "point": Point}
+ROWS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "mlp": MLP, "resnet": ResNet}
+MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | ROWS | {"point": Point}
 
 
 def build(name: str, *arguments: Any, **settings: Any) -> nn.Module:
