@@ -71,14 +71,16 @@ def train_command(
 
 
 def _train_elastic(run: ElasticRun) -> None:
-    bad_input(lambda: check_elastic(run.config.comm.backend))
+    settings = run.config.algorithm
+    bad_input(lambda: check_elastic(run.config.comm.backend, settings.get("node_interval")))
     from hvdclip.comm import elastic
 
     def train(comm: Communicator, hosts: elastic.Hosts) -> None:
-        run.hosts, watch = hosts, Watch(comm, run.config.comm.timeout)
+        run.hosts, run.watch = hosts, Watch(comm, run.config.comm.timeout, run.watch)
+        watch = run.watch
         with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
 
-    elastic.with_changing_ranks(train)
+    elastic.with_changing_ranks(train, fusion=settings["name"] != "bucket_clip")
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:

@@ -25,8 +25,14 @@ load_site() {
   [[ -z $file || -f $file ]] || file=$project/slurm/sites/$file.env
   if [[ -n $file ]]; then
     [[ -f $file ]] || die "HVDCLIP_SITE is '$HVDCLIP_SITE'; allowed: a file, or one of $(site_names)"
+    local most=${HVDCLIP_MAX_REQUEUES:-}
+    # exported, for a shell that is started in the job
+    set -a
     # shellcheck disable=SC1090
     source "$file"
+    set +a
+    # what the job was submitted with goes before what the site says
+    [[ -z $most ]] || HVDCLIP_MAX_REQUEUES=$most
   fi
   if [[ -n ${HVDCLIP_MODULES:-} ]]; then
     # `module` is a function of the site's, which may not suit set -eu
@@ -50,8 +56,13 @@ site_names() {
   for file in "$project"/slurm/sites/*.env; do basename "$file" .env; done | xargs
 }
 
-# A command on all ranks of the job, in place of the shell that calls this.
+# A command on all ranks of the job.
 launch() {
+  (become_ranks "$@")
+}
+
+# The same in place of the shell that calls it, which a signal then reaches.
+become_ranks() {
   case ${HVDCLIP_LAUNCH:-srun-pmix} in
     srun-*)
       local mpi=${HVDCLIP_LAUNCH:-srun-pmix}
@@ -61,8 +72,9 @@ launch() {
         "${inside[@]}" "$@"
       ;;
     mpirun)
+      ((${#srun_options[@]} == 0)) || die "HVDCLIP_LAUNCH is mpirun; allowed with ${srun_options[0]}: srun-pmix, srun-pmi2"
       ((EUID > 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-      PATH=$(dirname "$hvdclip"):$PATH exec mpirun --bind-to none -np "$SLURM_NTASKS" "${inside[@]}" "$@"
+      PATH=$(dirname "$hvdclip"):$PATH exec mpirun --bind-to none -np "${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" "${inside[@]}" "$@"
       ;;
     *) die "HVDCLIP_LAUNCH is '$HVDCLIP_LAUNCH'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
   esac
@@ -70,16 +82,19 @@ launch() {
 
 # train RUN CONFIG [key.path=value]...: train, or go on, in the run directory; and start the job again if that is due.
 train() {
-  local run=$1 ended=0 signalled=1
+  local run=${HVDCLIP_RUN_DIR:-$1} ended=0 signalled=0
   shift
+  # SLURM tells the batch shell that time is running out, which may be at once
+  trap 'signalled=1' USR2
   load_site
   mkdir -p "$run"
   : >"$run/.attempt"
   echo "hvdclip: job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, started again ${SLURM_RESTART_COUNT:-0} times, $(date '+%F %T')"
-  (launch "${command:-$hvdclip}" train "$@" --run-dir "$run" --resume) &
+  (become_ranks "${command:-$hvdclip}" train "$@" --run-dir "$run" --resume) &
   local ranks=$!
-  # SLURM tells the batch shell that time is running out
   trap 'signalled=1; pass_on "$ranks" "$run" &' USR2
+  ((signalled == 0)) || pass_on "$ranks" "$run" &
+  signalled=1
   while ((signalled)); do
     signalled=0
     wait "$ranks" && ended=0 || ended=$?
@@ -92,7 +107,7 @@ train() {
 # Tells the ranks, by srun or mpirun, once they can hear it: while they are starting they would die of the signal.
 pass_on() {
   local ranks=$1 run=$2
-  until [[ $run/heartbeats/rank-00000.json -nt $run/.attempt ]]; do
+  until has_begun "$run"; do
     kill -0 "$ranks" 2>/dev/null || return 0
     sleep 1
   done
@@ -114,25 +129,45 @@ train_by_arguments() {
   train "$run" "${others[@]}"
 }
 
+# Whether this attempt has come so far as to train.
+has_begun() {
+  [[ $1/heartbeats/rank-00000.json -nt $1/.attempt ]]
+}
+
 # Puts the job back into the queue if the run has stopped or died and can go on.
 start_again() {
   local run=$1 ended=$2 most=${HVDCLIP_MAX_REQUEUES:-20}
   local before=$((${SLURM_RESTART_COUNT:-0} + ${HVDCLIP_RESTARTS:-0}))
-  if [[ ! -e $run/config.yaml ]] && ((ended > 128)); then
+  if has_begun "$run"; then
+    "$hvdclip" status --requeue "$run" || return 0
+  elif ((ended > 128)); then
     echo "hvdclip: requeue: killed by signal $((ended - 128)) before it had begun"
   else
-    "$hvdclip" status --requeue "$run" || return 0
+    echo "hvdclip: no requeue: it ended with $ended before it had begun"
+    return 0
   fi
   if ((before >= most)); then
     echo "hvdclip: not started again: it was $before times already (HVDCLIP_MAX_REQUEUES)" >&2
-  elif command -v scontrol >/dev/null; then
-    scontrol requeue "$SLURM_JOB_ID"
-    sleep 60 # until it is taken out of the nodes, so that no exit status comes before
-  else
-    # another job instead; this shell's copy of the script is still there
-    export HVDCLIP_RESTARTS=$((before + 1)) HVDCLIP_RUN_DIR=$run
-    sbatch --dependency="afterany:$SLURM_JOB_ID" --export=ALL "$0" "${arguments[@]}"
+    return 0
   fi
+  # of an array this task only, though one of them has the array's own number
+  local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+  if command -v scontrol >/dev/null && scontrol requeue "${job:-$SLURM_JOB_ID}"; then
+    sleep 60 # until it is taken off the nodes, so that no exit status comes before
+  else
+    go_on_as_another_job "$run" "$before"
+  fi
+}
+
+# Where nodes have no scontrol, or jobs may not be put back. This shell's copy of the script is still there.
+go_on_as_another_job() {
+  local run=$1 before=$2 job task=${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
+  export HVDCLIP_RESTARTS=$((before + 1)) HVDCLIP_RUN_DIR=$run
+  job=$(env -u SLURM_RESTART_COUNT sbatch --parsable --dependency="afterany:$SLURM_JOB_ID" --export=ALL \
+    --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
+    ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$0" "${arguments[@]}")
+  echo "hvdclip: goes on as job $job"
+  [[ ! -e $run/job.json ]] || echo "{\"job\": \"${job%%;*}$task\", \"runs\": []}" >"$run/job.json"
 }
 
 # Has the ranks run the image's own hvdclip; the batch shell asks the project's what became of them.

@@ -137,6 +137,7 @@ def test_ranks_die_and_are_added_and_no_round_is_lost(tmp_path):
     text = said.stdout + said.stderr
     assert f"died: rank {killed} on {socket.gethostname()} was killed or its node lost" in text
     assert f"goes on from step {stretches[1][1] - 4}" in text
+    assert "lost the others at step" in text and "failed" not in text, "hosts that change are no failure"
     rows = [json.loads(line) for line in (job.run / "evals.jsonl").read_text().splitlines()]
     ours, evaluated = in_one_process(load(PROJECT / arguments[0], arguments[1:]), stretches)
     assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in ours], rel=5e-3)
@@ -193,3 +194,7 @@ def test_other_launchers_are_refused(tmp_path, monkeypatch):
     refused = CliRunner().invoke(main, ["train", "configs/quickstart.yaml", "comm.backend=mpi4py", "--elastic"])
     assert refused.exit_code == 2
     assert "comm.backend is 'mpi4py'; allowed with --elastic: horovod" in refused.output
+    monkeypatch.setenv("HOROVOD_ELASTIC", "1")
+    refused = CliRunner().invoke(main, ["train", "configs/quickstart.yaml", "algorithm.node_interval=2", "--elastic"])
+    assert refused.exit_code == 2
+    assert "algorithm.node_interval is 2; allowed with --elastic: none" in refused.output

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from hvdclip.cli import main
-from hvdclip.data import sources
+from hvdclip.data import LABELLED, sources
+from hvdclip.data.mnist import mnist
 from hvdclip.data.sources import SOURCES, Source, copy, fetch
 
 WORDS = b"the cat sat on the mat\n"
@@ -70,7 +71,7 @@ def test_what_is_not_the_published_file_is_refused_and_what_was_there_stays(mirr
     ("arguments", "said"),
     [
         (["nothing"], "'nothing' is no name of data; allowed: a9a, mnist, mushrooms, ptb, wikitext-2 (stdlib is there"),
-        (["ptb"], "ptb/train.txt cannot be had (Not Found): bring the file to "),
+        (["ptb"], "ptb/train.txt cannot be had (File not found): bring the file to "),
         (["ptb", "--from", "http://127.0.0.1:9/x"], "http://127.0.0.1:9/x/ptb/train.txt cannot be had ([Errno 111]"),
         (["ptb", "--from", "nonsense"], "nonsense/ptb/train.txt cannot be had ("),
     ],
@@ -124,6 +125,8 @@ def test_what_cannot_be_staged_is_refused(tmp_path, stage, said):
 
 
 def test_training_reads_the_copy(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setitem(LABELLED, "mnist", lambda root=None: read.append(root) or mnist(root))
     digits.write(tmp_path / "shared")
     monkeypatch.setenv("DISK", str(tmp_path / "disk"))
     arguments = [
@@ -136,5 +139,6 @@ def test_training_reads_the_copy(tmp_path, monkeypatch):
         main, ["train", "configs/mnist.yaml", *arguments, "train.stage=$DISK", "--run-dir", str(tmp_path / "run")]
     )
     assert done.exit_code == 0, done.output
+    assert read == [str(tmp_path / "disk")]
     assert len(list((tmp_path / "disk/MNIST/raw").iterdir())) == 4
     assert "shared" in (tmp_path / "run/config.yaml").read_text()

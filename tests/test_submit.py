@@ -169,7 +169,7 @@ def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, 
     chained.until_step(24)
     slurm_cluster.run("scancel", "--signal=USR2", chained.job)
     chained.wait(60)
-    following = re.findall(r"Submitted batch job (\d+)", chained.log)[0]
+    following = re.findall(r"hvdclip: goes on as job (\d+)", chained.log)[0]
     deadline = time.monotonic() + 90
     while (
         not (chained.run / "summary.json").exists()
@@ -178,4 +178,27 @@ def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, 
         assert time.monotonic() < deadline, chained.log
         time.sleep(0.5)
     assert following != chained.job
+    assert f"job {following}: not in the queue" in slurm_cluster.run("hvdclip", "status", str(chained.run))
     assert read(chained.run) == read(paced / "undisturbed")
+
+
+def test_a_task_of_an_array_is_put_back_alone(slurm_cluster, paced):
+    """The last task, which has the array's own number, while the other one goes on."""
+    folder = paced / "array"
+    said = slurm_cluster.run(
+        *("env", "-C", str(paced), "PACE=0.1", "hvdclip", "submit", "paced.yaml", "train.seed=1,2", "--array"),
+        *("--cpus-per-task=1", f"--run-dir={folder}"),
+    )
+    job = re.findall(r"submitted job (\d+)", said)[0]
+    first, last = folder / "0-seed=1", folder / "1-seed=2"
+    deadline = time.monotonic() + 60
+    while not all(any(line["step"] >= 24 for line in RunDirectory(run).whole_rows(METRICS)) for run in (first, last)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    slurm_cluster.run("scancel", "--signal=USR2", f"{job}_1")
+    while not all(RunDirectory(run).is_done() for run in (first, last)):
+        assert time.monotonic() < deadline + 60, (folder / f"slurm-{job}_1.out").read_text()
+        time.sleep(0.5)
+    assert "started again 1 times" in (folder / f"slurm-{job}_1.out").read_text()
+    log = (folder / f"slurm-{job}_0.out").read_text()
+    assert log.count("started again") == 1 and "CANCELLED" not in log, log

@@ -97,6 +97,8 @@ def test_a_dry_run_prints_what_would_be_submitted_and_leaves_nothing(tmp_path):
     [
         (["--time=x"], "--time is 'x'; allowed: 30 (minutes), 01:30:00, 2-12:00:00"),
         (["--site=nowhere"], "--site is 'nowhere'; allowed: a file of settings, or one of"),
+        (["--time=x", "--dry-run"], "--time is 'x'; allowed: "),
+        (["--site=nowhere", "--dry-run"], "--site is 'nowhere'; allowed: "),
         (["--gpus-per-node=2", "--ntasks-per-node=3"], "so ranks would share a GPU; allowed: up to 2 tasks a node"),
         (["algorithm.nonsense=1"], "algorithm.nonsense: unknown setting"),
         (["algorithm.interval=1,zwei", "--array"], "algorithm.interval is 'zwei'; allowed: "),

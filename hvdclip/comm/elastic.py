@@ -8,7 +8,7 @@ import horovod.torch as hvd
 from horovod.common.elastic import State
 from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrupt
 
-from hvdclip.comm.horovod import Horovod, begin_names
+from hvdclip.comm.horovod import Horovod, begin_names, initialise
 
 RANKS_CHANGE = (HorovodInternalError, HostsUpdatedInterrupt)
 """What leaves run() when ranks are gone, or when it has met changed hosts."""
@@ -36,15 +36,16 @@ class Hosts(State):
     def restore(self) -> None: ...
 
 
-def with_changing_ranks(run: Callable[[Horovod, Hosts], None]) -> None:
+def with_changing_ranks(run: Callable[[Horovod, Hosts], None], fusion: bool = True) -> None:
     """run(comm, hosts), again with each new set of ranks, until it returns.
 
-    A rank that dies, or is added, ends run() on the others by one of RANKS_CHANGE.
+    A rank that dies, or is added, ends run() on the others by one of RANKS_CHANGE. Without fusion each message is
+    summed by itself.
     """
 
     def attempt(hosts: Hosts) -> None:
         begin_names()
         run(Horovod(), hosts)
 
-    hvd.init()
+    initialise(fusion=fusion)
     hvd.elastic.run(attempt)(Hosts())

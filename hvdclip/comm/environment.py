@@ -127,7 +127,7 @@ def leave_stalls_to_the_watch() -> None:
     os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
 
 
-def check_elastic(backend: Backend) -> None:
+def check_elastic(backend: Backend, node_interval: int | None) -> None:
     """RuntimeError or ValueError where ranks cannot come and go."""
     if os.environ.get("HOROVOD_ELASTIC") != "1":
         raise RuntimeError(
@@ -136,6 +136,8 @@ def check_elastic(backend: Backend) -> None:
         )
     if backend != "horovod":
         raise ValueError(f"comm.backend is {backend!r}; allowed with --elastic: horovod")
+    if node_interval is not None:
+        raise ValueError(f"algorithm.node_interval is {node_interval}; allowed with --elastic: none, as nodes may go")
 
 
 def _start(backend: Backend, process_sets: bool, fusion: bool) -> Communicator:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import io
+import os
 import shutil
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def copy(root: Path, disk: Path, paths: list[str]) -> None:
         if place.exists() and _stamp(place) == _stamp(source):
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f"{place.name}.part")
+        part = place.with_name(f"{place.name}.{os.getpid()}.part")  # another job on the node may do the same
         shutil.copy2(source, part)
         part.replace(place)
 
@@ -119,7 +120,7 @@ def _download(address: str, place: Path) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
             return answer.read()
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise OSError(f"{address} cannot be had ({reason}): bring the file to {place} by other means") from None
 

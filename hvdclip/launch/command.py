@@ -36,7 +36,9 @@ from hvdclip.training.rundir import RunDirectory
 @click.option("--account")
 @click.option("--sbatch", "more", multiple=True, metavar="OPTION", help="One more of sbatch's, as --sbatch=--mem=0.")
 @click.option("--site", help="Modules, launcher, network: a file of slurm/sites, or one of your own.")
-@click.option("--max-requeues", default=20, show_default=True, type=click.IntRange(0), help="Starts after the first.")
+@click.option(
+    "--max-requeues", type=click.IntRange(0), help="Starts after the first. Default: 20, or as the site says."
+)
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--array", is_flag=True, help="One run for each combination of key=a,b settings, as a job array.")
 @click.option("--at-once", default=0, type=click.IntRange(0), help="Runs of an array at a time. Default: all.")
@@ -46,7 +48,7 @@ def submit_command(
     overrides: tuple[str, ...],
     limit: str | None,
     site: str | None,
-    max_requeues: int,
+    max_requeues: int | None,
     run_dir: Path | None,
     array: bool,
     at_once: int,
@@ -68,7 +70,7 @@ def submit_command(
         )
     )
     if dry_run:
-        print(made.job.script(), end="")
+        print(bad_input(made.job.script), end="")
         return
     number = bad_input(made.submit)
     runs = f"{len(made.job.runs)} runs, each " if array else ""
@@ -156,7 +158,7 @@ def _state(run: Path) -> str:
 @click.command("cancel")
 @click.argument("run", type=click.Path(path_type=Path))
 def cancel_command(run: Path) -> None:
-    """Take a run's job out of SLURM's queue, whether it runs or waits; a rank that trains saves a checkpoint first."""
+    """Take a run's job out of SLURM's queue, whether it runs or waits; to have it save first, hvdclip stop."""
     print(f"job {bad_input(lambda: _cancel(run))} has been cancelled")
 
 

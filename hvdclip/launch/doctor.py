@@ -8,6 +8,7 @@ import statistics
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,7 +151,8 @@ def _folder(comm: Communicator, run: Path) -> Iterator[Finding]:
     wrong = comm.gather(wrong)[0]
     seen = comm.gather(wrong or probe.exists())
     if comm.rank == 0:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
     blind = [rank for rank, sees in enumerate(seen) if not sees]
     advice = wrong or (f"ranks {', '.join(map(str, blind))} do not see what rank 0 writes there" if blind else "")
     yield Finding("run directory", str(run), advice and f"{advice}: choose one on a shared file system")

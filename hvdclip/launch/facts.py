@@ -31,13 +31,14 @@ class Facts:
 
 def facts(comm: Communicator) -> Facts:
     gpus = visible_gpus()
+    place = comm.local_rank % len(gpus) if gpus else None
     return Facts(
         rank=comm.rank,
         host=socket.gethostname(),
         cores=tuple(sorted(os.sched_getaffinity(0))),
         threads=torch.get_num_threads(),
         gpus=gpus,
-        gpu=gpus[comm.local_rank % len(gpus)] if gpus else None,
+        gpu=None if place is None else _identity(place, gpus[place]),
         interfaces=tuple(_interfaces()),
     )
 
@@ -48,6 +49,13 @@ def visible_gpus() -> tuple[str, ...]:
     if named is not None and (torch.cuda.is_available() or "SLURM_GPUS_ON_NODE" in os.environ):
         return tuple(name for name in named.split(",") if name not in ("", "-1", "NoDevFiles"))
     return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def _identity(place: int, name: str) -> str:
+    """A name that a GPU has alone on its host, also where each rank sees its own as number 0."""
+    if not torch.cuda.is_available():
+        return name
+    return str(getattr(torch.cuda.get_device_properties(place), "uuid", name))
 
 
 def sharing(everyone: list[Facts]) -> list[list[Facts]]:

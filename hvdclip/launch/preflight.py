@@ -23,7 +23,8 @@ def preflight(config: Config, comm: Communicator) -> None:
 
 def check_tasks(comm: Communicator) -> None:
     """ValueError where SLURM's job is of more tasks than there are ranks."""
-    tasks = os.environ.get("SLURM_NTASKS", "")
+    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"
+    tasks = "" if elastic else os.environ.get("SLURM_NTASKS", "")
     # those that mpirun has started on other nodes see fewer: its daemons there are tasks of their own
     most = max(comm.gather(int(tasks) if tasks.isdigit() else 0))
     if most > comm.size:

@@ -59,7 +59,7 @@ class Job:
     resources: Resources
     title: str
     site: str | None = None
-    max_requeues: int = 20
+    max_requeues: int | None = None
     runs: Sequence[str] = ()
     at_once: int = 0
 
@@ -76,7 +76,8 @@ class Job:
         yield "set -euo pipefail"
         yield f"cd {shlex.quote(str(Path.cwd()))}"
         yield f"export HVDCLIP={shlex.quote(str(Path(sys.prefix) / 'bin/hvdclip'))}"
-        yield f"export HVDCLIP_MAX_REQUEUES={self.max_requeues}"
+        if self.max_requeues is not None:
+            yield f"export HVDCLIP_MAX_REQUEUES={self.max_requeues}"
         if self.site is not None:
             yield f"export HVDCLIP_SITE={shlex.quote(str(site_file(self.site)))}"
         yield f"source {shlex.quote(str(LIBRARY))}"

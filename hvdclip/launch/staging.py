@@ -18,9 +18,11 @@ def stage(config: Config, comm: Communicator) -> None:
     """
     if config.train.stage is None:
         return
-    disk = os.path.expandvars(config.train.stage)
-    if "$" in disk:
-        raise ValueError(f"train.stage is {config.train.stage!r}, of which a variable is not set on this host")
+    disk = os.path.expanduser(os.path.expandvars(config.train.stage))
+    if "$" in disk or not disk:
+        raise ValueError(
+            f"train.stage is {config.train.stage!r}, of which a variable is not set, or empty, on this host"
+        )
     name = str(config.data.get("file", config.data["name"]))
     if name in SOURCES:
         paths = [source.path for source in SOURCES[name]]

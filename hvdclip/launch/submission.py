@@ -37,6 +37,9 @@ class Submission:
         ValueError where SLURM does not take it, FileExistsError where a run is alive or finished.
         """
         for folder, config in zip(self.folders, self.configs, strict=True):
+            before = submitted(folder)
+            if before is not None and slurm.state(before.job):
+                raise FileExistsError(f"{folder} has job {before.job} in the queue: hvdclip cancel it first")
             if resume.look(RunDirectory(folder), config) is None:
                 raise FileExistsError(f"{folder} holds a run that is finished: choose another --run-dir")
         text = self.job.script()
@@ -66,7 +69,7 @@ def prepare(
     array: bool = False,
     at_once: int = 0,
     site: str | None = None,
-    max_requeues: int = 20,
+    max_requeues: int | None = None,
 ) -> Submission:
     """Check everything that can be checked before SLURM is asked; nothing is written."""
     if "\n" in str(folder):

@@ -78,6 +78,7 @@ class ElasticRun(Run):
     def __init__(self, config: Config, directory: RunDirectory, overwrite: bool = False, resumed: bool = False):
         super().__init__(config, directory, overwrite, resumed)
         self.last, self._goes_on = LastRound(), False
+        self.watch: Watch | None = None  # of the present attempt
         self._writer: Writer | None = None
 
     def train(self, comm: Communicator, watch: Watch) -> None:

@@ -108,6 +108,7 @@ class Trainer:
             if "stop" in asked:
                 self._stop()
             if "resize" in asked:
+                self.watch.end("lost: the launcher has other hosts")
                 self.checkpoints.meet_change()
         self.optimizer.synchronize()
         self._log(self.metrics.flush())

@@ -36,9 +36,11 @@ class Watch:
     The communicator releases Python's lock while it waits, so that the thread runs meanwhile.
     """
 
-    def __init__(self, comm: Communicator, timeout: float | None = None):
+    def __init__(self, comm: Communicator, timeout: float | None = None, before: Watch | None = None):
         self.comm = comm
-        self.asked: str | None = None
+        # a stop that has been asked of an attempt before is one still, signal or file
+        self.asked: str | None = None if before is None else before.asked
+        self._is_first = before is None
         self._host = socket.gethostname()
         self._patience = Patience(comm.ledger, timeout)
         self._run: Path | None = None
@@ -68,7 +70,8 @@ class Watch:
     def follow(self, run: Path, method: Method) -> None:
         """Write heartbeats below the run directory, with the method's steps; rank 0 also looks for STOP there."""
         self._method, self._run = method, run
-        self._forget_stop()
+        if self._is_first:
+            self._forget_stop()
         self._state = "training"
         self._beat()
 
