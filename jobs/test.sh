@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, then runs the whole test suite; arguments go to pytest: jobs/test.sh -k setup
-# First the fast tests, on several cores; then those that start ranks or take long, one at a time.
+# First the fast tests, on several cores. Then those that start ranks or take long, one at a time; beside them those on
+# the emulated cluster, which wait for time limits and lost nodes most of the time, and are shown when both have ended.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 jobs/setup.sh || exit
@@ -8,17 +9,25 @@ jobs/setup.sh || exit
 source jobs/env.sh
 
 status=0 empty=0
-run() {
-  python -m pytest "$@"
-  local ended=$?
+note() {
   # 5: the arguments select none of these tests, which is a mistake only if they select none at all
-  case $ended in
+  case $1 in
     0) ;;
     5) ((++empty)) ;;
-    *) status=$ended ;;
+    *) status=$1 ;;
   esac
 }
-OMP_NUM_THREADS=1 run -n auto --maxprocesses 4 -m "not ranks and not slow and not slurm" "$@"
-run -m "ranks or slow or slurm" "$@"
-((empty < 2)) || status=5
+
+OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 -m "not ranks and not slow and not slurm" "$@"
+note $?
+log=$(mktemp)
+python -m pytest -m slurm "$@" >"$log" 2>&1 &
+slurm=$!
+trap 'kill "$slurm" 2>/dev/null; rm -f "$log"' EXIT
+python -m pytest -m "(ranks or slow) and not slurm" "$@"
+note $?
+wait "$slurm"
+note $?
+cat "$log"
+((empty < 3)) || status=5
 exit "$status"
