@@ -161,12 +161,13 @@ patch_horovod() {
   sed -i "s/make_args.append('VERBOSE=1')/make_args.append('-v')/" setup.py
 }
 
-# The CUDA version if torch was built for one and its toolkit is here, else "none".
+# The CUDA version if torch was built for one and its toolkit is here, headers and all, else "none".
 cuda_version() {
   "$venv/bin/python" -c '
-import torch
+import os, torch
 from torch.utils.cpp_extension import CUDA_HOME
-print(torch.version.cuda if torch.version.cuda and CUDA_HOME else "none")' 2>/dev/null | tail -n 1
+places = [f"{CUDA_HOME}/{folder}/cuda_runtime.h" for folder in ("include", "targets/x86_64-linux/include")]
+print(torch.version.cuda if torch.version.cuda and any(map(os.path.exists, places)) else "none")' 2>/dev/null | tail -n 1
 }
 
 # Not tried on a machine with CUDA. The NCCL is torch's own, so that a process loads only one; its wheel lacks the plain
