@@ -1,9 +1,16 @@
-"""A few random digits in MNIST's own four files."""
+"""A few random images in the files of MNIST and of CIFAR-10."""
 
 import gzip
+import hashlib
+import pickle
 import random
 import struct
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hvdclip.data.images import torchvision
 
 
 def write(root: Path, train: int = 60, test: int = 20) -> Path:
@@ -16,3 +23,24 @@ def write(root: Path, train: int = 60, test: int = 20) -> Path:
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images)
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
     return folder
+
+
+def write_colours(root: Path, monkeypatch: Any, train: int = 60, test: int = 20) -> Path:
+    """CIFAR-10's own files, of few random images, and torchvision told of their sums."""
+    folder, draw = root / "cifar-10-batches-py", random.Random(1)
+    folder.mkdir(parents=True)
+    sums = {}
+    for name, count in [*((f"data_batch_{k}", train // 5) for k in range(1, 6)), ("test_batch", test)]:
+        pixels = np.frombuffer(draw.randbytes(3072 * count), np.uint8).reshape(count, 3072)
+        sums[name] = _pickle(folder / name, {"data": pixels, "labels": [k % 10 for k in range(count)]})
+    meta = _pickle(folder / "batches.meta", {"label_names": [str(k) for k in range(10)]})
+    cifar = torchvision().datasets.CIFAR10
+    monkeypatch.setattr(cifar, "train_list", [[name, md5] for name, md5 in sums.items() if name != "test_batch"])
+    monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
+    return folder
+
+
+def _pickle(file: Path, content: dict[str, Any]) -> str:
+    file.write_bytes(pickle.dumps(content))
+    return hashlib.md5(file.read_bytes()).hexdigest()

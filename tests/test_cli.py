@@ -239,7 +239,9 @@ def test_of_shards_of_different_length_as_many_batches_are_read_as_the_shortest_
 @pytest.mark.ranks
 def test_a_loader_that_is_shorter_than_it_says_ends_all_ranks(own):
     """Whichever rank's, and with one line first."""
-    lying = MINE + """
+    lying = (
+        MINE
+        + """
 
 class Lying:
     def __init__(self, loader, batches):
@@ -253,6 +255,7 @@ def lying(rank, ranks):
     made = loaders(rank, ranks)
     return made | {"train": Lying(made["train"], 5 if rank == 1 else 9)}
 """
+    )
     (own / "mine.py").write_text("import itertools\n" + lying)
     line = ["own.yaml", "data=mine:lying", "--run-dir", "run"]
     done = hvdclip("train", *line, ranks=2, launcher="mpirun", cwd=own, check=False, timeout=60)

@@ -116,7 +116,8 @@ def test_a_copy_is_made_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"), [("$NOWHERE/x", "a variable is not set"), ("/tmp/x", "reads no files below")]
+    ("stage", "said"),
+    [("$NOWHERE/x", "a variable is not set"), ("/tmp/x", "with the data quadratics; allowed: none, or the data a9a")],
 )
 def test_what_cannot_be_staged_is_refused(tmp_path, stage, said):
     arguments = ["configs/quadratics.yaml", f"train.stage={stage}", "--run-dir", str(tmp_path / "run")]

@@ -263,6 +263,18 @@ def test_shards_of_labelled_rows(tmp_path):
     )
 
 
+def test_images_that_are_drawn_at_random(tmp_path, monkeypatch):
+    digits.write_colours(tmp_path, monkeypatch)
+    check_round_trip(
+        {
+            "algorithm": {"name": "celgc", "lr": 0.1, "gamma": 0.1, "interval": 4},
+            "model": {"name": "resnet", "depth": 8},
+            "data": {"name": "cifar10", "root": str(tmp_path), "batch": 4},
+            "train": {"epochs": 5, "milestones": [1], "seed": 3},
+        }
+    )
+
+
 # other ranks
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from . import corpus, stdlib
 from .columns import block, cut, even_lengths, sequence_lengths, windows
 from .corpus import Corpus
+from .images import cifar10, cifar100
 from .labelled import Labelled
 from .mnist import mnist
 
@@ -28,7 +29,7 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
     "wikitext-2": corpus.wikitext2,
 }
 
-LABELLED: dict[str, Callable[..., dict[str, Labelled]]] = {"mnist": mnist}
+LABELLED: dict[str, Callable[..., dict[str, Labelled]]] = {"cifar10": cifar10, "cifar100": cifar100, "mnist": mnist}
 
 
 def load(name: str, **settings: Any) -> Corpus:

@@ -9,10 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Features (m, d), floating, and labels (m,), int64, which are 0 to classes - 1."""
+    """Features (m, d) and labels (m,), int64, which are 0 to classes - 1."""
 
     features: Tensor
     labels: Tensor
+
+    def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
+        """The features of these samples as floating rows; with a seed as they are drawn in training."""
+        return self.features[chosen]
 
     @property
     def classes(self) -> int:

@@ -29,7 +29,8 @@ def stage(config: Config, comm: Communicator) -> None:
     elif "file" in config.data:
         paths = [f"libsvm/{name}"]
     else:
-        raise ValueError(f"train.stage is {disk!r}, but {name} reads no files below data.root; allowed: none")
+        names = ", ".join(SOURCES)
+        raise ValueError(f"train.stage is {disk!r}, with the data {name}; allowed: none, or the data {names} or libsvm")
     root = data_folder(config.data.get("root"), name)
     paths = [path if (root / path).exists() else path.removesuffix(".gz") for path in paths]
     if comm.local_rank == 0:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from hvdclip.config import Shards
 from hvdclip.data.labelled import Labelled
 from hvdclip.data.partition import label_counts, share_out
+from hvdclip.training import randomness
 from hvdclip.training.task import Batch, Evaluation
 
 
@@ -43,7 +44,8 @@ class Classification:
         train, size = self.data["train"], self.settings.batch
         for number in range(start, self._batches):
             chosen = torch.from_numpy(order[number * size : (number + 1) * size])
-            yield Batch(train.features[chosen].to(self.device), train.labels[chosen].to(self.device), size)
+            rows = train.rows(chosen, randomness.seed_from(self.seed, epoch, self.rank, number))
+            yield Batch(rows.to(self.device), train.labels[chosen].to(self.device), size)
 
     def epoch_steps(self, epoch: int) -> int:
         return self._batches
@@ -53,13 +55,14 @@ class Classification:
         return loss, loss.detach()
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
-        rows, labels = (t[self.rank :: self.ranks] for t in (self.data[split].features, self.data[split].labels))
+        held_out = self.data[split]
+        mine = torch.arange(self.rank, len(held_out.labels), self.ranks)
         total = correct = 0.0
-        for inputs, targets in zip(rows.split(1000), labels.split(1000), strict=True):
-            logits, targets = model(inputs.to(self.device)), targets.to(self.device)
+        for chosen in mine.split(1000):
+            logits, targets = model(held_out.rows(chosen).to(self.device)), held_out.labels[chosen].to(self.device)
             total += functional.cross_entropy(logits, targets, reduction="sum").item()
             correct += (logits.argmax(dim=1) == targets).sum().item()
-        return Evaluation(total, correct, len(labels))
+        return Evaluation(total, correct, len(mine))
 
     def description(self) -> str:
         return f"{len(self.data['train'].labels):,} labelled rows"

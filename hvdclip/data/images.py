@@ -1,0 +1,99 @@
+"""Colour images with a label each, through torchvision's own datasets and transforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .folder import data_folder
+from .labelled import Labelled
+
+# mean and deviation of the train pixels, from 0 to 1, by channel
+CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+PADDING = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Images(Labelled):
+    """Features are bytes (m, channels * side * side), and become numbers of mean 0 and deviation 1 when they are read.
+
+    Where `augmented`, what is drawn for training is a random crop of the padded image, or its mirror image.
+    """
+
+    moments: tuple[tuple[float, ...], tuple[float, ...]]
+    augmented: bool = False
+
+    def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
+        images = self.features[chosen].view(len(chosen), len(self.moments[0]), -1)
+        side = round(images.shape[2] ** 0.5)
+        images = images.view(*images.shape[:2], side, side)
+        if self.augmented and seed is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                images = torch.stack([self._augment(image) for image in images])
+        return self._scale(images).flatten(1)
+
+    @cached_property
+    def _augment(self) -> Any:
+        v2 = torchvision().transforms.v2
+        side = round((self.features.shape[1] // len(self.moments[0])) ** 0.5)
+        return v2.Compose([v2.RandomCrop(side, padding=PADDING), v2.RandomHorizontalFlip()])
+
+    @cached_property
+    def _scale(self) -> Any:
+        v2 = torchvision().transforms.v2
+        return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*self.moments)])
+
+
+def cifar10(root: str | None = None, augment: bool = True) -> dict[str, Labelled]:
+    """50,000 train and 10,000 test images of 32 x 32 pixels in 10 classes.
+
+    Reads root/cifar-10-batches-py, as torchvision does; root defaults to the environment variable HVDCLIP_DATA.
+    ValueError without a root, FileNotFoundError where the files are not there or damaged.
+    """
+    return _both("CIFAR10", str(data_folder(root, "cifar10")), CIFAR10, augment)
+
+
+def cifar100(root: str | None = None, augment: bool = True) -> dict[str, Labelled]:
+    """The same in 100 classes; reads root/cifar-100-python."""
+    return _both("CIFAR100", str(data_folder(root, "cifar100")), CIFAR100, augment)
+
+
+def _both(name: str, root: str, moments: Any, augment: bool) -> dict[str, Labelled]:
+    return {split: _split(name, root, split, moments, augment and split == "train") for split in ("train", "test")}
+
+
+@cache  # simulated ranks share one copy
+def _split(name: str, root: str, split: str, moments: Any, augmented: bool) -> Images:
+    try:
+        found = getattr(torchvision().datasets, name)(root, train=split == "train")
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{root} does not hold {name} whole: torchvision.datasets.{name}({root!r}, download=True) brings it there "
+            "where there is a network; the folder is data.root, by default the environment variable HVDCLIP_DATA"
+        ) from None
+    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).flatten(1).contiguous()
+    return Images(pixels, torch.tensor(found.targets), moments, augmented)
+
+
+@cache
+def torchvision() -> Any:
+    """The package, also beside a torch without CUDA.
+
+    Its wheel is built for CUDA: without that its C++ operators cannot be loaded, and the import fails on the schemas of
+    two of them, which nothing here uses.
+    """
+    if torch.version.cuda is None:
+        declare = torch.library.Library("torchvision", "FRAGMENT").define
+        for name in ("nms", "qnms"):
+            declare(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
+    import torchvision.datasets
+    import torchvision.transforms.v2
+
+    return torchvision
