@@ -174,8 +174,11 @@ def test_another_number_of_ranks_is_said_aloud_or_refused(run):
     train(momentum, "algorithm.momentum=0.9")
     (momentum / "summary.json").unlink()
     assert refused(momentum, "algorithm.momentum=0.9", **two) == [
-        "hvdclip: the run was on 1 rank and cannot go on on 2: each rank of celgc keeps its own momentum"
+        "hvdclip: the run was on 1 rank and cannot go on on 2: each rank of celgc keeps its own momentum; "
+        "checkpoint.other_ranks: reset begins that anew"
     ]
+    said = resume(momentum, "algorithm.momentum=0.9", "checkpoint.other_ranks=reset", **two)
+    assert "goes on from step 32" in said and read(momentum)["step"] == 40
 
 
 def evaluate(*arguments, check=True):
