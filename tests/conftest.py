@@ -2,8 +2,10 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from launch import BIN
 
 PROJECT = Path(__file__).resolve().parent.parent
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 SLURM_PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare", "pgrep")
 
 
@@ -55,9 +58,26 @@ class SlurmCluster:
             ),
         }
 
-    def run(self, *command: str, timeout: float = 120, status: int = 0) -> str:
+    def run(self, *command: str, timeout: float = 120) -> str:
         """Runs a command on the head node, in the project's folder, and returns what it printed."""
-        return self._lab("run", *command, timeout=timeout, status=status)
+        return self._lab("run", *command, timeout=timeout)
+
+    def jobs(self, job: str) -> list[dict[str, str]]:
+        """Returns scontrol's fields of a job, or of each task of an array."""
+        said = self.run("scontrol", "show", "job", "--oneliner", job)
+        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in said.splitlines()]
+
+    def wait(self, job: str, seconds: float, log: Path | None = None) -> list[dict[str, str]]:
+        """Returns the same once all have ended; fails with what is in the log where that takes longer."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.jobs(job)
+            states = [fields["JobState"] for fields in found]
+            if all(state in ENDED for state in states):
+                return found
+            said = log.read_text() if log is not None and log.exists() else ""
+            assert time.monotonic() < deadline, f"job {job} still {states} after {seconds} s\n{said}"
+            time.sleep(0.5)
 
     def on_node(self, number: int, *command: str) -> str:
         """Runs a command inside a node, counted from 1."""
@@ -89,7 +109,7 @@ class SlurmCluster:
         self._lab("down")
         shutil.rmtree(self.state)
 
-    def _lab(self, *arguments: str, timeout: float = 120, status: int = 0) -> str:
+    def _lab(self, *arguments: str, timeout: float = 120) -> str:
         # a file, because the cluster's daemons would hold a pipe open
         with (self.state / "answer").open("w+") as answer:
             done = subprocess.run(
@@ -103,7 +123,7 @@ class SlurmCluster:
             )
             answer.seek(0)
             text = answer.read()
-        assert done.returncode == status, f"slurmlab.sh {' '.join(arguments)}: exit status {done.returncode}\n{text}"
+        assert done.returncode == 0, f"slurmlab.sh {' '.join(arguments)}: exit status {done.returncode}\n{text}"
         return text
 
 

@@ -15,19 +15,6 @@ from hvdclip.training.status import status
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.ranks]
 
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-
-
-def wait_for_job(cluster: SlurmCluster, job: str, seconds: float) -> dict[str, str]:
-    """Returns scontrol's fields of a job that has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        fields = dict(re.findall(r"(\w+)=(\S*)", cluster.run("scontrol", "show", "job", "--oneliner", job)))
-        if fields["JobState"] in ENDED:
-            return fields
-        time.sleep(0.5)
-    raise AssertionError(f"job {job} still {fields['JobState']} after {seconds} s")
-
 
 def test_srun_makes_one_world(slurm_cluster: SlurmCluster) -> None:
     """Two tasks under srun are two ranks of one world, not two worlds of one."""
@@ -44,7 +31,7 @@ def test_job_template_trains(slurm_cluster: SlurmCluster, tmp_path: Path) -> Non
         *("sbatch", "--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", f"--output={log}"),
         *("slurm/train.sbatch", "configs/quickstart.yaml", "train.steps=16", "--run-dir", str(run)),
     ).strip()
-    ended = wait_for_job(slurm_cluster, job, 120)
+    ended = slurm_cluster.wait(job, 120)[0]
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), log.read_text()
     assert json.loads((run / "summary.json").read_text())["ranks"] == 2
 
@@ -73,7 +60,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(slurm_cluster: SlurmCluster, tm
     """srun --kill-on-bad-exit ends the other rank, and the heartbeats tell the two nodes apart."""
     job, beats = submit_endless(slurm_cluster, tmp_path)
     slurm_cluster.on_node(2, "kill", "-9", str(beats[1].pid))
-    assert wait_for_job(slurm_cluster, job, 30)["JobState"] == "FAILED"
+    assert slurm_cluster.wait(job, 30)[0]["JobState"] == "FAILED"
     said = status(RunDirectory(tmp_path / "run")).text
     assert re.match(rf"died: .*rank 1 on {beats[1].host}.* killed or .* lost; last seen at step \d+", said), said
 
@@ -82,7 +69,7 @@ def test_a_signal_to_the_job_stops_it_cleanly(slurm_cluster: SlurmCluster, tmp_p
     """As `sbatch --signal=USR2@120` has it, some time before the time limit."""
     job, _ = submit_endless(slurm_cluster, tmp_path)
     slurm_cluster.run("scancel", "--signal=USR2", job)
-    ended = wait_for_job(slurm_cluster, job, 30)
+    ended = slurm_cluster.wait(job, 30)[0]
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "75:0"), (tmp_path / "job.out").read_text()
     found = status(RunDirectory(tmp_path / "run"))
     assert found.requeue and found.text.startswith("stopped by SIGUSR2 on all 2 ranks at step ")
@@ -99,7 +86,7 @@ def test_a_cut_link_ends_both_ranks_within_the_timeout(slurm_cluster: SlurmClust
             time.sleep(0.1)
     finally:
         slurm_cluster.link(2, "up")
-    assert wait_for_job(slurm_cluster, job, 60)["JobState"] in ("FAILED", "CANCELLED", "NODE_FAIL")
+    assert slurm_cluster.wait(job, 60)[0]["JobState"] in ("FAILED", "CANCELLED", "NODE_FAIL")
     words = [beat.ended or "" for beat in heartbeats.read(tmp_path / "run")]
     assert all(re.match(r"lost: waited [45] s in the average of round \d+", word) for word in words), words
     assert status(RunDirectory(tmp_path / "run")).state == "died"

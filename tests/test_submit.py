@@ -15,7 +15,6 @@ from hvdclip.training.rundir import METRICS, RunDirectory
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.ranks, pytest.mark.timeout(400)]
 
-GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 STEPS = 120
 PACED = f"""
 algorithm: {{name: celgc, lr: 0.05, gamma: 0.02, interval: 4, momentum: 0.5}}
@@ -48,19 +47,15 @@ class Submitted:
         self.job = re.findall(r"submitted job (\d+)", said)[0]
 
     @property
-    def log(self) -> str:
-        return (self.run / f"slurm-{self.job}.out").read_text()
+    def _log(self) -> Path:
+        return self.run / f"slurm-{self.job}.out"
 
-    def fields(self) -> dict[str, str]:
-        """What scontrol tells of the job."""
-        return dict(re.findall(r"(\w+)=(\S*)", self.cluster.run("scontrol", "show", "job", "--oneliner", self.job)))
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
 
     def wait(self, seconds: float) -> dict[str, str]:
-        deadline = time.monotonic() + seconds
-        while (found := self.fields())["JobState"] not in GONE:
-            assert time.monotonic() < deadline, f"still {found['JobState']} after {seconds} s\n{self.log}"
-            time.sleep(0.5)
-        return found
+        return self.cluster.wait(self.job, seconds, self._log)[0]
 
     def until_step(self, step: int, seconds: float = 60) -> list[heartbeats.Beat]:
         deadline = time.monotonic() + seconds

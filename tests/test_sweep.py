@@ -7,36 +7,27 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
-from conftest import PROJECT, SlurmCluster
+from conftest import ENDED, PROJECT, SlurmCluster
 
 from hvdclip.cli import main
 from hvdclip.launch import sweep
 from hvdclip.launch.script import SITES, Job, Resources, seconds, site_options
 
-on_slurm = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.ranks]
-GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 QUADRATICS = ["configs/quadratics.yaml", "train.steps=40", "train.evaluate_every_steps=40"]
 ENDLESS = ["configs/quadratics.yaml", "train.steps=100000000", "train.evaluate_every_steps=100000000"]
 ODD = 'it\'s $(touch pwned) `touch pwned` "%j" & more'
 
 
-def states(cluster: SlurmCluster, job: str) -> dict[str, str]:
-    """The state of each task of a job."""
-    said = cluster.run("scontrol", "show", "job", "--oneliner", job)
-    return {re.findall(r"JobId=(\d+)", line)[0]: re.findall(r"JobState=(\w+)", line)[0] for line in said.splitlines()}
+def states(jobs: list[dict[str, str]]) -> list[str]:
+    return [fields["JobState"] for fields in jobs]
 
 
-def wait(cluster: SlurmCluster, job: str, seconds: float) -> list[str]:
-    deadline = time.monotonic() + seconds
-    while True:
-        found = list(states(cluster, job).values())
-        if all(state in GONE for state in found):
-            return found
-        assert time.monotonic() < deadline, found
-        time.sleep(0.5)
+def on_slurm(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.slow(pytest.mark.slurm(pytest.mark.ranks(test)))
 
 
 def submit(cluster: SlurmCluster, *arguments: str) -> str:
@@ -117,28 +108,26 @@ def test_wrong_submissions_are_one_line(arguments, said, tmp_path, monkeypatch):
 # on SLURM
 
 
-@pytest.mark.parametrize("name", [pytest.param(ODD, marks=on_slurm)])
-def test_no_name_becomes_code(slurm_cluster, tmp_path, name):
-    config = tmp_path / f"{name}.yaml"
+@on_slurm
+def test_no_name_becomes_code(slurm_cluster, tmp_path):
+    config = tmp_path / f"{ODD}.yaml"
     config.write_text((PROJECT / "configs/quadratics.yaml").read_text())
-    job = submit(slurm_cluster, str(config), *QUADRATICS[1:], f"--run-dir={tmp_path / name}")
-    assert wait(slurm_cluster, job, 60) == ["COMPLETED"]
-    assert json.loads((tmp_path / name / "summary.json").read_text())["exit"] == "done"
-    assert "job" in (tmp_path / name / f"slurm-{job}.out").read_text()
+    job = submit(slurm_cluster, str(config), *QUADRATICS[1:], f"--run-dir={tmp_path / ODD}")
+    assert states(slurm_cluster.wait(job, 60)) == ["COMPLETED"]
+    assert json.loads((tmp_path / ODD / "summary.json").read_text())["exit"] == "done"
+    assert "job" in (tmp_path / ODD / f"slurm-{job}.out").read_text()
     assert not list(PROJECT.glob("pwned")) and not list(tmp_path.rglob("pwned"))
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 def test_a_sweep_goes_on_without_its_failing_member(slurm_cluster, tmp_path):
     folder = tmp_path / "sweep"
     grid = ["algorithm.interval=1,4,8", "algorithm.lr=0.001,1e300", "algorithm.gamma=1e300"]
     job = submit(slurm_cluster, *QUADRATICS, *grid, "--array", "--at-once=2", f"--run-dir={folder}")
     deadline, most, found = time.monotonic() + 150, 0, [""]
-    while not all(state in GONE for state in found):
+    while not all(state in ENDED for state in found):
         assert time.monotonic() < deadline, found
-        found = list(states(slurm_cluster, job).values())
+        found = states(slurm_cluster.jobs(job))
         most = max(most, found.count("RUNNING"))
         time.sleep(0.3)
     assert most <= 2
@@ -154,9 +143,7 @@ def test_a_sweep_goes_on_without_its_failing_member(slurm_cluster, tmp_path):
     assert all(f"I = {interval}" in said or f"interval={interval}" in said for interval in (1, 4, 8)), said
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 def test_cancel_takes_a_job_out_for_good(slurm_cluster, tmp_path):
     folder = tmp_path / "sweep"
     job = submit(slurm_cluster, *ENDLESS, "train.seed=0,1", "--array", "--at-once=1", f"--run-dir={folder}")
@@ -168,15 +155,13 @@ def test_cancel_takes_a_job_out_for_good(slurm_cluster, tmp_path):
     assert f"{job}_0 RUNNING" in said and f"{job}_1 PENDING" in said and "has not begun" in said
     assert "job" in slurm_cluster.run("hvdclip", "cancel", str(folder / "1-seed=1"))
     slurm_cluster.run("hvdclip", "cancel", str(folder))
-    assert set(wait(slurm_cluster, job, 60)) == {"CANCELLED"}
+    assert set(states(slurm_cluster.wait(job, 60))) == {"CANCELLED"}
     time.sleep(8)  # a job that is put back would wait so long
-    assert set(states(slurm_cluster, job).values()) == {"CANCELLED"}
+    assert set(states(slurm_cluster.jobs(job))) == {"CANCELLED"}
     assert not (folder / "1-seed=1/metrics.jsonl").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 @pytest.mark.parametrize(
     ("launch", "said"),
     [
@@ -209,13 +194,11 @@ def test_wrong_launches_are_one_clear_line(slurm_cluster, tmp_path, launch, said
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 def test_a_missing_module_is_named_by_the_job(slurm_cluster, tmp_path):
     (tmp_path / "site.env").write_text("HVDCLIP_MODULES=no_such_module\n")
     job = submit(slurm_cluster, *QUADRATICS, f"--site={tmp_path / 'site.env'}", f"--run-dir={tmp_path / 'run'}")
-    assert wait(slurm_cluster, job, 30) == ["FAILED"]
+    assert states(slurm_cluster.wait(job, 30)) == ["FAILED"]
     said = (tmp_path / f"run/slurm-{job}.out").read_text()
     assert "hvdclip: HVDCLIP_MODULES is 'no_such_module', which module load refuses on " in said
 
@@ -227,9 +210,7 @@ TEMPLATES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_templates_run(slurm_cluster, tmp_path, template):
     run, log = tmp_path / "run", tmp_path / "job.out"
@@ -237,7 +218,7 @@ def test_templates_run(slurm_cluster, tmp_path, template):
     job = slurm_cluster.run(
         *("sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", f"--output={log}", f"slurm/{template}", *arguments)
     ).strip()
-    assert wait(slurm_cluster, job, 120) == ["COMPLETED"], log.read_text()
+    assert states(slurm_cluster.wait(job, 120)) == ["COMPLETED"], log.read_text()
     if template == "scaling.sbatch":
         found = {file.name: json.loads(file.read_text())["ranks"] for file in run.glob("*.json")}
         assert found == {"nodes-1.json": 1, "nodes-2.json": 2}
@@ -246,9 +227,7 @@ def test_templates_run(slurm_cluster, tmp_path, template):
         assert (summary["exit"], summary["ranks"]) == ("done", 4 if "cpu" in template else 2)
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 def test_the_sweep_template_and_the_interactive_one(slurm_cluster, tmp_path):
     job = slurm_cluster.run(
         *("sbatch", "--parsable", "--nodes=1", "--array=0-1", f"--output={tmp_path}/%a.out"),
@@ -256,7 +235,7 @@ def test_the_sweep_template_and_the_interactive_one(slurm_cluster, tmp_path):
     ).strip()
     place = PROJECT / f"runs/sweep-{job}"
     try:
-        assert wait(slurm_cluster, job, 90) == ["COMPLETED"] * 2, (tmp_path / "0.out").read_text()
+        assert states(slurm_cluster.wait(job, 90)) == ["COMPLETED"] * 2, (tmp_path / "0.out").read_text()
         assert sorted(file.parent.name for file in place.glob("*/summary.json")) == [
             "interval-1-seed-0",
             "interval-4-seed-0",
@@ -269,9 +248,7 @@ def test_the_sweep_template_and_the_interactive_one(slurm_cluster, tmp_path):
     assert re.search(r"ok +ranks +2: 1 on \S+1, 1 on \S+2", said), said
 
 
-@pytest.mark.slow
-@pytest.mark.slurm
-@pytest.mark.ranks
+@on_slurm
 @pytest.mark.parametrize("launcher", ["srun --mpi=pmix", "mpirun"])
 def test_the_doctor_on_two_nodes(slurm_cluster, tmp_path, launcher):
     line = f"salloc -N2 -n2 {launcher} hvdclip doctor configs/quickstart.yaml --run-dir {tmp_path / 'run'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,8 @@ Backend = Literal["horovod", "mpi4py"]
 SIZES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS")
 RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
+# Under these names an MPI starts ranks.
+MPIRUN = ("mpirun", "mpiexec", "prterun", "orterun")
 
 # What suits local training better than MPI's and Horovod's own defaults; the user's environment goes first.
 TUNED = {
@@ -75,7 +78,8 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
             f"srun started {ranks} tasks without MPI support, so each would train alone: use srun --mpi=pmix "
             "(srun --mpi=list shows what this cluster has)"
         )
-    if variable == "OMPI_COMM_WORLD_SIZE" and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and _below_mpirun():
+    # on other nodes it is mpirun's daemons that srun has started, rightly
+    if variable == "OMPI_COMM_WORLD_SIZE" and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and ancestors(MPIRUN):
         raise RuntimeError(
             f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} times mpirun, each a world of its own: use one srun "
             "--mpi=pmix, or one mpirun"
@@ -97,29 +101,27 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
     return comm
 
 
-def _below_mpirun() -> bool:
-    """Whether mpirun itself has started this process, and not one of its daemons, which srun starts on other nodes."""
-    return any(name in ("mpirun", "mpiexec", "prterun", "orterun") for name in map(_name, ancestors(os.getpid())))
-
-
-def ancestors(pid: int) -> list[int]:
-    """The processes that have started this one, the nearest first."""
-    found = []
+def ancestors(names: Sequence[str]) -> list[int]:
+    """The processes above this one that are programs of these names, the nearest first."""
+    found, pid = [], os.getpid()
     while pid > 1:
         try:
             # the second field, the program's name in parentheses, may hold spaces
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError, ValueError):
             break
-        found.append(pid)
+        if _runs(pid, names):
+            found.append(pid)
     return found
 
 
-def _name(pid: int) -> str:
+def _runs(pid: int, names: Sequence[str]) -> bool:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return ""
+        return False
+    # of a script the name is the interpreter's argument
+    return any(os.path.basename(word.decode(errors="replace")) in names for word in words[:2])
 
 
 def leave_stalls_to_the_watch() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library
 
 from .folder import data_folder
 from .labelled import Labelled
@@ -22,16 +23,14 @@ PADDING = 4
 class Images(Labelled):
     """Features are bytes (m, channels * side * side), and become numbers of mean 0 and deviation 1 when they are read.
 
-    Where `augmented`, what is drawn for training is a random crop of the padded image, or its mirror image.
+    Where `augmented`, what is drawn for training (by a seed) is a random crop of the padded image, or its mirror image.
     """
 
     moments: tuple[tuple[float, ...], tuple[float, ...]]
     augmented: bool = False
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
-        images = self.features[chosen].view(len(chosen), len(self.moments[0]), -1)
-        side = round(images.shape[2] ** 0.5)
-        images = images.view(*images.shape[:2], side, side)
+        images = self.features[chosen].view(-1, *self._shape)
         if self.augmented and seed is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
@@ -39,10 +38,15 @@ class Images(Labelled):
         return self._scale(images).flatten(1)
 
     @cached_property
+    def _shape(self) -> tuple[int, int, int]:
+        channels = len(self.moments[0])
+        side = round((self.features.shape[1] // channels) ** 0.5)
+        return channels, side, side
+
+    @cached_property
     def _augment(self) -> Any:
         v2 = torchvision().transforms.v2
-        side = round((self.features.shape[1] // len(self.moments[0])) ** 0.5)
-        return v2.Compose([v2.RandomCrop(side, padding=PADDING), v2.RandomHorizontalFlip()])
+        return v2.Compose([v2.RandomCrop(self._shape[1:], padding=PADDING), v2.RandomHorizontalFlip()])
 
     @cached_property
     def _scale(self) -> Any:
@@ -65,7 +69,7 @@ def cifar100(root: str | None = None, augment: bool = True) -> dict[str, Labelle
 
 
 def _both(name: str, root: str, moments: Any, augment: bool) -> dict[str, Labelled]:
-    return {split: _split(name, root, split, moments, augment and split == "train") for split in ("train", "test")}
+    return {split: _split(name, root, split, moments, augment) for split in ("train", "test")}
 
 
 @cache  # simulated ranks share one copy
@@ -89,9 +93,9 @@ def torchvision() -> Any:
     two of them, which nothing here uses.
     """
     if torch.version.cuda is None:
-        declare = torch.library.Library("torchvision", "FRAGMENT").define
+        schemas = Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
-            declare(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
     import torchvision.datasets
     import torchvision.transforms.v2

@@ -95,18 +95,21 @@ def status_command(run: Path, requeue: bool) -> None:
     made = bad_input(lambda: submission.submitted(run))
     if made is not None:
         print(f"job {made.job}: {slurm.state(made.job) or 'not in the queue'}")
-    if made is not None and made.runs:
+    if made is None or RunDirectory(run).exists():
+        found = bad_input(lambda: status.status(RunDirectory(run)))
+        print(found.text)
+        terminal.console().print(status.table(found.beats))
+    elif made.runs:
         table = Table("run", "what has become of it")
         for name in made.runs:
             table.add_row(name, _state(run / name))
         terminal.console().print(table)
-        return
-    if made is not None and not RunDirectory(run).exists():
+    else:
         print(_state(run))
-        return
-    found = bad_input(lambda: status.status(RunDirectory(run)))
-    print(found.text)
-    terminal.console().print(status.table(found.beats))
+
+
+def _state(run: Path) -> str:
+    return status.status(RunDirectory(run)).text if RunDirectory(run).exists() else "has not begun"
 
 
 @click.command("data")
@@ -149,10 +152,6 @@ def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Pat
 
     with_ranks(comm, examine)
     sys.exit(any(finding.advice for finding in findings))
-
-
-def _state(run: Path) -> str:
-    return status.status(RunDirectory(run)).text if RunDirectory(run).exists() else "has not begun"
 
 
 @click.command("cancel")

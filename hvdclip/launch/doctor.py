@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
-from hvdclip.launch.facts import Facts, facts, sharing
+from hvdclip.launch.facts import Facts, facts, interfaces, sharing
 from hvdclip.launch.preflight import check_tasks
 from hvdclip.mistakes import in_words
 from hvdclip.training.job import Job, choose_device
@@ -49,9 +49,9 @@ def examine(comm: Communicator, run: Path | None, config: Config | None) -> Iter
     choose_device("cpu", comm)  # with as many threads as in training
     everyone = comm.gather(facts(comm))
     yield from _software(comm)
-    yield from _world(comm, everyone)
+    yield from _world(everyone)
     yield from _gpus(everyone)
-    networks = {one.host: ", ".join(one.interfaces) for one in everyone}
+    networks = dict(comm.gather((socket.gethostname(), ", ".join(interfaces()))))
     yield Finding("network", "; ".join(f"{host}: {network}" for host, network in networks.items()))
     yield _clocks(comm)
     yield from _all_reduces(comm)
@@ -82,17 +82,17 @@ def _software(comm: Communicator) -> Iterator[Finding]:
         yield Finding("MPI", MPI.Get_library_version().splitlines()[0].strip().split(", package")[0])
 
 
-def _world(comm: Communicator, everyone: Sequence[Facts]) -> Iterator[Finding]:
+def _world(everyone: Sequence[Facts]) -> Iterator[Finding]:
     hosts: dict[str, list[Facts]] = {}
     for one in everyone:
         hosts.setdefault(one.host, []).append(one)
     where = ", ".join(f"{len(ranks)} on {host}" for host, ranks in hosts.items())
     advice = ""
     try:
-        check_tasks(comm)
+        check_tasks(everyone)
     except ValueError as error:
         advice = str(error)
-    yield Finding("ranks", f"{comm.size}: {where}", advice)
+    yield Finding("ranks", f"{len(everyone)}: {where}", advice)
     crowded = []
     for host, ranks in hosts.items():
         wanted, cores = sum(one.threads for one in ranks), len({core for one in ranks for core in one.cores})
@@ -107,7 +107,7 @@ def _gpus(everyone: Sequence[Facts]) -> Iterator[Finding]:
         yield Finding("GPUs", "none")
         return
     seen = ", ".join(f"rank {one.rank}: {one.gpu} of {','.join(one.gpus) or 'none'} on {one.host}" for one in everyone)
-    shared = [f"ranks {', '.join(str(one.rank) for one in ranks)}" for ranks in sharing(list(everyone))]
+    shared = [f"ranks {', '.join(str(one.rank) for one in ranks)}" for ranks in sharing(everyone)]
     advice = f"{'; '.join(shared)} share one: as many ranks a node as GPUs, or comm.share_gpus" if shared else ""
     if not torch.cuda.is_available():
         advice = advice or "torch has no CUDA here, so training would be on the CPU"

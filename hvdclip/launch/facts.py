@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,10 @@ SIOCGIFADDR = 0x8915
 
 @dataclass(frozen=True)
 class Facts:
-    """Host, the cores that this rank may use, its threads, the GPUs that it sees and the one that is its own."""
+    """Host, the cores that this rank may use, its threads, the GPUs that it sees and the one that is its own.
+
+    `tasks` is how many SLURM's job has, by the environment; 0 where that does not matter.
+    """
 
     rank: int
     host: str
@@ -26,11 +30,12 @@ class Facts:
     threads: int
     gpus: tuple[str, ...]
     gpu: str | None
-    interfaces: tuple[str, ...]
+    tasks: int
 
 
-def facts(comm: Communicator) -> Facts:
-    gpus = visible_gpus()
+def facts(comm: Communicator, on_gpus: bool = True) -> Facts:
+    """This rank's; of a run that is to leave GPUs alone without them."""
+    gpus = _visible_gpus() if on_gpus else ()
     place = comm.local_rank % len(gpus) if gpus else None
     return Facts(
         rank=comm.rank,
@@ -39,11 +44,11 @@ def facts(comm: Communicator) -> Facts:
         threads=torch.get_num_threads(),
         gpus=gpus,
         gpu=None if place is None else _identity(place, gpus[place]),
-        interfaces=tuple(_interfaces()),
+        tasks=_tasks(),
     )
 
 
-def visible_gpus() -> tuple[str, ...]:
+def _visible_gpus() -> tuple[str, ...]:
     """As CUDA_VISIBLE_DEVICES names them, else their numbers; those that SLURM gives also where torch has no CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None and (torch.cuda.is_available() or "SLURM_GPUS_ON_NODE" in os.environ):
@@ -58,7 +63,13 @@ def _identity(place: int, name: str) -> str:
     return str(getattr(torch.cuda.get_device_properties(place), "uuid", name))
 
 
-def sharing(everyone: list[Facts]) -> list[list[Facts]]:
+def _tasks() -> int:
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"  # whose ranks come and go
+    return int(tasks) if tasks.isdigit() and not elastic else 0
+
+
+def sharing(everyone: Sequence[Facts]) -> list[list[Facts]]:
     """The ranks, several each time, that have one GPU of one host together."""
     owners: dict[tuple[str, str], list[Facts]] = {}
     for one in everyone:
@@ -67,7 +78,7 @@ def sharing(everyone: list[Facts]) -> list[list[Facts]]:
     return [ranks for ranks in owners.values() if len(ranks) > 1]
 
 
-def _interfaces() -> list[str]:
+def interfaces() -> list[str]:
     """The network interfaces with their IPv4 addresses and, where the kernel knows it, their speed in Mbit/s."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

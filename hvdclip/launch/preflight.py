@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
-from hvdclip.launch.facts import facts, sharing
+from hvdclip.launch.facts import Facts, facts, sharing
 
 
 def preflight(config: Config, comm: Communicator) -> None:
     """ValueError, on all ranks, where they were launched wrongly."""
-    check_tasks(comm)
-    shared = [] if config.train.device == "cpu" or config.comm.share_gpus else sharing(comm.gather(facts(comm)))
+    everyone = comm.gather(facts(comm, on_gpus=config.train.device != "cpu"))
+    check_tasks(everyone)
+    shared = [] if config.comm.share_gpus else sharing(everyone)
     if shared:
         one, ranks = shared[0][0], ", ".join(str(rank.rank) for rank in shared[0])
         raise ValueError(
@@ -21,14 +22,12 @@ def preflight(config: Config, comm: Communicator) -> None:
         )
 
 
-def check_tasks(comm: Communicator) -> None:
+def check_tasks(everyone: Sequence[Facts]) -> None:
     """ValueError where SLURM's job is of more tasks than there are ranks."""
-    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"
-    tasks = "" if elastic else os.environ.get("SLURM_NTASKS", "")
     # those that mpirun has started on other nodes see fewer: its daemons there are tasks of their own
-    most = max(comm.gather(int(tasks) if tasks.isdigit() else 0))
-    if most > comm.size:
+    most, ranks = max(one.tasks for one in everyone), len(everyone)
+    if most > ranks:
         raise ValueError(
-            f"SLURM_NTASKS is {most}, but the world has {comm.size} rank{'s' * (comm.size > 1)}: start all "
+            f"SLURM_NTASKS is {most}, but the world has {ranks} rank{'s' * (ranks > 1)}: start all "
             "by one srun --mpi=pmix or mpirun, never by srun mpirun; or unset SLURM_NTASKS if so many are meant"
         )

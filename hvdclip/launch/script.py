@@ -15,6 +15,7 @@ import hvdclip
 PROJECT = Path(hvdclip.__file__).parent.parent
 LIBRARY = PROJECT / "slurm/job.sh"
 SITES = PROJECT / "slurm/sites"
+CONFIG, SCRIPT = "submitted.yaml", "job.sbatch"
 # The ranks are told to stop so many seconds before the time is over, or when a quarter is left, if that is later.
 AHEAD_S = 120
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
@@ -63,13 +64,17 @@ class Job:
     runs: Sequence[str] = ()
     at_once: int = 0
 
+    def heading(self) -> list[str]:
+        """The title as comments."""
+        return [f"# {line}" for line in self.title.splitlines()]
+
     def script(self) -> str:
         """The text of the script; whatever stands in a name or path is a word of the shell's and nothing else."""
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
         yield "#!/bin/bash"
-        yield from (f"# {line}" for line in self.title.splitlines())
+        yield from self.heading()
         for option in self._options():
             yield f"#SBATCH {shlex.quote(option)}"
         yield ""
@@ -102,9 +107,6 @@ class Job:
             yield f"--array=0-{len(self.runs) - 1}{limit}"
         # a percent sign in a path would begin a pattern of SLURM's
         yield f"--output={self.folder}".replace("%", "%%") + ("/slurm-%A_%a.out" if self.runs else "/slurm-%j.out")
-
-
-CONFIG, SCRIPT = "submitted.yaml", "job.sbatch"
 
 
 def seconds(time: str) -> int:

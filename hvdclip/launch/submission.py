@@ -50,7 +50,7 @@ class Submission:
         for folder, config in zip(self.folders, self.configs, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             resolved = yaml.safe_dump(config.resolved, sort_keys=False)
-            durable.write_text(folder / CONFIG, _commented(self.job.title) + resolved)
+            durable.write_text(folder / CONFIG, "\n".join([*self.job.heading(), resolved]))
         script = self.job.folder / SCRIPT
         durable.write_text(script, text)
         number = slurm.submit(script)
@@ -105,7 +105,3 @@ def submitted(folder: Path) -> Submitted | None:
 
 def _note(folder: Path, job: str, runs: Sequence[str] = ()) -> None:
     durable.write_text(folder / NUMBER, json.dumps({"job": job, "runs": list(runs)}) + "\n")
-
-
-def _commented(text: str) -> str:
-    return "".join(f"# {line}\n" for line in text.splitlines())

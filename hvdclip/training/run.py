@@ -33,8 +33,7 @@ class Run:
             if found is None:
                 return
             together(comm, lambda: preflight(self.config, comm))
-            together(comm, lambda: stage(self.config, comm))
-            comm.gather(None)  # until every node has its copy
+            together(comm, lambda: stage(self.config, comm))  # which ends when every node has its copy
             job = together(comm, lambda: Job(self.config, comm))
             trainer = together(comm, lambda: Trainer(job))
             together(comm, lambda: self._load(trainer, found))

@@ -93,16 +93,18 @@ class RunDirectory:
 
     def whole_rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Up to one that was cut off."""
-        file = self.path / name
-        for line in file.read_text().splitlines() if file.exists() else ():
+        for line in self._lines(name):
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 return
 
     def rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._lines(name)]
+
+    def _lines(self, name: str) -> list[str]:
         file = self.path / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return file.read_text().splitlines() if file.exists() else []
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         durable.write_text(self.path / SUMMARY, as_json(summary, indent=2) + "\n")

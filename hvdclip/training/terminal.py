@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
 from hvdclip.comm import announced_ranks
-from hvdclip.comm.environment import ancestors
+from hvdclip.comm.environment import MPIRUN, ancestors
 
-LAUNCHERS = ("mpirun", "mpiexec", "prterun", "horovodrun")
+LAUNCHERS = (*MPIRUN, "horovodrun")
 
 
 def terminal() -> TextIO | None:
@@ -23,7 +22,7 @@ def terminal() -> TextIO | None:
     """
     if announced_ranks()[1] == "":
         return sys.stdout if sys.stdout.isatty() else None
-    launchers = [pid for pid in ancestors(os.getpid()) if _is_launcher(pid)]
+    launchers = ancestors(LAUNCHERS)
     if not launchers:
         return None
     try:
@@ -40,12 +39,3 @@ def console() -> Console:
     # a terminal that tells no size says 0
     width = (os.get_terminal_size(screen.fileno()).columns or 80) if screen else 160
     return Console(file=screen or sys.stdout, force_terminal=screen is not None, width=width, highlight=False)
-
-
-def _is_launcher(pid: int) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    # horovodrun is a script, so its name is the interpreter's argument
-    return any(os.path.basename(word.decode(errors="replace")) in LAUNCHERS for word in words[:2])
