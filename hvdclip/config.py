@@ -46,6 +46,10 @@ class Train(Section):
         [], description="epochs after which lr (and gamma with it) is multiplied by decay"
     )
     decay: Number = Field(0.1, gt=0, description="factor of lr at each milestone")
+    warmup_epochs: Number = Field(
+        0.0, ge=0, description="epochs in which lr (and gamma with it) grows in a straight line to its full size"
+    )
+    warmup_from: Number = Field(0.1, gt=0, le=1, description="share of lr at which that begins")
     nt_asgd: Literal["epoch", "per_step"] | None = Field(
         None,
         description="evaluate a running mean of models once the validation loss stalls: at epoch ends, or per step",
@@ -53,6 +57,21 @@ class Train(Section):
     weighted: bool = Field(False, description="weight each rank in every mean by the number of its training samples")
     nonmono: int = Field(5, ge=1, description="evaluations that NT-ASGD looks back")
     loss: str = Field("cross_entropy", description="for data of one's own: a function of torch.nn.functional")
+    label_smoothing: Number = Field(
+        0.0, ge=0, lt=1, description="share of each label that the loss in training spreads over all classes"
+    )
+    accumulate: int = Field(
+        1, ge=1, description="pieces of a step's samples whose gradients add up, so that less is in memory at a time"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="of the model's computations; parameters and averages are float32 (fp16: the loss is scaled)",
+    )
+    channels_last: bool = Field(False, description="keep images and their weights in the order that tensor cores like")
+    compile: bool = Field(False, description="compile the model (torch.compile)")
+    sync_batch_norm: bool = Field(
+        False, description="batch norm over the samples of all ranks, at a collective for each such layer and pass"
+    )
     stage: str | None = Field(
         None,
         description="folder of each node's own disk to which the data are copied first; $SLURM_TMPDIR and the like are "
@@ -68,6 +87,8 @@ class Train(Section):
             raise ValueError("nt_asgd: epoch takes models at epoch ends: give epochs, and no evaluate_every_steps")
         if not re.search("loss|cross_entropy", self.loss) or not hasattr(torch.nn.functional, self.loss):
             raise ValueError(f"loss is {self.loss!r}; allowed are the losses of torch.nn.functional, say mse_loss")
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(f"label_smoothing is {self.label_smoothing} with loss {self.loss}; allowed: 0")
         return self
 
 
@@ -118,15 +139,23 @@ class Columns(Section):
 
 
 class Shards(Section):
-    """How labelled rows are shared out over the ranks; the data's own settings stand beside these."""
+    """How labelled samples are shared out over the ranks and read; the data's own settings stand beside these."""
 
-    batch: int = Field(32, ge=1, description="rows per rank and step")
+    batch: int = Field(32, ge=1, description="samples per rank and step")
     partition: Literal["contiguous", "similar", "dirichlet"] = Field(
         "similar", description="equal shards in file order, of a similarity, or by a Dirichlet distribution"
     )
     similarity: Number = Field(1.0, ge=0, le=1, description="share of every label that is spread evenly: 1 is i.i.d.")
     alpha: Number = Field(1.0, gt=0, description="of the Dirichlet distribution; the smaller the more uneven")
     partition_seed: int = Field(0, ge=0, description="of what is random in it")
+    workers: int = Field(0, ge=0, description="processes of each rank that read samples ahead")
+    on_device: bool = Field(False, description="keep all samples in the memory of the rank's device")
+
+    @model_validator(mode="after")
+    def _has_something_to_read(self) -> Self:
+        if self.on_device and self.workers:
+            raise ValueError(f"workers is {self.workers} with on_device; allowed: 0, since nothing is left to be read")
+        return self
 
 
 @dataclass(frozen=True)
@@ -151,8 +180,9 @@ class Config:
         return interval if isinstance(interval, int) else None
 
 
+CLASSIFIERS = ", a classifier of torchvision (resnet50, ...)"
 # what a model learns from its data
-FROM_DATA = ("vocabulary", "start", "features", "classes")
+FROM_DATA = ("vocabulary", "start", "shape", "classes")
 # how the ranks read the data of a name; problems and data of one's own need no such settings
 READ_AS: dict[str | None, type[Section]] = {
     **dict.fromkeys(data.CORPORA, Columns),
@@ -161,8 +191,8 @@ READ_AS: dict[str | None, type[Section]] = {
 
 SECTIONS: dict[str, str] = {
     "algorithm": "the method by name and its settings (hvdclip algorithms)",
-    "model": "awd_lstm, lstm, cnn, mlp, resnet or point and its settings, or my.module:build",
-    "data": "a text, labelled rows, a problem with a known answer, or my.module:loaders",
+    "model": "awd_lstm, lstm, cnn, mlp, resnet, point and its settings, a name of torchvision's, or my.module:build",
+    "data": "a text, labelled samples, a problem with a known answer, or my.module:loaders",
     "train": "how long, seed, schedule",
     "checkpoint": "how often the run is saved, so that it can be resumed",
     "log": "metrics",
@@ -191,9 +221,10 @@ def check(raw: dict[str, Any]) -> Config:
     mistakes += [f"{section}: missing; {SECTIONS[section]}" for section in REQUIRED if section not in raw]
 
     method, algorithm = _algorithm(raw.get("algorithm"), mistakes)
-    model = _named(raw.get("model"), "model", models.MODELS, mistakes, exclude=FROM_DATA)
+    model = _named(raw.get("model"), "model", models.MODELS, mistakes, FROM_DATA, models.find, CLASSIFIERS)
     _try_model(model, mistakes)
-    corpus = _named(raw.get("data"), "data", data.CORPORA | data.LABELLED | PROBLEMS, mistakes, exclude=("ranks",))
+    sources = data.CORPORA | data.LABELLED | PROBLEMS
+    corpus = _named(raw.get("data"), "data", sources, mistakes, exclude=("ranks",))
     _check_pair(model.get("name"), corpus.get("name"), mistakes)
     read_as = READ_AS.get(corpus.get("name"), Section)
     columns = _part(Columns, corpus if read_as is Columns else {})
@@ -202,6 +233,7 @@ def check(raw: dict[str, Any]) -> Config:
     checkpoint = _section(Checkpoint, raw.get("checkpoint", {}), "checkpoint", mistakes)
     log = _section(Log, raw.get("log", {}), "log", mistakes)
     comm = _section(Comm, raw.get("comm", {}), "comm", mistakes)
+    _check_for_samples(train, corpus.get("name"), mistakes)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     assert method is not None and isinstance(train, Train)
@@ -330,8 +362,10 @@ def _named(
     registry: Mapping[str, Callable[..., Any]],
     mistakes: list[str],
     exclude: tuple[str, ...] = (),
+    find: Callable[[str], Callable[..., Any] | None] | None = None,
+    beside: str = "",
 ) -> dict[str, Any]:
-    """A section that names a function of a registry, or one's own, and its settings."""
+    """A section that names a function of a registry (or one that `find` finds), or one's own, and its settings."""
     if section is None:
         return {}
     settings = _with_name(section, path, mistakes)
@@ -344,10 +378,11 @@ def _named(
         except ConfigError as error:
             mistakes.append(f"{path}: {error}")
         return {"name": name} | settings
-    if not isinstance(name, str) or name not in registry:
-        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)} or my.module:function")
+    function = (find or registry.get)(name) if isinstance(name, str) else None
+    if function is None:
+        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)}{beside} or my.module:function")
         return {}
-    model = settings_model(registry[name], exclude)
+    model = settings_model(function, exclude)
     if name in READ_AS:
         model = create_model(path, __base__=(READ_AS[name], model))
     checked = _section(model, settings, path, mistakes)
@@ -356,14 +391,26 @@ def _named(
 
 def _check_pair(model: str | None, source: str | None, mistakes: list[str]) -> None:
     """Texts are for language models, problems for a point; what is of one's own may go with anything of one's own."""
-    fitting = None
-    pairs = ((PROBLEMS, {"point"}), (data.LABELLED, set(models.ROWS)), (data.CORPORA, set(models.LANGUAGE)))
-    for group, names in pairs:
-        fitting = names if source in group else fitting
-    if fitting and model in models.MODELS and model not in fitting:
-        mistakes.append(f"model.name is {model!r}; allowed with data {source}: {', '.join(sorted(fitting))}")
-    if fitting is None and source and model in models.MODELS:
-        mistakes.append(f"model.name is {model!r}; allowed with data of one's own: my.module:build")
+    if not model or not source or ":" in model:
+        return
+    for group, names in ((PROBLEMS, ["point"]), (data.LABELLED, models.SAMPLES), (data.CORPORA, models.LANGUAGE)):
+        if source in group:
+            fits = models.takes_samples(model) if names is models.SAMPLES else model in names
+            beside = CLASSIFIERS * (names is models.SAMPLES)
+            if not fits:
+                allowed = ", ".join(sorted(names)) + beside
+                mistakes.append(f"model.name is {model!r}; allowed with data {source}: {allowed}")
+            return
+    mistakes.append(f"model.name is {model!r}; allowed with data of one's own: my.module:build")
+
+
+def _check_for_samples(train: BaseModel | None, source: str | None, mistakes: list[str]) -> None:
+    """What means nothing to texts and problems, but to labelled samples and data of one's own."""
+    if isinstance(train, Train) and source in data.CORPORA | PROBLEMS:
+        for name in ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm"):
+            default, value = Train.model_fields[name].default, getattr(train, name)
+            if value != default:
+                mistakes.append(f"train.{name} is {value}; allowed with data {source}: {default}")
 
 
 Part = TypeVar("Part", bound=Section)

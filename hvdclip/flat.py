@@ -148,6 +148,7 @@ class Space:
         if len(devices) != 1:
             raise ValueError(f"parameters lie on {', '.join(devices) or 'no device'}; all must lie on one device")
         self.device = self.parameters[0].device
+        self._channels_last = [_is_channels_last(p) for p in self.parameters]
         self.numel: dict[torch.dtype, int] = {}
         for p in self.parameters:
             self.numel[p.dtype] = self.numel.get(p.dtype, 0) + p.numel()
@@ -185,11 +186,22 @@ class Space:
             flats = {dtype: torch.zeros(n, dtype=dtype, device=self.device) for dtype, n in self.numel.items()}
         offsets = dict.fromkeys(flats, 0)
         parts = []
-        for p in self.parameters:
+        for p, channels_last in zip(self.parameters, self._channels_last, strict=True):
             start = offsets[p.dtype]
-            parts.append(flats[p.dtype][start : start + p.numel()].view(p.shape))
+            parts.append(_shaped(flats[p.dtype][start : start + p.numel()], p.shape, channels_last))
             offsets[p.dtype] = start + p.numel()
         return Vector(parts, [flats[dtype] for dtype in self.numel])
+
+    def in_order(self, parts: list[Tensor]) -> list[Tensor]:
+        """The same gradients, each in the order in memory in which its parameter lies in x.
+
+        Fused kernels walk memory; autograd may have made a gradient in another memory format.
+        """
+        if not any(self._channels_last):
+            return parts if all(map(Tensor.is_contiguous, parts)) else [g.contiguous() for g in parts]
+        return [
+            g if _in_order(g, p) else torch.empty_like(p).copy_(g) for g, p in zip(parts, self.parameters, strict=True)
+        ]
 
     def flatten(self, v: Vector) -> Tensor:
         """The entries of v in the order of the parameters, (P,), in the widest dtype."""
@@ -216,6 +228,21 @@ class Space:
                 "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
                 "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"
             )
+
+
+def _is_channels_last(p: Tensor) -> bool:
+    return p.dim() == 4 and not p.is_contiguous() and p.is_contiguous(memory_format=torch.channels_last)
+
+
+def _shaped(flat: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return flat.view(shape)
+    n, c, h, w = shape
+    return flat.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _in_order(g: Tensor, p: Tensor) -> bool:
+    return g.stride() == p.stride() or (g.is_contiguous() and p.is_contiguous())
 
 
 def _norm(by_dtype: Iterable[list[Tensor]]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hvdclip.data.images import torchvision
+from hvdclip.vision import torchvision
 
 
 def write(root: Path, train: int = 60, test: int = 20) -> Path:

@@ -12,11 +12,12 @@ from launch import run_ranks
 import hvdclip
 from hvdclip.cli import main
 from hvdclip.config import load
-from hvdclip.data.images import CIFAR10, cifar10, torchvision
+from hvdclip.data.images import CIFAR10, cifar10
 from hvdclip.simulation.run import Memory
 from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
+from hvdclip.vision import torchvision
 
 
 @pytest.mark.ranks
@@ -80,7 +81,7 @@ def test_damaged_images_are_named(tmp_path, monkeypatch):
         main, ["train", "configs/cifar10_resnet56.yaml", f"data.root={tmp_path}", "--run-dir", "x"]
     )
     assert refused.exit_code == 2
-    assert "does not hold CIFAR10 whole: torchvision.datasets.CIFAR10(" in refused.output
+    assert "does not hold CIFAR10 whole: hvdclip data cifar10 brings it" in refused.output
 
 
 @pytest.mark.parametrize("config", ["cifar10_resnet56", "cifar10_resnet32"])

@@ -282,7 +282,7 @@ def test_settings_out_of_range_are_named(name, settings, message):
 def test_resnets_have_the_papers_number_of_parameters(depth, count):
     """With shortcuts of option A, for 10 classes of images of three channels."""
     with torch.device("meta"):
-        resnet = models.build("resnet", features=3 * 32 * 32, classes=10, depth=depth)
+        resnet = models.build("resnet", shape=(3, 32, 32), classes=10, depth=depth)
     assert sum(parameter.numel() for parameter in resnet.parameters()) == count
 
 
@@ -295,15 +295,33 @@ def test_a_shortcut_is_every_second_pixel_between_channels_of_zeros():
     assert not found[:, :8].any() and not found[:, 24:].any()
 
 
-@pytest.mark.parametrize("name", ["cnn", "resnet"])
-@pytest.mark.parametrize("features", [784, 3072])
-def test_rows_of_pixels_become_logits(name, features):
+@pytest.mark.parametrize("name", ["cnn", "mlp", "resnet", "resnet18", "vit_b_32", "googlenet"])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 64, 64)])
+def test_images_become_logits(name, shape):
+    if name == "googlenet":
+        shape = (3, 96, 96)  # the least that it takes
     sizes = {"depth": 8} if name == "resnet" else {}
-    assert models.build(name, features=features, classes=7, **sizes)(torch.rand(3, features)).shape == (3, 7)
+    model = models.build(name, shape=shape, classes=7, **sizes)
+    assert model(torch.rand(2, *shape)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet18", 11_689_512), ("resnet50", 25_557_032), ("vgg16", 138_357_544)]
+)
+def test_torchvisions_models_have_their_published_number_of_parameters(name, count):
+    with torch.device("meta"):
+        model = models.build(name, shape=(3, 224, 224), classes=1000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
 def test_what_is_no_image_or_no_depth_is_refused():
-    with pytest.raises(ValueError, match=r"the data have 10 features, so are no images; allowed: 784 \(1 x 28"):
-        models.build("cnn", features=10, classes=2)
+    with pytest.raises(
+        ValueError, match=r"have the shape \(10,\); allowed: images \(channels, height, width\) from 4 x 4"
+    ):
+        models.build("cnn", shape=(10,), classes=2)
+    with pytest.raises(ValueError, match=r"have the shape \(1, 28, 28\); allowed: images \(3, height, width\)"):
+        models.build("resnet50", shape=(1, 28, 28), classes=2)
     with pytest.raises(ValueError, match=r"depth is 21; allowed: 6n \+ 2, as 20, 32, 44, 56 and 110"):
-        models.build("resnet", features=784, classes=2, depth=21)
+        models.build("resnet", shape=(1, 28, 28), classes=2, depth=21)
+    with pytest.raises(ValueError, match=r"unknown model 'resnet51': choose from .*, or torchvision's classifiers"):
+        models.build("resnet51", shape=(3, 28, 28), classes=2)

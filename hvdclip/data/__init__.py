@@ -1,20 +1,23 @@
 """Corpora by name, `load("wikitext-2", root="data")`, the columns in which ranks read them, and labelled rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import corpus, stdlib
 from .columns import block, cut, even_lengths, sequence_lengths, windows
 from .corpus import Corpus
+from .image_folder import image_folder
 from .images import cifar10, cifar100
-from .labelled import Labelled
+from .labelled import Labelled, Samples
 from .mnist import mnist
+from .synthetic import synthetic
 
 __all__ = [
     "CORPORA",
     "LABELLED",
     "Corpus",
     "Labelled",
+    "Samples",
     "block",
     "cut",
     "even_lengths",
@@ -29,7 +32,13 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
     "wikitext-2": corpus.wikitext2,
 }
 
-LABELLED: dict[str, Callable[..., dict[str, Labelled]]] = {"cifar10": cifar10, "cifar100": cifar100, "mnist": mnist}
+LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "image_folder": image_folder,
+    "mnist": mnist,
+    "synthetic": synthetic,
+}
 
 
 def load(name: str, **settings: Any) -> Corpus:

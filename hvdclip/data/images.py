@@ -1,4 +1,4 @@
-"""Colour images with a label each, through torchvision's own datasets and transforms."""
+"""Small colour images with a label each, through torchvision's own datasets and transforms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library
+
+from hvdclip.vision import torchvision
 
 from .folder import data_folder
 from .labelled import Labelled
@@ -21,7 +22,7 @@ PADDING = 4
 
 @dataclass(frozen=True, eq=False)
 class Images(Labelled):
-    """Features are bytes (m, channels * side * side), and become numbers of mean 0 and deviation 1 when they are read.
+    """Features are bytes, and become numbers of mean 0 and deviation 1 when they are read.
 
     Where `augmented`, what is drawn for training (by a seed) is a random crop of the padded image, or its mirror image.
     """
@@ -30,28 +31,27 @@ class Images(Labelled):
     augmented: bool = False
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
-        images = self.features[chosen].view(-1, *self._shape)
+        images = super().rows(chosen)
         if self.augmented and seed is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 images = torch.stack([self._augment(image) for image in images])
-        return self._scale(images).flatten(1)
-
-    @cached_property
-    def _shape(self) -> tuple[int, int, int]:
-        channels = len(self.moments[0])
-        side = round((self.features.shape[1] // channels) ** 0.5)
-        return channels, side, side
+        return self._scale(images)
 
     @cached_property
     def _augment(self) -> Any:
         v2 = torchvision().transforms.v2
-        return v2.Compose([v2.RandomCrop(self._shape[1:], padding=PADDING), v2.RandomHorizontalFlip()])
+        return v2.Compose([v2.RandomCrop(self.shape[1:], padding=PADDING), v2.RandomHorizontalFlip()])
 
     @cached_property
     def _scale(self) -> Any:
-        v2 = torchvision().transforms.v2
-        return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*self.moments)])
+        return scale(self.moments)
+
+
+def scale(moments: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
+    """The transform from bytes to numbers of mean 0 and deviation 1, given (means, deviations) by channel."""
+    v2 = torchvision().transforms.v2
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*moments)])
 
 
 def cifar10(root: str | None = None, augment: bool = True) -> dict[str, Labelled]:
@@ -78,26 +78,8 @@ def _split(name: str, root: str, split: str, moments: Any, augmented: bool) -> I
         found = getattr(torchvision().datasets, name)(root, train=split == "train")
     except RuntimeError:
         raise FileNotFoundError(
-            f"{root} does not hold {name} whole: torchvision.datasets.{name}({root!r}, download=True) brings it there "
-            "where there is a network; the folder is data.root, by default the environment variable HVDCLIP_DATA"
+            f"{root} does not hold {name} whole: hvdclip data {name.lower()} brings it there where there is a network; "
+            "the folder is data.root, by default the environment variable HVDCLIP_DATA"
         ) from None
-    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).flatten(1).contiguous()
+    pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
     return Images(pixels, torch.tensor(found.targets), moments, augmented)
-
-
-@cache
-def torchvision() -> Any:
-    """The package, also beside a torch without CUDA.
-
-    Its wheel is built for CUDA: without that its C++ operators cannot be loaded, and the import fails on the schemas of
-    two of them, which nothing here uses.
-    """
-    if torch.version.cuda is None:
-        schemas = Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            schemas.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
-    import torchvision.datasets
-    import torchvision.transforms.v2
-
-    return torchvision

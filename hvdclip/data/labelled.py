@@ -1,22 +1,54 @@
-"""Samples with a label each, as two tensors."""
+"""Samples with a label each."""
+
+from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol, Self
 
+import torch
 from torch import Tensor
+
+
+class Samples(Protocol):
+    """Samples of one shape, read by their numbers; labels (m,), int64, are 0 to classes - 1."""
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+
+    @property
+    def checksum(self) -> str:
+        """By which ranks can tell that they read the same samples."""
+
+    def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
+        """These samples, (len(chosen), *shape), floating; with a seed as they are drawn in training."""
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Features (m, d) and labels (m,), int64, which are 0 to classes - 1."""
+    """Samples as one tensor of features (m, *shape)."""
 
     features: Tensor
     labels: Tensor
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
-        """The features of these samples as floating rows; with a seed as they are drawn in training."""
-        return self.features[chosen]
+        return self.features[chosen.to(self.features.device)]
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples, kept in the memory of that device."""
+        return replace(self, features=self.features.to(device))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.features.shape[1:])
 
     @property
     def classes(self) -> int:
@@ -24,7 +56,7 @@ class Labelled:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 over all features and labels, by which ranks can tell that they read the same samples."""
+        """SHA-256 over all features and labels."""
         digest = hashlib.sha256()
         for part in (self.features, self.labels):
             digest.update(f"\n{tuple(part.shape)}\n".encode())

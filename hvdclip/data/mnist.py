@@ -16,15 +16,20 @@ from .labelled import Labelled
 MEAN, DEVIATION = 0.1307, 0.3081  # of the train pixels, from 0 to 1
 
 
-def mnist(root: str | None = None) -> dict[str, Labelled]:
-    """60,000 train and 10,000 test digits as float32 rows of 784 pixels, of mean 0 and deviation 1 in the train set.
+def mnist(root: str | None = None, rgb: bool = False) -> dict[str, Labelled]:
+    """60,000 train and 10,000 test digits as float32 images (1, 28, 28), of mean 0 and deviation 1 in the train set.
 
-    Reads root/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or with .gz; root defaults to the
-    environment variable HVDCLIP_DATA. ValueError without a root or for a damaged file, FileNotFoundError for a
-    missing one.
+    With `rgb` each grey value is there as red, green and blue: (3, 28, 28). Reads
+    root/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or with .gz; root defaults to the environment
+    variable HVDCLIP_DATA. ValueError without a root or for a damaged file, FileNotFoundError for a missing one.
     """
     folder = data_folder(root, "mnist") / "MNIST/raw"
-    return {split: _split(folder, prefix) for split, prefix in (("train", "train"), ("test", "t10k"))}
+    found = {split: _split(folder, prefix) for split, prefix in (("train", "train"), ("test", "t10k"))}
+    return {split: _in_colours(grey) for split, grey in found.items()} if rgb else found
+
+
+def _in_colours(grey: Labelled) -> Labelled:
+    return Labelled(grey.features.expand(-1, 3, -1, -1), grey.labels)
 
 
 @cache  # simulated ranks share one copy
@@ -35,7 +40,7 @@ def _split(folder: Path, prefix: str) -> Labelled:
             f"{folder}/{prefix}-*: images of shape {tuple(images.shape)} and {len(labels)} labels up to {labels.max()} "
             "are not MNIST's, which are of 28 x 28 pixels with a label from 0 to 9 each"
         )
-    pixels = images.view(-1, 784).float() / 255
+    pixels = images[:, None].float() / 255
     return Labelled((pixels - MEAN) / DEVIATION, labels.long())
 
 

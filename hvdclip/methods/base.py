@@ -48,7 +48,7 @@ class Method(torch.optim.Optimizer):
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         module = model_or_params if isinstance(model_or_params, nn.Module) else None
         self._open = True
-        super().__init__(trainable_groups(model_or_params), self._group_defaults(settings))
+        super().__init__(trainable_groups(model_or_params, settings.weight_decay_on), self._group_defaults(settings))
         self._open = False
         self.settings, self.comm = settings, comm
         self.kit = kit_of(comm)
@@ -350,10 +350,7 @@ class Method(torch.optim.Optimizer):
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, left, strict=True)]
         if any(map(attrgetter("is_sparse"), parts)):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
-        if not all(map(Tensor.is_contiguous, parts)):
-            # fused kernels walk memory: a gradient made in another memory format must be brought into x's order
-            parts = [g.contiguous() for g in parts]
-        return parts
+        return self.space.in_order(parts)
 
     def _observe(self, norm: Tensor, overflow: Tensor | None) -> None:
         self.statistics.add("steps", 1)

@@ -11,12 +11,18 @@ Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 KEYS = ("params", "lr", "weight_decay")
 
 
-def trainable_groups(model_or_params: Parameters) -> list[dict[str, Any]]:
-    """Groups of trainable parameters; TypeError or ValueError for what is none, or has wrong settings."""
+def trainable_groups(model_or_params: Parameters, weight_decay_on: str = "all") -> list[dict[str, Any]]:
+    """Groups of trainable parameters; TypeError or ValueError for what is none, or has wrong settings.
+
+    Where weight decay is on "weights", a module's parameters of one dimension are a group without it.
+    """
     if isinstance(model_or_params, Tensor):
         raise TypeError("a tensor was given; allowed are a module, an iterable of parameters, or parameter groups")
     if isinstance(model_or_params, nn.Module):
-        model_or_params = model_or_params.parameters()
+        everything = list(model_or_params.parameters())
+        model_or_params = everything if weight_decay_on == "all" else _by_dimensions(everything)
+    elif weight_decay_on != "all":
+        raise ValueError(f"weight_decay_on is {weight_decay_on!r}; allowed: all, but for a module")
     entries: list[Any] = list(model_or_params)
     groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
     groups = [group | {"params": _trainable(group)} for group in groups]
@@ -30,6 +36,12 @@ def trainable_groups(model_or_params: Parameters) -> list[dict[str, Any]]:
     if groups[0].get("lr") == 0:
         raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
     return groups
+
+
+def _by_dimensions(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    weights = [p for p in parameters if p.dim() > 1]
+    others = [p for p in parameters if p.dim() <= 1]
+    return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
 def _trainable(group: dict[str, Any]) -> list[nn.Parameter]:

@@ -27,6 +27,9 @@ class CommonSettings(BaseModel):
 
     lr: Finite = setting(gt=0, description="eta, the step size", unit="x/g")
     weight_decay: Finite = setting(0.0, ge=0, description="wd, added to the direction as wd * x", unit="g/x")
+    weight_decay_on: Literal["all", "weights"] = setting(
+        "all", description="all parameters, or those of several dimensions: not norms and biases; for a module"
+    )
     on_nonfinite: Literal["raise", "skip"] = setting(
         "raise", description="a non-finite gradient on one rank: an error on all ranks, or a step left out"
     )

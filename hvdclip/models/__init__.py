@@ -2,7 +2,8 @@
 
 A language model is called as `model(tokens, state) -> (logits, state, penalty)`: tokens (time, batch) int64, logits
 (time, batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the state of
-zeros. An mlp, a cnn and a resnet classify labelled rows. A point is the model of a problem: one vector `model.x`.
+zeros. An mlp, a cnn, a resnet and torchvision's classifiers (by their names there, say resnet50) take labelled samples
+of a shape. A point is the model of a problem: one vector `model.x`.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import torchvisions
 from .awd_lstm import AWDLSTM
 from .cnn import CNN
 from .lstm import LSTM
@@ -19,15 +21,30 @@ from .point import Point
 from .resnet import ResNet
 
 LANGUAGE: dict[str, Callable[..., nn.Module]] = {"awd_lstm": AWDLSTM, "lstm": LSTM}
-ROWS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "mlp": MLP, "resnet": ResNet}
-MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | ROWS | {"point": Point}
+SAMPLES: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "mlp": MLP, "resnet": ResNet}
+MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | SAMPLES | {"point": Point}
 
 
 def build(name: str, *arguments: Any, **settings: Any) -> nn.Module:
     """The model of that name, drawn from torch's random state; ValueError for an unknown name or bad setting."""
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(sorted(MODELS))}")
-    return MODELS[name](*arguments, **settings)
+    made_by = find(name)
+    if made_by is None:
+        raise ValueError(
+            f"unknown model {name!r}: choose from {', '.join(sorted(MODELS))}, or torchvision's classifiers"
+        )
+    return made_by(*arguments, **settings)
+
+
+def find(name: str) -> Callable[..., nn.Module] | None:
+    """What makes the model of that name; None where there is none."""
+    if name in MODELS:
+        return MODELS[name]
+    return torchvisions.builder(name) if name in torchvisions.names() else None
+
+
+def takes_samples(name: str) -> bool:
+    """Whether the model of that name classifies labelled samples."""
+    return name in SAMPLES or (name not in MODELS and find(name) is not None)
 
 
 def detach(state: Any) -> Any:

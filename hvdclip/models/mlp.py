@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Annotated
 
@@ -12,14 +13,15 @@ Width = Annotated[int, Field(ge=1)]
 
 
 class MLP(nn.Module):
-    """Rows (batch, features) to logits (batch, classes), through ReLU layers of the widths in `hidden`."""
+    """Samples (batch, *shape) to logits (batch, classes), through ReLU layers of the widths in `hidden`."""
 
-    def __init__(self, features: int, classes: int, hidden: list[Width] = [64]):  # noqa: B006
+    def __init__(self, shape: tuple[int, ...], classes: int, hidden: list[Width] = [64]):  # noqa: B006
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in pairwise([features, *hidden]):
+        widths = [math.prod(shape), *hidden]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear([features, *hidden][-1], classes))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.layers(rows)
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.layers(samples)

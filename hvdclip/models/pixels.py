@@ -1,13 +1,10 @@
-"""Rows of pixels as images."""
-
-from torch import nn
-
-SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
+"""What image models ask of the shape of a sample."""
 
 
-def as_images(features: int) -> nn.Unflatten:
-    """Rows (batch, features) to images (batch, channels, height, width); ValueError for rows that are no images."""
-    if features not in SHAPES:
-        allowed = ", ".join(f"{size} ({' x '.join(map(str, shape))})" for size, shape in SHAPES.items())
-        raise ValueError(f"the data have {features} features, so are no images; allowed: {allowed}")
-    return nn.Unflatten(1, SHAPES[features])
+def check_images(shape: tuple[int, ...], least: int = 1, channels: int | None = None) -> tuple[int, int, int]:
+    """The shape (channels, height, width); ValueError where it is none, smaller, or of other channels."""
+    fits = len(shape) == 3 and min(shape[1:]) >= least and channels in (None, shape[0])
+    if not fits:
+        allowed = f"({channels or 'channels'}, height, width)" + f" from {least} x {least}" * (least > 1)
+        raise ValueError(f"the data's samples have the shape {tuple(shape)}; allowed: images {allowed}")
+    return shape[0], shape[1], shape[2]

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .pixels import SHAPES, as_images
+from .pixels import check_images
 
 Depth = Annotated[int, Field(ge=8)]
 WIDTHS = (16, 32, 64)
@@ -35,18 +35,17 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Rows of pixels (batch, features) to logits (batch, classes), by 6n + 2 layers.
+    """Images (batch, *shape) to logits (batch, classes), by 6n + 2 layers.
 
-    ValueError for another depth, or where the rows are no images. Source: He, Zhang, Ren, Sun (2016), section 4.2.
+    ValueError for another depth, or where the samples are no images. Source: He, Zhang, Ren, Sun (2016), section 4.2.
     """
 
-    def __init__(self, features: int, classes: int, depth: Depth = 56):
+    def __init__(self, shape: tuple[int, ...], classes: int, depth: Depth = 56):
         super().__init__()
         if depth % 6 != 2:
             raise ValueError(f"depth is {depth}; allowed: 6n + 2, as 20, 32, 44, 56 and 110")
         blocks = (depth - 2) // 6
-        self.images = as_images(features)
-        self.conv = nn.Conv2d(SHAPES[features][0], WIDTHS[0], 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(check_images(shape)[0], WIDTHS[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(WIDTHS[0])
         widths = [width for width in WIDTHS for _ in range(blocks)]
         self.blocks = nn.Sequential(*(Block(*pair) for pair in pairwise([WIDTHS[0], *widths])))
@@ -55,6 +54,6 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, rows: Tensor) -> Tensor:
-        features = self.blocks(functional.relu(self.norm(self.conv(self.images(rows)))))
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(functional.relu(self.norm(self.conv(images))))
         return self.last(features.mean(dim=(2, 3)))

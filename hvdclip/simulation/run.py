@@ -21,6 +21,7 @@ from hvdclip.training.loop import Trainer
 from hvdclip.training.metrics import mean_of_known
 from hvdclip.training.problem import EPOCH
 from hvdclip.training.recorder import Recorder
+from hvdclip.training.schedule import Schedule
 
 
 def run(config: Config, ranks: int, seeds: int = 1, ranks_per_node: int | None = None) -> Trace:
@@ -45,7 +46,7 @@ def stacked(config: Config, ranks: int, seeds: int) -> Trace:
     problem = PROBLEMS[data.pop("name")](ranks, **data)
     model = Point(problem.start.expand(seeds, ranks, -1))
     method = optimizer(settings.pop("name"), model, comm=Stack(ranks), **settings)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(method, train.milestones, gamma=train.decay)
+    schedule = Schedule(method, train)
     batch = -1
 
     def closure(again: bool = False) -> None:
@@ -60,10 +61,8 @@ def stacked(config: Config, ranks: int, seeds: int) -> Trace:
     every = train.evaluate_every_steps or config.interval or 1
     collected, clipped, drifts, due = _Collected(), [], [], False
     for step in range(1, train.steps + 1):
-        epoch = (batch + 1) // EPOCH
+        schedule.set((batch + 1) / EPOCH)
         method.step(closure)
-        for _ in range((batch + 1) // EPOCH - epoch):
-            schedule.step()
         if step == train.steps:
             method.synchronize()
         due |= step % every == 0

@@ -1,9 +1,9 @@
-"""Classification of labelled rows that are shared out over the ranks."""
+"""Classification of labelled samples that are shared out over the ranks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,24 +11,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hvdclip.config import Shards
-from hvdclip.data.labelled import Labelled
+from hvdclip.data import Samples
 from hvdclip.data.partition import label_counts, share_out
 from hvdclip.training import randomness
-from hvdclip.training.task import Batch, Evaluation
+from hvdclip.training.loading import Draw, read
+from hvdclip.training.task import Batch, Evaluation, Task
+
+EVALUATED_AT_ONCE = 1000, 2**24  # samples, and numbers in them, at most
+BEST = 5
+IN_A_TABLE = 100  # classes
 
 
-class Classification:
+class Classification(Task):
     """Every rank passes its own shard in a new random order each epoch, as many batches as the smallest shard has.
 
-    ValueError if a shard has not one batch.
+    With more than five classes an evaluation counts where the right one is among the five likeliest. ValueError if a
+    shard has not one batch.
     """
 
-    metric = "accuracy"
-
     def __init__(
-        self, data: Mapping[str, Labelled], shards: Shards, seed: int, rank: int, ranks: int, device: torch.device
+        self,
+        data: Mapping[str, Samples],
+        shards: Shards,
+        seed: int,
+        rank: int,
+        ranks: int,
+        device: torch.device,
+        label_smoothing: float = 0.0,
     ):
-        self.data, self.settings, self.seed = data, shards, seed
+        self.data, self.settings, self.seed, self.label_smoothing = data, shards, seed, label_smoothing
         self.rank, self.ranks, self.device = rank, ranks, device
         labels = data["train"].labels.numpy()
         rule = (shards.partition, shards.similarity, shards.alpha, shards.partition_seed)
@@ -38,48 +49,51 @@ class Classification:
         self._batches = smallest // shards.batch
         if self._batches == 0:
             raise ValueError(f"data.batch is {shards.batch}; allowed: up to {smallest}, the size of the smallest shard")
+        self.metrics = ("accuracy", "top5_accuracy") if data["train"].classes > BEST else ("accuracy",)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = np.random.default_rng((self.seed, epoch, self.rank)).permutation(self.shard)
-        train, size = self.data["train"], self.settings.batch
-        for number in range(start, self._batches):
+        size = self.settings.batch
+
+        def draw(number: int) -> Draw:
             chosen = torch.from_numpy(order[number * size : (number + 1) * size])
-            rows = train.rows(chosen, randomness.seed_from(self.seed, epoch, self.rank, number))
-            yield Batch(rows.to(self.device), train.labels[chosen].to(self.device), size)
+            return chosen, randomness.seed_from(self.seed, epoch, self.rank, number)
+
+        draws = map(draw, range(start, self._batches))
+        for rows, labels in read(self.data["train"], draws, self.settings.workers, self.device):
+            yield Batch(rows, labels, size)
 
     def epoch_steps(self, epoch: int) -> int:
         return self._batches
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        loss = functional.cross_entropy(model(batch.inputs), batch.targets)
+        logits = model(batch.inputs)
+        loss = functional.cross_entropy(logits, batch.targets, label_smoothing=self.label_smoothing)
         return loss, loss.detach()
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         held_out = self.data[split]
         mine = torch.arange(self.rank, len(held_out.labels), self.ranks)
-        total = correct = 0.0
-        for chosen in mine.split(1000):
-            logits, targets = model(held_out.rows(chosen).to(self.device)), held_out.labels[chosen].to(self.device)
+        most, numbers = EVALUATED_AT_ONCE
+        draws = ((chosen, None) for chosen in mine.split(max(1, min(most, numbers // math.prod(held_out.shape)))))
+        total, correct = 0.0, [0.0] * len(self.metrics)
+        for rows, targets in read(held_out, draws, self.settings.workers, self.device):
+            logits = model(rows)
             total += functional.cross_entropy(logits, targets, reduction="sum").item()
-            correct += (logits.argmax(dim=1) == targets).sum().item()
-        return Evaluation(total, correct, len(mine))
+            for k, most in enumerate((1, BEST)[: len(self.metrics)]):
+                likeliest = logits.topk(most, dim=1).indices
+                correct[k] += (likeliest == targets[:, None]).sum().item()
+        return Evaluation(len(mine), total, tuple(correct))
 
     def description(self) -> str:
-        return f"{len(self.data['train'].labels):,} labelled rows"
-
-    def remark(self, loss: float) -> str:
-        return ""
+        shape = " x ".join(map(str, self.data["train"].shape))
+        return f"{len(self.data['train'].labels):,} labelled samples of {shape}"
 
     def splits(self) -> tuple[str, ...]:
-        return ("test",)
+        return tuple(split for split in self.data if split != "train")
 
     def shard_size(self) -> int:
         return len(self.shard)
 
-    def table(self) -> list[list[int]]:
-        return self._table
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def table(self) -> list[list[int]] | None:
+        return self._table if len(self._table[0]) <= IN_A_TABLE else None

@@ -57,6 +57,7 @@ class Display(Silent):
     def evaluation(self, row: dict[str, Any], remark: str, seconds: float) -> None:
         metric = f"  perplexity {row['perplexity']:7.2f}" if "perplexity" in row else ""
         metric += f"  accuracy {row['accuracy']:7.2%}" if "accuracy" in row else ""
+        metric += f"  top 5 {row['top5_accuracy']:7.2%}" if "top5_accuracy" in row else ""
         metric += f"  ||grad f|| {row['gradient_norm']:9.3e}" if "gradient_norm" in row else ""
         self._last_plain = time.monotonic()
         self.say(

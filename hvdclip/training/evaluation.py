@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,18 +14,17 @@ from hvdclip.training.task import Task
 
 
 def evaluate(task: Task, model: nn.Module, split: str, comm: Communicator) -> dict[str, Any]:
-    """The loss of `model`, as it is on each rank, over a whole split, and the task's metric. All ranks must call it."""
+    """The loss of `model`, as it is on each rank, over a whole split, and the task's metrics.
+
+    All ranks must call it.
+    """
     with _evaluating(model), torch.no_grad():
         mine = task.evaluate(model, split)
-    loss, correct, samples = comm.sum([mine.loss, mine.correct, mine.samples])
+    samples, *sums = comm.sum([mine.samples, mine.loss, *mine.metrics])
     if samples == 0:
         raise ValueError(f"the split {split!r} holds no samples on any rank")
-    row: dict[str, Any] = {"split": split, "loss": loss / samples}
-    if task.metric == "perplexity":
-        row["perplexity"] = math.exp(min(row["loss"], 700))
-    elif task.metric is not None:
-        row[task.metric] = correct / samples
-    return row
+    means = [total / samples for total in sums]
+    return {"split": split} | dict(zip(("loss", *task.metrics), means, strict=True)) | task.derived(means[0])
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hvdclip import data, models
 from hvdclip.comm import Communicator
 from hvdclip.config import Config, own
+from hvdclip.data import Labelled, Samples
 from hvdclip.methods.agreement import check_agreement
 from hvdclip.problems import PROBLEMS
 from hvdclip.training.classification import Classification
@@ -19,6 +20,7 @@ from hvdclip.training.problem import ProblemTask
 from hvdclip.training.provenance import code_sha256, versions
 from hvdclip.training.randomness import seed_everything
 from hvdclip.training.supervised import Supervised
+from hvdclip.training.sync_batch_norm import synchronised
 from hvdclip.training.task import Task
 
 
@@ -48,7 +50,7 @@ class Job:
         seed_everything(config.train.seed)
         self.task, self.read = build_task(config, comm, self.device, ranks or comm.size)
         seed_everything(config.train.seed)
-        self.model = build_model(config, self.task).to(self.device)
+        self.model = prepare(build_model(config, self.task), config, comm).to(self.device)
 
     def load_model(self, state: dict[str, Tensor]) -> None:
         """Take the values of a state_dict; ValueError, in one line, where it is another model's."""
@@ -78,20 +80,29 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     name = settings.pop("name")
     if ":" in name:
         loaders = own(name)(rank=comm.rank, ranks=comm.size, **settings)
-        supervised = Supervised(loaders, config.train.loss, device)
+        supervised = Supervised(loaders, config.train.loss, device, config.train.label_smoothing)
         return supervised, ("the loaders' splits", ", ".join(loaders))
     if name in PROBLEMS:
         problem = PROBLEMS[name](ranks, **settings)
         at_start = f"{problem.value(problem.start).item():.9g}"  # processors differ in the last digits
         return ProblemTask(problem, config.train.seed, comm.rank), (f"the value of {name} at its start", at_start)
     if name in data.LABELLED:
-        rows = data.LABELLED[name](**settings)
-        checksums = [split.checksum for split in rows.values()]
-        of_rank = Classification(rows, config.shards, config.train.seed, comm.rank, comm.size, device)
+        samples = data.LABELLED[name](**settings)
+        checksums = [split.checksum for split in samples.values()]
+        if config.shards.on_device:
+            samples = {split: _keep_on(device, found, name) for split, found in samples.items()}
+        train, where = config.train, (comm.rank, comm.size, device)
+        of_rank = Classification(samples, config.shards, train.seed, *where, train.label_smoothing)
         return of_rank, (f"the data of {name} (checksums)", checksums)
     corpus = data.load(name, **settings)
     task = LanguageModelling(corpus, config.columns, config.train.seed, comm.rank, comm.size, device)
     return task, (f"the text of {name} (its checksum)", corpus.checksum)
+
+
+def _keep_on(device: torch.device, samples: Samples, name: str) -> Samples:
+    if not isinstance(samples, Labelled):
+        raise ValueError(f"data.on_device is True with {name}; allowed: False, since it is not all in memory")
+    return samples.to(device)
 
 
 def build_model(config: Config, task: Task) -> nn.Module:
@@ -101,7 +112,19 @@ def build_model(config: Config, task: Task) -> nn.Module:
     if isinstance(task, LanguageModelling):
         settings["vocabulary"] = task.corpus.vocabulary
     if isinstance(task, Classification):
-        settings |= {"features": task.data["train"].features.shape[1], "classes": task.data["train"].classes}
+        settings |= {"shape": task.data["train"].shape, "classes": task.data["train"].classes}
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
     return own(name)(**settings) if ":" in name else models.build(name, **settings)
+
+
+def prepare(model: nn.Module, config: Config, comm: Communicator) -> nn.Module:
+    """The model as the train section wants it; ValueError where there is nothing to do that to."""
+    train = config.train
+    if train.sync_batch_norm:
+        model = synchronised(model, comm)
+    if train.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if train.compile:
+        model.compile()
+    return model

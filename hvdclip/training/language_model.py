@@ -18,13 +18,11 @@ from hvdclip import data
 from hvdclip.config import Columns
 from hvdclip.data import Corpus
 from hvdclip.models import detach
-from hvdclip.training.task import Batch, Evaluation
+from hvdclip.training.task import Batch, Evaluation, Task
 
 
-class LanguageModelling:
-    """Samples are tokens; the metric is perplexity."""
-
-    metric = "perplexity"
+class LanguageModelling(Task):
+    """Samples are tokens."""
 
     def __init__(self, corpus: Corpus, columns: Columns, seed: int, rank: int, ranks: int, device: torch.device):
         self.corpus, self.settings, self.seed = corpus, columns, seed
@@ -62,13 +60,16 @@ class LanguageModelling:
     def evaluate(self, model: Any, split: str) -> Evaluation:
         mine = self.held_out[split][:, self.rank :: self.ranks].to(self.device)
         if mine.shape[1] == 0:
-            return Evaluation(0.0, 0.0, 0)
+            return Evaluation(0, 0.0)
         state, total, count = model.initial_state(mine.shape[1]), 0.0, 0
         for tokens, targets in data.windows(mine, data.even_lengths(len(mine), self.settings.bptt)):
             logits, state, _ = model(tokens, state)
             total += functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
             count += targets.numel()
-        return Evaluation(total, 0.0, count)
+        return Evaluation(count, total)
+
+    def derived(self, loss: float) -> dict[str, float]:
+        return {"perplexity": math.exp(min(loss, 700))}
 
     def description(self) -> str:
         tokens, vocabulary = len(self.corpus.splits["train"]), self.corpus.vocabulary
@@ -86,9 +87,6 @@ class LanguageModelling:
 
     def shard_size(self) -> int:
         return len(self.columns) * self.settings.batch
-
-    def table(self) -> None:
-        return None
 
     def state_dict(self) -> dict[str, Any]:
         """The model's hidden state."""

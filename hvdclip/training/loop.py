@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import MultiStepLR
 
 from hvdclip.averaging import in_words
+from hvdclip.config import Train
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.local import LocalMethod
@@ -22,8 +23,10 @@ from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.metrics import Metrics
+from hvdclip.training.precision import Precision
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
+from hvdclip.training.schedule import Schedule
 from hvdclip.training.stream import Stream
 from hvdclip.training.watch import Stopped, Watch, asked_by
 
@@ -43,19 +46,32 @@ class Trainer:
         self.optimizer = optimizer(settings.pop("name"), self.model, comm=comm, **settings)
         # one initial model for all, but dropout of each rank's own
         randomness.seed_everything(train.seed + 1 + comm.rank)
-        self.schedule = MultiStepLR(self.optimizer, train.milestones, gamma=train.decay)
+        self.schedule = Schedule(self.optimizer, train)
+        self.precision = Precision(train.precision, job.device)
         self.asgd = NonMonotoneAverage(self.optimizer, train.nt_asgd, train.nonmono) if train.nt_asgd else None
         self.metrics = Metrics(1 if "interval" in settings else config.log.every_steps)
-        if not self.optimizer.reads_alike and not (train.steps and train.evaluate_every_steps and not train.milestones):
-            raise ValueError(
-                f"train: with {self.optimizer.name} ranks read different amounts of data, so epochs mean nothing; give "
-                "steps and evaluate_every_steps, and no milestones"
-            )
+        self._check(train)
         self.batches_due = sum(self.task.epoch_steps(epoch) for epoch in range(train.epochs or 0))
         self.stream = Stream(self.task)
         self._drawn: randomness.State = {}
         self.evaluations: list[dict[str, Any]] = []
         self.last_line: dict[str, Any] | None = None  # of the metrics
+
+    def _check(self, train: Train) -> None:
+        name, epochs_matter = self.optimizer.name, train.milestones or train.warmup_epochs
+        if not self.optimizer.reads_alike and not (train.steps and train.evaluate_every_steps and not epochs_matter):
+            raise ValueError(
+                f"train: with {name} ranks read different amounts of data, so epochs mean nothing; give steps and "
+                "evaluate_every_steps, and no milestones or warmup_epochs"
+            )
+        if train.sync_batch_norm and (self.optimizer.needs_closure or not self.optimizer.reads_alike):
+            raise ValueError(
+                f"train.sync_batch_norm is True; allowed with {name}: False, since its ranks may take different "
+                "numbers of gradients"
+            )
+        if train.precision == "fp16" and (self.optimizer.needs_closure or name == "bucket_clip"):
+            why = "clips during backward" if name == "bucket_clip" else "needs more than one gradient in a step"
+            raise ValueError(f"train.precision is fp16; allowed with {name}: fp32, bf16, since it {why}")
 
     def train(
         self,
@@ -117,11 +133,10 @@ class Trainer:
     def step(self) -> bool:
         """One step from the next batch; whether it ends an epoch."""
         epochs = self.stream.epochs
-        self.optimizer.step(self._closure)
+        self.schedule.set(self.stream.epoch)
+        self.precision.step(self.optimizer, self._closure)
         if self.asgd:
             self.asgd.after_step()
-        for _ in range(self.stream.epochs - epochs):
-            self.schedule.step()
         return self.stream.epochs > epochs
 
     def _is_done(self) -> bool:
@@ -143,13 +158,19 @@ class Trainer:
         return self._backward()
 
     def _backward(self) -> Tensor:
-        objective, loss = self.task.loss(self.model, self.batch)
-        objective.backward()
-        return loss
+        """The batch's loss; where it is cut into pieces, each adds its share of the gradient."""
+        losses = []
+        for piece in self.batch.pieces(self.config.train.accumulate):
+            with self.precision.cast():
+                objective, loss = self.task.loss(self.model, piece)
+            share = piece.samples / self.batch.samples
+            self.precision.backward(objective * share)
+            losses.append(loss * share)
+        return torch.stack(losses).sum()
 
     def _evaluate(self, splits: Sequence[str], final: bool = False) -> None:
         asgd = self.asgd.evaluated() if self.asgd else nullcontext()
-        with self.watch.doing("evaluating"), self.optimizer.averaged(), asgd:
+        with self.watch.doing("evaluating"), self.optimizer.averaged(), asgd, self.precision.cast():
             if final:
                 self._save("final")
                 self.model_sha256 = sha256(self.model)

@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from hvdclip.problems import Problem
-from hvdclip.training.task import Batch, Evaluation
+from hvdclip.training.task import Batch, Evaluation, Task
 
 EPOCH = 1000  # batches a rank; a problem's data never ends
 
 
-class ProblemTask:
+class ProblemTask(Task):
     """One rank's part of a problem; its one split is the exact objective."""
 
-    metric = "gradient_norm"
+    metrics = ("gradient_norm",)
 
     def __init__(self, problem: Problem, seed: int, rank: int):
         self.problem, self.seed, self.rank = problem, seed, rank
@@ -35,7 +35,7 @@ class ProblemTask:
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
         x = model.x.detach()
-        return Evaluation(self.problem.value(x).item(), self.problem.gradient_norm(x).item(), 1)
+        return Evaluation(1, self.problem.value(x).item(), (self.problem.gradient_norm(x).item(),))
 
     def description(self) -> str:
         least = "" if self.problem.minimum is None else f", least value {self.problem.minimum:.6g}"
@@ -53,8 +53,3 @@ class ProblemTask:
 
     def table(self) -> list[list[int]] | None:
         return self.problem.table()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...

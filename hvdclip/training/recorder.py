@@ -14,6 +14,7 @@ from hvdclip.statistics import QUANTILES
 from hvdclip.training.lines import Lines
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory, as_json
 
+EVALUATED = ("perplexity", "accuracy", "top5_accuracy", "gradient_norm")
 CURVES = ("loss", "clip_fraction", "grad_norm", "drift", "lr")
 
 
@@ -48,7 +49,7 @@ class FileRecorder(Recorder):
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._evals.append(as_json(row))
-        self._scalars(row["split"], row, ("loss", "perplexity", "accuracy", "gradient_norm"))
+        self._scalars(row["split"], row, ("loss", *EVALUATED))
 
     def model(self, name: str, model: nn.Module) -> None:
         try:

@@ -11,7 +11,7 @@ import yaml
 from hvdclip.averaging import MeasuredIntervals
 from hvdclip.checkpoints import Damage, Manifest
 from hvdclip.comm import Communicator
-from hvdclip.config import Config
+from hvdclip.config import Config, check
 from hvdclip.training import heartbeats, lock
 from hvdclip.training.checkpointing import BEST, CONFIG, MODEL, rank_file
 from hvdclip.training.loop import Trainer
@@ -22,7 +22,7 @@ from hvdclip.training.state import restore, restore_elsewhere
 # what may be changed: how long, how often it is saved, what is written beside, how long ranks wait for each other
 HARMLESS = (
     *("train.steps", "train.epochs", "train.stage", "checkpoint.", "log.tensorboard"),
-    *("comm.timeout", "comm.share_gpus"),
+    *("comm.timeout", "comm.share_gpus", "data.workers", "data.on_device"),
 )
 
 
@@ -116,8 +116,9 @@ def check_config(run: RunDirectory, found: Found, config: Config) -> None:
     """ValueError names each setting that is not as it was, unless the change does no harm."""
     if found.step is None:
         return
-    before = dict(_flat(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text())))
-    now = dict(_flat(yaml.safe_load(yaml.safe_dump(config.resolved))))
+    # settings that came later had their defaults then
+    saved = check(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
+    before, now = (dict(_flat(yaml.safe_load(yaml.safe_dump(each.resolved)))) for each in (saved, config))
     mistakes = [
         f"{key}: was {before.get(key)}, now {now.get(key)}; a run is resumed with the settings that it had"
         for key in dict.fromkeys((*before, *now))

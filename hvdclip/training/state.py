@@ -22,7 +22,7 @@ def state_of(trainer: Trainer) -> State:
     """
     optimizer = trainer.optimizer.state_dict()
     own = on_host(optimizer.pop("hvdclip"), copy=False)  # copies already
-    schedule, ledger = trainer.schedule.state_dict(), trainer.comm.ledger
+    ledger = trainer.comm.ledger
     moving = {
         "optimizer": optimizer,
         "x": trainer.optimizer.x.flats,
@@ -30,7 +30,7 @@ def state_of(trainer: Trainer) -> State:
         "task": trainer.task.state_dict(),
         "asgd": trainer.asgd.state_dict() if trainer.asgd else {},
         "stream": trainer.stream.state_dict(),
-        "schedule": {key: value for key, value in schedule.items() if key != "milestones"},
+        "scaler": trainer.precision.scaler.state_dict(),
         "metrics": trainer.metrics.state_dict(),
         "evaluations": trainer.evaluations,
         "ledger": {p: (ledger[p].collectives, ledger[p].bytes, ledger[p].seconds) for p in ledger.purposes()},
@@ -82,7 +82,7 @@ def _restore_rest(trainer: Trainer, state: State) -> None:
         buffer.copy_(state["buffers"][name])
     if trainer.asgd:
         trainer.asgd.load_state_dict(state["asgd"])
-    trainer.schedule.load_state_dict(state["schedule"])
+    trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.metrics.load_state_dict(state["metrics"])
     trainer.evaluations = list(state["evaluations"])
     for purpose, (collectives, payload, seconds) in state["ledger"].items():

@@ -13,10 +13,10 @@ from torch.nn import functional
 from hvdclip.comm import Communicator
 from hvdclip.training import randomness
 from hvdclip.training.signals import InWorker
-from hvdclip.training.task import Batch, Evaluation
+from hvdclip.training.task import Batch, Evaluation, Task
 
 
-class Supervised:
+class Supervised(Task):
     """`loaders` maps "train" and at least one further split to iterables with a length, of (inputs, targets) batches.
 
     Every rank passes the loaders of its own shard; where train loaders are not equally long, the first batches of each
@@ -25,7 +25,9 @@ class Supervised:
     from, and its first batches are dropped.
     """
 
-    def __init__(self, loaders: Mapping[str, Iterable[Any]], loss: str, device: torch.device):
+    def __init__(
+        self, loaders: Mapping[str, Iterable[Any]], loss: str, device: torch.device, label_smoothing: float = 0.0
+    ):
         if "train" not in loaders or len(loaders) < 2:
             raise ValueError(
                 f"the loaders are {', '.join(loaders)}; allowed: train and at least one split to evaluate on"
@@ -39,7 +41,8 @@ class Supervised:
         self.lengths = [len(loaders["train"])]  # type: ignore[arg-type]
         self._drawn: dict[str, Any] | None = None  # where random numbers were at the start of the epoch
         self.loss_function: Callable[..., Tensor] = getattr(functional, loss)
-        self.metric = "accuracy" if loss == "cross_entropy" else None
+        self.smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
+        self.metrics = ("accuracy",) if loss == "cross_entropy" else ()
 
     def even_out(self, comm: Communicator) -> None:
         """Learn how long all ranks' train loaders are; all ranks must call it."""
@@ -66,27 +69,24 @@ class Supervised:
         return min(self.lengths)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        loss = self.loss_function(model(batch.inputs), batch.targets)
+        loss = self.loss_function(model(batch.inputs), batch.targets, **self.smoothing)
         return loss, loss.detach()
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
-        total, correct, count = 0.0, 0.0, 0
+        total, correct, count = 0.0, 0, 0
         for inputs, targets in self.loaders[split]:
             inputs, targets = inputs.to(self.device), targets.to(self.device)
             outputs = model(inputs)
             total += self.loss_function(outputs, targets).item() * len(targets)
-            if self.metric == "accuracy":
+            if self.metrics:
                 correct += (outputs.argmax(dim=1) == targets).sum().item()
             count += len(targets)
-        return Evaluation(total, correct, count)
+        return Evaluation(count, total, (correct,) if self.metrics else ())
 
     def description(self) -> str:
         shortest, longest = min(self.lengths), max(self.lengths)
         uneven = f" (loaders have up to {longest:,}, of which the first {shortest:,} are taken)"
         return f"{shortest:,} batches per rank and epoch{uneven * (shortest < longest)}"
-
-    def remark(self, loss: float) -> str:
-        return ""
 
     def splits(self) -> tuple[str, ...]:
         return tuple(split for split in self.loaders if split != "train")
@@ -95,9 +95,6 @@ class Supervised:
         """Of the loader's dataset; where it has none, its number of batches."""
         loader = self.loaders["train"]
         return len(getattr(loader, "sampler", None) or loader)  # type: ignore[arg-type]
-
-    def table(self) -> None:
-        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Where random numbers were when the present epoch started."""

@@ -1,0 +1,55 @@
+"""Samples on their way from where they are kept to a rank's device, read ahead by workers where that is wished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hvdclip.data import Samples
+from hvdclip.training.signals import InWorker
+
+Draw = tuple[Tensor, int | None]  # the numbers of samples, and the seed by which they are drawn
+
+
+def read(
+    samples: Samples, draws: Iterable[Draw], workers: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(rows, labels) of each draw, in order, on the device; ValueError for samples that cannot be read.
+
+    What is drawn depends on the draw's seed alone, not on workers, nor on the random numbers of this process.
+    """
+    loader = DataLoader(
+        _Drawn(samples),
+        batch_size=None,
+        sampler=draws,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=InWorker(None),
+        pin_memory=device.type == "cuda" and samples.labels.device.type == "cpu",
+        generator=torch.Generator(),  # else it would take its workers' seeds from this process's random numbers
+    )
+    for found in loader:
+        if isinstance(found, ValueError):
+            raise found
+        rows, labels = found
+        yield rows.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+class _Drawn(Dataset[Any]):
+    def __init__(self, samples: Samples):
+        self.samples = samples
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor] | ValueError:
+        chosen, seed = draw
+        try:
+            return self.samples.rows(chosen, seed), self.samples.labels[chosen]
+        except ValueError as error:  # a worker's own error would come with its stack, as text
+            return error
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
