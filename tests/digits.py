@@ -1,4 +1,4 @@
-"""A few random images in the files of MNIST and of CIFAR-10."""
+"""A few random images in the files of MNIST, of CIFAR-10 and of ImageNet."""
 
 import gzip
 import hashlib
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from hvdclip.vision import torchvision
 
@@ -39,6 +40,20 @@ def write_colours(root: Path, monkeypatch: Any, train: int = 60, test: int = 20)
     monkeypatch.setattr(cifar, "test_list", [["test_batch", sums["test_batch"]]])
     monkeypatch.setattr(cifar, "meta", {"filename": "batches.meta", "key": "label_names", "md5": meta})
     return folder
+
+
+def write_folder(root: Path, train: int = 12, val: int = 4) -> Path:
+    """JPEGs of several sizes, grey ones among them, in ImageNet's layout: root/{train,val}/{two classes}."""
+    draw = np.random.default_rng(1)
+    for split, count in (("train", train), ("val", val)):
+        for label, name in enumerate(("n01440764", "n01443537")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for k in range(count):
+                shape = (40 + 3 * k, 60 - 2 * k) + (() if k == 2 else (3,))
+                pixels = draw.integers(0, 128, shape) + 100 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}_{k}.JPEG")
+    return root
 
 
 def _pickle(file: Path, content: dict[str, Any]) -> str:
