@@ -1,6 +1,6 @@
 """Draws the figures of docs/family.md, each from simulations of its own.
 
-    python jobs/figures.py heterogeneity | clip21 | speed_up | bytes
+    python jobs/figures.py heterogeneity | clip21 | speed_up | bytes | digits
 
 All but speed_up read real data: HVDCLIP_DATA must name the folder with libsvm/ and MNIST/.
 """
@@ -16,10 +16,16 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter
 
+from hvdclip.comm import Communicator, simulate
 from hvdclip.config import load
+from hvdclip.methods import NonFiniteGradient
 from hvdclip.report.look import COLOURS, dress, look, save
 from hvdclip.simulation import run
+from hvdclip.simulation.run import Memory
 from hvdclip.simulation.trace import Trace, slope
+from hvdclip.training.display import Silent
+from hvdclip.training.job import Job
+from hvdclip.training.loop import Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
@@ -158,6 +164,58 @@ def bytes_() -> None:
     finish(figure, "bytes")
 
 
+DIGITS = {(0.1, 8): 800, (0.1, 64): 768, (0.5, 32): 800}  # steps by (eta and gamma, I)
+
+
+def digits() -> None:
+    """Methods for unlike shards beside CELGC: a CNN on MNIST, two ranks that have five of the ten digits each."""
+    figure, (curves, ends) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    for number, name in enumerate(("celgc", "episode", "scaffold_clip")):
+        lasts = []
+        for (eta, interval), steps in DIGITS.items():
+            found = [accuracies(name, eta, interval, steps, seed) for seed in (1, 2, 3)]
+            lasts.append([rows[-3:, 1].mean() if len(rows) else 0.1 for rows in found])
+            print(f"{name}, eta = gamma = {eta}, I = {interval}: {np.round(lasts[-1], 4)}", flush=True)
+            if interval == 8:
+                together = np.array([rows[:, 1] for rows in found])
+                curves.plot(found[0][:, 0] / interval, together.mean(axis=0), label=name, **look(number))
+                curves.fill_between(
+                    found[0][:, 0] / interval,
+                    together.min(axis=0),
+                    together.max(axis=0),
+                    color=COLOURS[number],
+                    alpha=0.15,
+                )
+        places = np.arange(len(DIGITS)) + 0.15 * (number - 1)
+        ends.plot(np.repeat(places, 3), np.ravel(lasts), "o", linestyle="", label=name, color=COLOURS[number])
+    curves.set(xlabel="rounds", ylabel="test accuracy: mean, least, most", ylim=(0.7, 1))
+    curves.set_title("$\\eta = \\gamma = 0.1$, I = 8", fontsize="medium")
+    curves.legend(frameon=False, loc="lower right")
+    ends.set(ylabel="test accuracy, last three evaluations; 0.1: diverged", ylim=(0, 1))
+    ends.set_xticks(
+        range(len(DIGITS)), [f"$\\eta = \\gamma = {eta}$\nI = {interval}" for eta, interval in DIGITS], rotation=0
+    )
+    finish(figure, "digits")
+
+
+def accuracies(name: str, eta: float, interval: int, steps: int, seed: int) -> np.ndarray:
+    """(step, test accuracy) of ten evaluations; none where the run has diverged."""
+    rule = f"{{name: {name}, lr: {eta}, gamma: {eta}, interval: {interval}}}"
+    chosen = [f"algorithm={rule}", "model={name: cnn, dropout: 0.0}", "data.similarity=0.0", f"train.steps={steps}"]
+    chosen += [f"train.evaluate_every_steps={steps // 10}", f"train.seed={seed}"]
+
+    def one(comm: Communicator) -> Memory:
+        memory = Memory()
+        Trainer(Job(load(PROJECT / "configs/mnist.yaml", chosen), comm)).train(memory, Silent())
+        return memory
+
+    try:
+        rows = simulate(one, 2)[0].rows
+    except NonFiniteGradient:
+        rows = []
+    return np.array([(row["step"], row["accuracy"]) for row in rows])
+
+
 def band(axis: Any, places: Any, ends: list[np.ndarray], number: int, label: str) -> None:
     """Mean and standard deviation over the seeds."""
     mean, spread = (np.array([f(end) for end in ends]) for f in (np.mean, lambda end: np.std(end, ddof=1)))
@@ -176,6 +234,7 @@ FIGURES: dict[str, Callable[[], None]] = {
     "clip21": clip21,
     "speed_up": speed_up,
     "bytes": bytes_,
+    "digits": digits,
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from launch import run_ranks
 
-from hvdclip.bench import allreduce, blocks, save, shapes, step, train
+from hvdclip.bench import allreduce, blocks, images, save, shapes, step, train
 from hvdclip.bench.allreduce import Task, Way
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.command import bench
@@ -130,6 +130,16 @@ def test_step_has_all_peers_and_their_ratios(tmp_path: Path) -> None:
     assert ratios["to foreach"]["to"] == "clip_grad_norm_ + SGD, foreach, wd"
     assert (found["bench"], found["shape"], found["ranks"], found["threads"]) == ("step", "small", 1, 1)
     assert {"line", "time", "hosts", "cores", "processor", "versions"} <= set(found)
+
+
+@pytest.mark.parametrize("more", [[], ["--precision", "bf16", "--channels-last"]])
+def test_images_are_trained_on_with_and_without_hvdclip(tmp_path: Path, more: list[str]) -> None:
+    found = measured(tmp_path, "images", "--model", "cnn", "--side", "8", "--batch", "2", "--steps", "2", *more)
+    check_numbers(found["peers"])
+    ours = found["peers"]["celgc, I = 8"]
+    assert ours["ratios"]["to torch"]["to"] == images.TORCH and found["shape"] == "cnn"
+    assert ours["images_s"] == pytest.approx(2 / ours["median"])
+    assert found["absent"] == {"horovod": "Horovod is not started: use mpirun, horovodrun or srun"}
 
 
 def test_save_pauses_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Data fetched over HTTP from a place that has the files, and copied to a node's own disk."""
 
 import functools
+import hashlib
 import http.server
 import os
+import tarfile
 import threading
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from click.testing import CliRunner
 
 from hvdclip.cli import main
 from hvdclip.data import LABELLED, sources
+from hvdclip.data.images import cifar10
 from hvdclip.data.mnist import mnist
-from hvdclip.data.sources import SOURCES, Source, copy, fetch
+from hvdclip.data.sources import SOURCES, Source, copy, fetch, files
+from hvdclip.vision import torchvision
 
 WORDS = b"the cat sat on the mat\n"
 
@@ -70,7 +74,10 @@ def test_what_is_not_the_published_file_is_refused_and_what_was_there_stays(mirr
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing"], "'nothing' is no name of data; allowed: a9a, mnist, mushrooms, ptb, wikitext-2 (stdlib is there"),
+        (
+            ["nothing"],
+            "'nothing' is no name of data; allowed: a9a, cifar10, cifar100, mnist, mushrooms, ptb, wikitext-2 (",
+        ),
         (["ptb"], "ptb/train.txt cannot be had (File not found): bring the file to "),
         (["ptb", "--from", "http://127.0.0.1:9/x"], "http://127.0.0.1:9/x/ptb/train.txt cannot be had ([Errno 111]"),
         (["ptb", "--from", "nonsense"], "nonsense/ptb/train.txt cannot be had ("),
@@ -115,6 +122,30 @@ def test_a_copy_is_made_once(tmp_path):
     assert place.read_bytes() == b"1 2:1\n"
 
 
+def test_cifar_comes_as_torchvisions_archive(mirror, tmp_path, monkeypatch):
+    """Fetched, unpacked, looked at again without a network, and staged to a node's disk."""
+    folder, address = mirror
+    made = digits.write_colours(tmp_path / "made", monkeypatch)
+    with tarfile.open(folder / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(made, made.name)
+    packed = (folder / "cifar-10-python.tar.gz").read_bytes()
+    monkeypatch.setattr(torchvision().datasets.CIFAR10, "tgz_md5", hashlib.md5(packed).hexdigest())
+    root = tmp_path / "data"
+    for _ in range(2):
+        said = CliRunner().invoke(main, ["data", "cifar10", "--root", str(root), "--from", address])
+        assert said.exit_code == 0, said.output
+        assert f"{root}/cifar-10-batches-py: as published (MD5)" in said.output
+        (folder / "cifar-10-python.tar.gz").unlink(missing_ok=True)
+    copy(root, tmp_path / "disk", files("cifar10"))
+    here, there = (cifar10(str(place))["train"] for place in (root, tmp_path / "disk"))
+    assert here.checksum == there.checksum and len(here.labels) == 60
+    put(folder, "cifar-100-python.tar.gz", b"another")
+    refused = CliRunner().invoke(main, ["data", "cifar100", "--root", str(root), "--from", address])
+    assert refused.exit_code == 2 and "cifar-100-python.tar.gz is not the published archive" in refused.output
+    nowhere = CliRunner().invoke(main, ["data", "cifar100", "--root", str(root), "--from", "http://127.0.0.1:9"])
+    assert nowhere.exit_code == 2 and "http://127.0.0.1:9/cifar-100-python.tar.gz cannot be had (" in nowhere.output
+
+
 @pytest.mark.parametrize(
     ("stage", "said"),
     [("$NOWHERE/x", "a variable is not set"), ("/tmp/x", "with the data quadratics; allowed: none, or the data a9a")],
@@ -127,7 +158,7 @@ def test_what_cannot_be_staged_is_refused(tmp_path, stage, said):
 
 def test_training_reads_the_copy(tmp_path, monkeypatch):
     read = []
-    monkeypatch.setitem(LABELLED, "mnist", lambda root=None: read.append(root) or mnist(root))
+    monkeypatch.setitem(LABELLED, "mnist", lambda root=None, rgb=False: read.append(root) or mnist(root, rgb))
     digits.write(tmp_path / "shared")
     monkeypatch.setenv("DISK", str(tmp_path / "disk"))
     arguments = [

@@ -38,15 +38,62 @@ def _common(command: Command) -> Command:
     return command
 
 
+_device = click.option(
+    "--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="auto: CUDA where there is one."
+)
+
+
 @bench.command("step")
 @_shape
+@_device
 @_common
-def step_command(shape: str, blocks: int, file: Path | None) -> None:
+def step_command(shape: str, device: str, blocks: int, file: Path | None) -> None:
     """One clipped step: hvdclip, clip_grad_norm_ with SGD, and the floors that memory sets."""
     from hvdclip.bench import step
-    from hvdclip.bench.shapes import shapes
+    from hvdclip.bench.shapes import Shape, shapes
+    from hvdclip.training.job import choose_device
 
-    _bench("step", shape, file, lambda: shapes(shape), lambda of, comm: step.compare(of, comm, blocks))
+    def compare(of: list[Shape], comm: Communicator) -> Found:
+        return step.compare(of, comm, blocks, choose_device(device, comm))
+
+    _bench("step", shape, file, lambda: shapes(shape), compare)
+
+
+@bench.command("images")
+@click.option("--model", default="resnet50", show_default=True, help="A classifier of torchvision's, cnn or resnet.")
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Images of a rank and step.")
+@click.option("--side", default=224, show_default=True, type=click.IntRange(1), help="Pixels of an image's side.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option("--channels-last", is_flag=True, help="The order in memory that tensor cores like.")
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(1), help="Of a block.")
+@_device
+@_common
+def images_command(
+    model: str,
+    batch: int,
+    side: int,
+    precision: str,
+    channels_last: bool,
+    steps: int,
+    device: str,
+    blocks: int,
+    file: Path | None,
+) -> None:
+    """Steps of an image model on synthetic images: with hvdclip, with torch alone, with Horovod's optimizer."""
+    from hvdclip import models
+    from hvdclip.bench import images
+    from hvdclip.training.job import choose_device
+
+    def choose() -> str:
+        if not models.takes_samples(model):
+            raise ValueError(f"--model is {model!r}; allowed are cnn, resnet and torchvision's classifiers")
+        return model
+
+    def compare(name: str, comm: Communicator) -> Found:
+        setting = images.Setting(name, batch, side, precision, channels_last, choose_device(device, comm))
+        return images.compare(setting, comm, steps, blocks)
+
+    _bench("images", model, file, choose, compare)
 
 
 @bench.command("allreduce")

@@ -97,9 +97,15 @@ def circumstances(comm: Communicator) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "processor": _processor(),
+        "gpus": [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())],
         "platform": platform.platform(),
         "versions": versions(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What a rank computes on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU ({_processor()})"
 
 
 def _processor() -> str:

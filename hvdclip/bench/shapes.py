@@ -65,10 +65,11 @@ def shapes(name: str) -> list[Shape]:
     return SHAPES[name]()
 
 
-def parameters(of: list[Shape]) -> list[nn.Parameter]:
+def parameters(of: list[Shape], device: torch.device | str = "cpu") -> list[nn.Parameter]:
     """Parameters of these shapes, drawn as a layer's would be; every rank and every call draws the same ones."""
     generator = torch.Generator().manual_seed(1)
-    return [nn.Parameter(torch.empty(shape).uniform_(-0.1, 0.1, generator=generator)) for shape in of]
+    drawn = (torch.empty(shape).uniform_(-0.1, 0.1, generator=generator) for shape in of)
+    return [nn.Parameter(values.to(device)) for values in drawn]
 
 
 def message(floats: int, comm: Communicator) -> Tensor:

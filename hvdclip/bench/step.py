@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hvdclip.bench.blocks import Peer, measure
-from hvdclip.bench.report import Report
+from hvdclip.bench.report import Report, device_name
 from hvdclip.bench.shapes import Shape, in_words, parameters
 from hvdclip.comm import Communicator, SingleRank
 from hvdclip.methods import optimizer
@@ -29,9 +29,9 @@ SGD: dict[str, dict[str, bool]] = {
 class Gradients:
     """The same gradients for every peer; clip_grad_norm_ scales them in place, so they are restored before each run."""
 
-    def __init__(self, of: list[Shape]):
-        generator = torch.Generator().manual_seed(2)
-        self.given = [torch.empty(shape).normal_(generator=generator) for shape in of]
+    def __init__(self, of: list[Shape], device: torch.device | str = "cpu"):
+        self.device, generator = device, torch.Generator().manual_seed(2)
+        self.given = [torch.empty(shape).normal_(generator=generator).to(device) for shape in of]
         self.parts = [given.clone() for given in self.given]
         self.norm = torch.linalg.vector_norm(torch.stack([g.double().norm() for g in self.given]))
 
@@ -45,8 +45,8 @@ class Gradients:
         return params
 
 
-def compare(of: list[Shape], comm: Communicator, blocks: int) -> Report:
-    gradients = Gradients(of)
+def compare(of: list[Shape], comm: Communicator, blocks: int, device: torch.device | str = "cpu") -> Report:
+    gradients = Gradients(of, device)
     peers = [_ours(of, gradients, decay) for decay in (0.0, DECAY)]
     peers += [_torch(of, gradients, kind, decay) for decay in (0.0, DECAY) for kind in SGD]
     peers += _floors(of, gradients)
@@ -61,11 +61,13 @@ def compare(of: list[Shape], comm: Communicator, blocks: int) -> Report:
         "to foreach": lambda name: _torch_name("foreach", DECAY if _decays(name) else 0.0),
         "to fastest clip + SGD": fastest,
     }
-    return Report(f"one clipped step over {in_words(of)}", measured, references, {})
+    return Report(
+        f"one clipped step over {in_words(of)} on {device_name(torch.device(device))}", measured, references, {}
+    )
 
 
 def _ours(of: list[Shape], gradients: Gradients, decay: float) -> Peer:
-    params = gradients.of(parameters(of))
+    params = gradients.of(parameters(of, gradients.device))
     ours = optimizer(
         "celgc",
         params,
@@ -80,7 +82,7 @@ def _ours(of: list[Shape], gradients: Gradients, decay: float) -> Peer:
 
 
 def _torch(of: list[Shape], gradients: Gradients, kind: str, decay: float) -> Peer:
-    params = gradients.of(parameters(of))
+    params = gradients.of(parameters(of, gradients.device))
     sgd = torch.optim.SGD(params, LR, weight_decay=decay, **SGD[kind])
     # a fused SGD leaves the clipping to foreach, the fastest there is
     foreach = None if kind == "default" else kind != "for-loop"
@@ -108,7 +110,10 @@ def checked(name: str, params: Sequence[nn.Parameter], gradients: Gradients, ste
 
 
 def _floors(of: list[Shape], gradients: Gradients) -> list[Peer]:
-    x, given = (torch.cat([t.detach().flatten() for t in tensors]) for tensors in (parameters(of), gradients.given))
+    x, given = (
+        torch.cat([t.detach().flatten() for t in tensors])
+        for tensors in (parameters(of, gradients.device), gradients.given)
+    )
     g, y = given.clone(), x.clone()
     # written just before, as the others' gradients are
     return [

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hvdclip import durable
+from hvdclip.vision import torchvision
 
 PATIENCE_S = 60
 
@@ -75,16 +77,31 @@ SOURCES: dict[str, tuple[Source, ...]] = {
 }
 
 
+# torchvision knows their files and fetches them
+CIFAR = ("cifar10", "cifar100")
+NAMES = sorted((*SOURCES, *CIFAR))
+
+
+def files(name: str) -> list[str]:
+    """The paths of a name's files below the data folder."""
+    if name not in CIFAR:
+        return [source.path for source in SOURCES[name]]
+    kind = _cifar(name)
+    parts = [*(part for part, _ in (*kind.train_list, *kind.test_list)), kind.meta["filename"]]
+    return [f"{kind.base_folder}/{part}" for part in parts]
+
+
 def fetch(name: str, root: Path, mirror: str | None = None) -> Iterator[str]:
     """Bring the files of a name below root, one after another, and tell of each; `mirror` has them by the same paths.
 
     What is there and whole is left as it is. ValueError for an unknown name and for a file that is not the published
     one, OSError, naming both, where an address or a place fails.
     """
-    if name not in SOURCES:
-        raise ValueError(
-            f"{name!r} is no name of data; allowed: {', '.join(sorted(SOURCES))} (stdlib is there already)"
-        )
+    if name not in NAMES:
+        raise ValueError(f"{name!r} is no name of data; allowed: {', '.join(NAMES)} (stdlib is there already)")
+    if name in CIFAR:
+        yield _fetch_cifar(name, root, mirror)
+        return
     for source in SOURCES[name]:
         place = root / source.path
         if place.is_file() and _fits(place.read_bytes(), source):
@@ -97,6 +114,23 @@ def fetch(name: str, root: Path, mirror: str | None = None) -> Iterator[str]:
         place.parent.mkdir(parents=True, exist_ok=True)
         durable.write(place, partial(shutil.copyfileobj, io.BytesIO(content)))
         yield f"{place}: {len(content):,} bytes, {_known(source)}"
+
+
+def _cifar(name: str) -> Any:
+    return getattr(torchvision().datasets, name.upper())
+
+
+def _fetch_cifar(name: str, root: Path, mirror: str | None) -> str:
+    kind = _cifar(name)
+    address, place = f"{mirror.rstrip('/')}/{kind.filename}" if mirror else kind.url, root / kind.base_folder
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        type(kind.__name__, (kind,), {"url": address})(str(root), download=True)
+    except OSError as error:
+        raise OSError(f"{address} cannot be had ({error}): unpack the archive below {root} by other means") from None
+    except RuntimeError:
+        raise ValueError(f"{address} is not the published archive (another MD5): {place} is not whole") from None
+    return f"{place}: as published (MD5)"
 
 
 def copy(root: Path, disk: Path, paths: list[str]) -> None:

@@ -117,7 +117,7 @@ def _state(run: Path) -> str:
 @click.option("--root", type=click.Path(path_type=Path), help="Default: the folder that HVDCLIP_DATA names, else data.")
 @click.option("--from", "mirror", metavar="URL", help="Another place that has the files, by the paths below the root.")
 def data_command(name: str, root: Path | None, mirror: str | None) -> None:
-    """Fetch a9a, mnist, mushrooms, ptb or wikitext-2.
+    """Fetch a9a, cifar10, cifar100, mnist, mushrooms, ptb or wikitext-2.
 
     Meant for a login node, since compute nodes rarely see the world.
     """

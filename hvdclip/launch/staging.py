@@ -8,7 +8,7 @@ from pathlib import Path
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
 from hvdclip.data.folder import data_folder
-from hvdclip.data.sources import SOURCES, copy
+from hvdclip.data.sources import NAMES, copy, files
 
 
 def stage(config: Config, comm: Communicator) -> None:
@@ -24,12 +24,12 @@ def stage(config: Config, comm: Communicator) -> None:
             f"train.stage is {config.train.stage!r}, of which a variable is not set, or empty, on this host"
         )
     name = str(config.data.get("file", config.data["name"]))
-    if name in SOURCES:
-        paths = [source.path for source in SOURCES[name]]
+    if name in NAMES:
+        paths = files(name)
     elif "file" in config.data:
         paths = [f"libsvm/{name}"]
     else:
-        names = ", ".join(SOURCES)
+        names = ", ".join(NAMES)
         raise ValueError(f"train.stage is {disk!r}, with the data {name}; allowed: none, or the data {names} or libsvm")
     root = data_folder(config.data.get("root"), name)
     paths = [path if (root / path).exists() else path.removesuffix(".gz") for path in paths]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hvdclip.averaging import in_words
 from hvdclip.config import Train
+from hvdclip.memory import peak_bytes
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.local import LocalMethod
@@ -255,6 +256,7 @@ class Trainer:
             "comm_s": ledger["round"].seconds,
             "label_counts": self.task.table(),
             "other_collectives": {p: ledger[p].collectives for p in ledger.purposes() if p != "round"},
+            "peak_bytes": peak_bytes(self.optimizer.space.device),
             "versions": versions(),
             **self.checkpoints.totals(),
         }
