@@ -19,27 +19,33 @@ POOL = 256  # images in memory; those of 224 x 224 pixels are 154 MB
 
 @dataclass(frozen=True, eq=False)
 class Repeated(Labelled):
-    """More labels than features: the features repeat."""
+    """More samples than features: sample k is image k modulo the number of images."""
+
+    number_of_classes: int
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
         return super().rows(chosen % len(self.features))
+
+    @property
+    def classes(self) -> int:
+        return self.number_of_classes
 
 
 def synthetic(
     samples: Count = 10_000, channels: Count = 3, side: Count = 224, classes: Classes = 1000, test_samples: Count = 1000
 ) -> dict[str, Labelled]:
-    """Normal noise in the shape (channels, side, side), the same on all ranks; label k % classes for sample k.
+    """Normal noise in the shape (channels, side, side), the same on all ranks.
 
-    No more than 256 different images, which repeat: all that can be learnt is to know them by heart.
+    No more than 256 different images, which repeat, and the test samples are the first of them: all that can be learnt
+    is to know them by heart.
     """
     return {
-        "train": _drawn(samples, channels, side, classes, 1),
-        "test": _drawn(test_samples, channels, side, classes, 2),
+        name: _drawn(count, channels, side, classes) for name, count in (("train", samples), ("test", test_samples))
     }
 
 
 @cache  # simulated ranks share one copy
-def _drawn(samples: int, channels: int, side: int, classes: int, seed: int) -> Repeated:
-    generator = torch.Generator().manual_seed(seed)
+def _drawn(samples: int, channels: int, side: int, classes: int) -> Repeated:
+    generator = torch.Generator().manual_seed(1)
     pool = torch.randn(min(samples, POOL), channels, side, side, generator=generator)
-    return Repeated(pool, torch.arange(samples) % classes)
+    return Repeated(pool, torch.arange(samples) % len(pool) % classes, classes)
