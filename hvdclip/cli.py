@@ -21,10 +21,19 @@ from hvdclip.comm import Communicator
 from hvdclip.comm.environment import check_elastic, launched, leave_stalls_to_the_watch
 from hvdclip.config import Config, check, load
 from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
-from hvdclip.launch.command import cancel_command, data_command, doctor_command, status_command, submit_command
+from hvdclip.launch.command import (
+    cancel_command,
+    data_command,
+    doctor_command,
+    status_command,
+    submit_command,
+    watch_command,
+)
 from hvdclip.launch.submission import submitted
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
+from hvdclip.numbers import whole_numbers
+from hvdclip.scaling.command import predict_command
 from hvdclip.training import status, terminal
 from hvdclip.training.elastic import ElasticRun
 from hvdclip.training.evaluation import evaluate
@@ -43,7 +52,10 @@ def main() -> None:
     """
 
 
-for command in (bench, submit_command, status_command, cancel_command, data_command, doctor_command):
+for command in (
+    *(bench, predict_command),
+    *(submit_command, status_command, watch_command, cancel_command, data_command, doctor_command),
+):
     main.add_command(command)
 
 
@@ -71,8 +83,7 @@ def train_command(
 
 
 def _train_elastic(run: ElasticRun) -> None:
-    settings = run.config.algorithm
-    bad_input(lambda: check_elastic(run.config.comm.backend, settings.get("node_interval")))
+    bad_input(lambda: check_elastic(run.config.comm.backend, run.config.algorithm.get("node_interval")))
     from hvdclip.comm import elastic
 
     def train(comm: Communicator, hosts: elastic.Hosts) -> None:
@@ -80,7 +91,7 @@ def _train_elastic(run: ElasticRun) -> None:
         watch = run.watch
         with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
 
-    elastic.with_changing_ranks(train, fusion=settings["name"] != "bucket_clip")
+    elastic.with_changing_ranks(train, fusion=_may_fuse(run.config))
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
@@ -92,13 +103,13 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 
 
 def _launched(config: Config) -> Communicator:
-    settings = config.algorithm
-    # buckets that meet in one of Horovod's cycles would be summed in another order than in the next run
-    return launched(
-        config.comm.backend,
-        process_sets=settings.get("node_interval") is not None,
-        fusion=settings["name"] != "bucket_clip",
-    )
+    on_nodes = config.algorithm.get("node_interval") is not None
+    return launched(config.comm.backend, process_sets=on_nodes, fusion=_may_fuse(config))
+
+
+def _may_fuse(config: Config) -> bool:
+    # messages that meet in one of Horovod's cycles would be summed in another order than in the next run
+    return config.algorithm["name"] != "bucket_clip" and not config.train.sync_batch_norm
 
 
 @main.command("eval")
@@ -124,7 +135,8 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path)
     together(comm, lambda: job.load_model(load_model(file)))
     together(comm, job.check_alike)
     for split in job.task.splits():
-        row = evaluate(job.task, job.model, split, comm)
+        with job.precision.cast():
+            row = evaluate(job.task, job.model, split, comm)
         if comm.rank == 0:
             print("  ".join(f"{key} {value:.6g}" if key != "split" else f"{value:<5}" for key, value in row.items()))
 
@@ -232,9 +244,9 @@ def _grid(
     config: Path, overrides: tuple[str, ...], ranks: str, intervals: str | None, scale_lr: bool
 ) -> Iterator[tuple[Config, int]]:
     """(configuration, ranks) of each simulation."""
-    for interval in [None] if intervals is None else _numbers("--intervals", intervals):
+    for interval in [None] if intervals is None else whole_numbers("--intervals", intervals):
         chosen = overrides if interval is None else (*overrides, f"algorithm.interval={interval}")
-        for number in _numbers("--ranks", ranks):
+        for number in whole_numbers("--ranks", ranks):
             checked = load(config, chosen)
             if scale_lr:
                 scaled = [
@@ -244,13 +256,6 @@ def _grid(
                 ]
                 checked = load(config, (*chosen, *scaled))
             yield checked, number
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise ValueError(f"{option} is {text!r}; allowed: integers from 1, separated by commas")
-    return sorted({int(word) for word in words})
 
 
 @main.command("plot")

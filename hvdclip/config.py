@@ -67,7 +67,9 @@ class Train(Section):
         "fp32",
         description="of the model's computations; parameters and averages are float32 (fp16: the loss is scaled)",
     )
-    channels_last: bool = Field(False, description="keep images and their weights in the order that tensor cores like")
+    channels_last: bool = Field(
+        False, description="keep the weights of convolutions, which images follow, in the order that tensor cores like"
+    )
     compile: bool = Field(False, description="compile the model (torch.compile)")
     sync_batch_norm: bool = Field(
         False, description="batch norm over the samples of all ranks, at a collective for each such layer and pass"
@@ -87,6 +89,8 @@ class Train(Section):
             raise ValueError("nt_asgd: epoch takes models at epoch ends: give epochs, and no evaluate_every_steps")
         if not re.search("loss|cross_entropy", self.loss) or not hasattr(torch.nn.functional, self.loss):
             raise ValueError(f"loss is {self.loss!r}; allowed are the losses of torch.nn.functional, say mse_loss")
+        if not self.warmup_epochs and self.warmup_from != Train.model_fields["warmup_from"].default:
+            raise ValueError(f"warmup_from is {self.warmup_from}, but warmup_epochs is 0; give both, or neither")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ValueError(f"label_smoothing is {self.label_smoothing} with loss {self.loss}; allowed: 0")
         return self
@@ -233,7 +237,7 @@ def check(raw: dict[str, Any]) -> Config:
     checkpoint = _section(Checkpoint, raw.get("checkpoint", {}), "checkpoint", mistakes)
     log = _section(Log, raw.get("log", {}), "log", mistakes)
     comm = _section(Comm, raw.get("comm", {}), "comm", mistakes)
-    _check_for_samples(train, corpus.get("name"), mistakes)
+    _check_for_data(train, algorithm, corpus, mistakes)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     assert method is not None and isinstance(train, Train)
@@ -404,13 +408,29 @@ def _check_pair(model: str | None, source: str | None, mistakes: list[str]) -> N
     mistakes.append(f"model.name is {model!r}; allowed with data of one's own: my.module:build")
 
 
-def _check_for_samples(train: BaseModel | None, source: str | None, mistakes: list[str]) -> None:
-    """What means nothing to texts and problems, but to labelled samples and data of one's own."""
-    if isinstance(train, Train) and source in data.CORPORA | PROBLEMS:
-        for name in ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm"):
-            default, value = Train.model_fields[name].default, getattr(train, name)
-            if value != default:
-                mistakes.append(f"train.{name} is {value}; allowed with data {source}: {default}")
+# What means something to labelled samples and data of one's own only, and what nothing to problems.
+FOR_SAMPLES = ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm")
+FOR_DATA = (*FOR_SAMPLES, "precision", "compile")
+
+
+def _check_for_data(
+    train: BaseModel | None, algorithm: dict[str, Any], corpus: dict[str, Any], mistakes: list[str]
+) -> None:
+    source = corpus.get("name", "")
+    if not isinstance(train, Train):
+        return
+    for name in FOR_DATA if source in PROBLEMS else FOR_SAMPLES if source in data.CORPORA else ():
+        default, value = Train.model_fields[name].default, getattr(train, name)
+        if value != default:
+            mistakes.append(f"train.{name} is {value}; allowed with data {source}: {default}")
+    if source in PROBLEMS and algorithm.get("weight_decay_on", "all") != "all":
+        mistakes.append(f"algorithm.weight_decay_on is weights; allowed with data {source}: all, of whose x none are")
+    if source in data.LABELLED and train.accumulate > corpus["batch"]:
+        mistakes.append(f"train.accumulate is {train.accumulate}; allowed: up to data.batch, {corpus['batch']}")
+    if train.sync_batch_norm and train.accumulate > 1 and ":" in source:
+        mistakes.append(
+            f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and data of one's own: 1"
+        )
 
 
 Part = TypeVar("Part", bound=Section)
@@ -423,11 +443,13 @@ def _part(section: type[Part], settings: dict[str, Any]) -> Part:
 
 def _try_model(settings: dict[str, Any], mistakes: list[str]) -> None:
     """A model on no device finds settings out of range without the cost of a real one."""
-    if settings.get("name") not in models.LANGUAGE:
+    name = settings.get("name")
+    fitting: dict[str, Any] = {"vocabulary": 2} if name in models.LANGUAGE else {"shape": (3, 32, 32), "classes": 2}
+    if name not in (*models.LANGUAGE, *models.SAMPLES):
         return
     try:
         with torch.device("meta"):
-            models.build(vocabulary=2, **settings)
+            models.build(**settings, **fitting)
     except ValueError as error:
         mistakes.append(f"model.{error}")
 

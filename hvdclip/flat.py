@@ -192,6 +192,12 @@ class Space:
             offsets[p.dtype] = start + p.numel()
         return Vector(parts, [flats[dtype] for dtype in self.numel])
 
+    @property
+    def order(self) -> str:
+        """In words, where entries lie in another order than that of the parameters' dimensions."""
+        last = sum(self._channels_last)
+        return f" ({last} of their tensors channels last)" if last else ""
+
     def in_order(self, parts: list[Tensor]) -> list[Tensor]:
         """The same gradients, each in the order in memory in which its parameter lies in x.
 

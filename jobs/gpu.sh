@@ -15,7 +15,7 @@ command -v nvidia-smi >/dev/null || { echo "$0: no nvidia-smi on PATH, so no NVI
 source jobs/env.sh
 mkdir -p "$1"
 folder=$(realpath "$1")
-gpus=$(nvidia-smi --list-gpus | wc -l)
+gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 
 { date --iso-8601=seconds; nvidia-smi; horovodrun --check-build; git log -1 --format=%H; } >"$folder/machine.txt"
 

@@ -1,10 +1,12 @@
 """What the train section does to a model and its steps: schedule, loss, pieces, numbers, batch norm."""
 
 import copy
+import hashlib
 import json
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from test_state import check_round_trip
 from torch import nn
@@ -14,11 +16,13 @@ import hvdclip
 from hvdclip.cli import main
 from hvdclip.comm import SingleRank
 from hvdclip.config import ConfigError, check
+from hvdclip.methods import NonFiniteGradient
 from hvdclip.models.cnn import CNN
 from hvdclip.simulation.run import Memory
 from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
+from hvdclip.training.rundir import RunDirectory
 from hvdclip.training.sync_batch_norm import synchronised
 
 CELGC = {"name": "celgc", "lr": 0.2, "gamma": 0.1, "interval": 2}
@@ -103,7 +107,7 @@ def test_top_5_is_in_the_evaluations_of_more_than_five_classes(tmp_path):
 def test_pieces_of_a_batch_add_up_to_its_gradient():
     """To rounding; 3 pieces of 8 samples are unequal."""
     whole, memory = trained()
-    for accumulate in (2, 3, 20):
+    for accumulate in (2, 3, 8):
         cut, its = trained(accumulate=accumulate)
         assert torch.allclose(parameters(cut), parameters(whole), rtol=1e-5, atol=1e-7)
         for line, other in zip(its.lines, memory.lines, strict=True):
@@ -179,6 +183,13 @@ def test_fp16_unscales_before_the_clip_and_counts_overflows():
     assert sum(line["skipped"] for line in memory.lines) == 6 and trainer.precision.scaler.get_scale() == 2.0**34
 
 
+def test_a_loss_that_is_not_finite_is_no_overflow():
+    """No lower scale would mend it; a gradient that is not finite beside a finite loss is."""
+    trainer = job(model="cnn", precision="fp16", steps=40, algorithm={"lr": 1e6, "gamma": 1e6})
+    with pytest.raises(NonFiniteGradient, match=r"is not finite on rank 0 at step \d"):
+        trainer.train(Memory(), Silent())
+
+
 def test_fp16_is_refused_where_the_scaler_cannot_work():
     with pytest.raises(
         ValueError, match=r"train.precision is fp16; allowed with episode: fp32, bf16, since it needs more"
@@ -190,6 +201,55 @@ def test_fp16_is_refused_where_the_scaler_cannot_work():
         ValueError, match=r"train.precision is fp16; allowed with bucket_clip: fp32, bf16, since it clips"
     ):
         Trainer(Job(config, SingleRank()))
+    pieces = check(bucket | {"train": {"steps": 2, "accumulate": 2}})
+    with pytest.raises(ValueError, match=r"train.accumulate is 2; allowed with bucket_clip: 1"):
+        Trainer(Job(pieces, SingleRank()))
+
+
+def test_an_evaluation_by_command_is_in_the_same_numbers(tmp_path):
+    run = str(tmp_path / "run")
+    data = "data={name: synthetic, samples: 64, test_samples: 40, side: 8, classes: 7, batch: 8}"
+    command = ["train", "configs/mnist_cnn.yaml", data, "train.epochs=1", "train.milestones=[]", "train.precision=bf16"]
+    assert CliRunner().invoke(main, [*command, "--run-dir", run]).exit_code == 0
+    row = json.loads((tmp_path / "run/evals.jsonl").read_text().splitlines()[-1])
+    said = CliRunner().invoke(main, ["eval", run]).output
+    assert f"loss {row['loss']:.6g}  accuracy {row['accuracy']:.6g}" in said
+
+
+def test_a_checkpoint_from_before_these_settings_is_gone_on_from(tmp_path):
+    """It knows of no scaler, and its configuration not of them."""
+    run = tmp_path / "run"
+    command = ["train", "configs/quadratics.yaml", "train.steps=40", "checkpoint.every_steps=20", "--run-dir", str(run)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    whole = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").unlink()
+    folder = RunDirectory(run).checkpoints.folder(20)
+    state = torch.load(folder / "rank-00000.pt", weights_only=True)
+    del state["scaler"]
+    torch.save(state, folder / "rank-00000.pt")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for name in ("precision", "accumulate", "warmup_epochs", "compile"):
+        del config["train"][name]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    manifest = RunDirectory(run).checkpoints.manifest(20)
+    for name in ("rank-00000.pt", "config.yaml"):
+        content = (folder / name).read_bytes()
+        manifest.files[name] = (len(content), hashlib.sha256(content).hexdigest())
+    manifest.write(folder)
+    resumed = CliRunner().invoke(main, [*command, "--resume"])
+    assert resumed.exit_code == 0 and "goes on from step 20" in resumed.output, resumed.output
+    assert json.loads((run / "summary.json").read_text())["model_sha256"] == whole["model_sha256"]
+
+
+def test_more_ranks_than_samples_to_evaluate():
+    def one(comm):
+        trainer, memory = job(data={"test_samples": 2}, comm=comm), Memory()
+        trainer.train(memory, Silent())
+        return memory.rows[-1]["loss"], trainer.model, trainer.task.data["test"]
+
+    (loss, model, test), *_ = hvdclip.simulate(one, 4)
+    expected = functional.cross_entropy(model.eval()(test.rows(torch.arange(2))), test.labels)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_language_models_compute_in_bf16_too():
@@ -251,6 +311,16 @@ def test_a_step_in_channels_last_is_exact():
         assert torch.allclose(p, q, rtol=1e-6, atol=0)
 
 
+def test_a_state_in_another_order_in_memory_is_refused():
+    plain, last = nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+    settings = {"lr": 0.1, "gamma": 0.1, "momentum": 0.9}
+    state = hvdclip.optimizer("celgc", plain, **settings).state_dict()
+    with pytest.raises(
+        ValueError, match=r"of 140 parameters, .* of 140 parameters \(1 of their tensors channels last\)"
+    ):
+        hvdclip.optimizer("celgc", last, **settings).load_state_dict(state)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_is_the_same_model():
     plain, _ = trained(model={"name": "mlp", "hidden": [8]})
@@ -297,6 +367,17 @@ def test_batch_norm_over_ranks_is_that_of_one_rank_with_all_samples(momentum):
         assert all(torch.allclose(buffers[name], buffer, rtol=1e-5, atol=1e-6) for _, _, buffers in found)
 
 
+def test_batch_norm_over_ranks_keeps_what_the_layer_was():
+    norm = nn.BatchNorm1d(4, dtype=torch.float64)
+    norm.weight.requires_grad = False
+    model = nn.Sequential(norm, nn.Linear(4, 4, dtype=torch.float64), norm)
+    made = synchronised(copy.deepcopy(model), SingleRank())
+    assert made[0] is made[2] and made[0].weight.dtype == torch.float64 and not made[0].weight.requires_grad
+    rows = torch.randn(6, 4, dtype=torch.float64)
+    assert torch.allclose(made(rows), model(rows), rtol=1e-12)
+    assert torch.allclose(made[0].running_var, model[0].running_var, rtol=1e-12)
+
+
 def test_batch_norm_over_ranks_is_refused_where_there_is_none_or_ranks_differ():
     with pytest.raises(
         ValueError, match=r"train.sync_batch_norm is True, but the model has no batch norm; allowed: False"
@@ -328,6 +409,17 @@ def test_batch_norm_over_ranks_is_refused_where_there_is_none_or_ranks_differ():
             {"data": "stdlib", "model": "lstm", "train": {"accumulate": 2}},
             "train.accumulate is 2; allowed with data stdlib: 1",
         ),
+        ({"train": {"accumulate": 9}}, "train.accumulate is 9; allowed: up to data.batch, 8"),
+        ({"train": {"warmup_from": 0.5}}, "train: warmup_from is 0.5, but warmup_epochs is 0; give both, or neither"),
+        (
+            {"data": "quadratics", "model": "point", "train": {"compile": True}},
+            "train.compile is True; allowed with data quadratics: False",
+        ),
+        (
+            {"data": "quadratics", "model": "point", "algorithm": CELGC | {"weight_decay_on": "weights"}},
+            "algorithm.weight_decay_on is weights; allowed with data quadratics: all",
+        ),
+        ({"model": {"name": "resnet", "depth": 9}}, "model.depth is 9; allowed: 6n + 2"),
         ({"model": "resnet50x"}, "model.name is 'resnet50x'; allowed: awd_lstm, "),
         ({"model": {"name": "resnet50", "depth": 3}}, "model.depth: unknown setting"),
         ({"data": "stdlib", "model": "resnet50"}, "model.name is 'resnet50'; allowed with data stdlib: awd_lstm, lstm"),
@@ -344,6 +436,26 @@ def test_wrong_settings_are_one_line(changed, message):
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"model": "alexnet"},
+            r"model.name is 'alexnet'; allowed: one that can train on 8 samples of shape",
+        ),
+        (
+            {"model": "resnet18", "data": {"side": 32}, "accumulate": 8},
+            r"model.name is 'resnet18'; allowed: one that can train on 1 samples of shape .*Expected more than 1 value",
+        ),
+        ({"channels_last": True}, "train.channels_last is True, but the model has no convolutions of images"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_one_line(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        job(**settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_all_in_memory_cannot_be_kept_on_a_device(tmp_path):

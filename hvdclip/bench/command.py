@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from hvdclip.comm import Communicator
-from hvdclip.comm.environment import launched
+from hvdclip.comm.environment import announced_ranks, launched
 from hvdclip.endings import bad_input, together, with_ranks
 
 Chosen = TypeVar("Chosen")
@@ -53,10 +53,14 @@ def step_command(shape: str, device: str, blocks: int, file: Path | None) -> Non
     from hvdclip.bench.shapes import Shape, shapes
     from hvdclip.training.job import choose_device
 
+    def choose() -> list[Shape]:
+        _check_device(device)
+        return shapes(shape)
+
     def compare(of: list[Shape], comm: Communicator) -> Found:
         return step.compare(of, comm, blocks, choose_device(device, comm))
 
-    _bench("step", shape, file, lambda: shapes(shape), compare)
+    _bench("step", shape, file, choose, compare)
 
 
 @bench.command("images")
@@ -87,6 +91,9 @@ def images_command(
     def choose() -> str:
         if not models.takes_samples(model):
             raise ValueError(f"--model is {model!r}; allowed are cnn, resnet and torchvision's classifiers")
+        _check_device(device)
+        shape = (3, side, side)
+        models.try_on(models.build(model, shape=shape, classes=images.CLASSES), model, shape, batch)
         return model
 
     def compare(name: str, comm: Communicator) -> Found:
@@ -138,6 +145,23 @@ def growth_command(shape: str, blocks: int, file: Path | None) -> None:
     _bench("growth", shape, file, lambda: growth.sizes(shape), lambda sizes, comm: growth.compare(sizes, comm, blocks))
 
 
+@bench.command("link")
+@click.option(
+    "--largest", default=256.0, show_default=True, type=click.FloatRange(min=1e-3), help="MiB, of the largest."
+)
+@_common
+def link_command(largest: float, blocks: int, file: Path | None) -> None:
+    """Latency and bandwidth between the ranks, from all-reduces of 4 bytes to 256 MB: Horovod's and mpi4py's."""
+    from hvdclip.bench import link
+
+    def choose() -> list[int]:
+        if announced_ranks()[0] < 2:
+            raise ValueError("one rank has no link to measure: start several by mpirun, horovodrun or srun")
+        return link.sizes(largest)
+
+    _bench("link", f"up to {largest:g} MiB", file, choose, lambda of, comm: link.compare(of, comm, blocks))
+
+
 @bench.command("save")
 @click.option("--shape", default="quickstart", show_default=True, help="quickstart (its language model) or small.")
 @click.option("--rounds", default=50, show_default=True, type=click.IntRange(1), help="Between two checkpoints.")
@@ -155,6 +179,11 @@ def save_command(shape: str, rounds: int, momentum: float, folder: Path | None, 
         lambda: save.job(shape, momentum),
         lambda config, comm: save.compare(config, comm, rounds, blocks, folder),
     )
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is 'cuda', but torch sees no CUDA device; allowed here: cpu, auto")
 
 
 class Found(Protocol):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hvdclip.vision import torchvision
 
+from .drawing import drawn_by
 from .folder import data_folder
-from .images import scale
+from .images import Scale
 
 Side = Annotated[int, Field(ge=1)]
 # mean and deviation of ImageNet's train pixels, from 0 to 1, by channel
@@ -42,14 +43,14 @@ class ImageFolder:
             raise FileNotFoundError(f"{root} holds no images in its {len(self.files.classes)} folders of classes")
         self.root, self.side, self.augmented = root, side, augmented
         self.shape, self.classes = (3, side, side), len(self.files.classes)
+        self.place = torch.device("cpu")
         self.labels = torch.tensor(self.files.targets)
         self._images = [self._decode(number) for number in range(len(self.labels))] if in_memory else None
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
         images = [self._images[k] if self._images else self._decode(k) for k in chosen.tolist()]
         if self.augmented and seed is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with drawn_by(seed):
                 return self._scale(torch.stack([self._draw(image) for image in images]))
         return self._scale(torch.stack([self._middle(image) for image in images]))
 
@@ -77,8 +78,8 @@ class ImageFolder:
         return v2.Compose([v2.Resize(round(self.side * MARGIN), antialias=True), v2.CenterCrop(self.side)])
 
     @cached_property
-    def _scale(self) -> Any:
-        return scale(IMAGENET)
+    def _scale(self) -> Scale:
+        return Scale(IMAGENET, self.place)
 
 
 def image_folder(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hvdclip.vision import torchvision
 
+from .drawing import drawn_by
 from .folder import data_folder
 from .labelled import Labelled
 
@@ -18,6 +19,7 @@ from .labelled import Labelled
 CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100 = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 PADDING = 4
+Moments = tuple[tuple[float, ...], tuple[float, ...]]  # (means, deviations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,14 +29,13 @@ class Images(Labelled):
     Where `augmented`, what is drawn for training (by a seed) is a random crop of the padded image, or its mirror image.
     """
 
-    moments: tuple[tuple[float, ...], tuple[float, ...]]
+    moments: Moments
     augmented: bool = False
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
         images = super().rows(chosen)
         if self.augmented and seed is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with drawn_by(seed):
                 images = torch.stack([self._augment(image) for image in images])
         return self._scale(images)
 
@@ -44,14 +45,21 @@ class Images(Labelled):
         return v2.Compose([v2.RandomCrop(self.shape[1:], padding=PADDING), v2.RandomHorizontalFlip()])
 
     @cached_property
-    def _scale(self) -> Any:
-        return scale(self.moments)
+    def _scale(self) -> Scale:
+        return Scale(self.moments, self.place)
 
 
-def scale(moments: tuple[tuple[float, ...], tuple[float, ...]]) -> Any:
-    """The transform from bytes to numbers of mean 0 and deviation 1, given (means, deviations) by channel."""
-    v2 = torchvision().transforms.v2
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*moments)])
+class Scale:
+    """From bytes to numbers of mean 0 and deviation 1, by channel.
+
+    As torchvision's ToDtype and Normalize, which would bring their numbers to a GPU anew each time.
+    """
+
+    def __init__(self, moments: Moments, place: torch.device):
+        self.mean, self.deviation = (torch.tensor(moment, device=place).view(-1, 1, 1) for moment in moments)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.float().div_(255).sub_(self.mean).div_(self.deviation)
 
 
 def cifar10(root: str | None = None, augment: bool = True) -> dict[str, Labelled]:

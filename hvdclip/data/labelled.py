@@ -25,6 +25,10 @@ class Samples(Protocol):
         """Of one sample."""
 
     @property
+    def place(self) -> torch.device:
+        """Where their rows are made."""
+
+    @property
     def checksum(self) -> str:
         """By which ranks can tell that they read the same samples."""
 
@@ -40,11 +44,15 @@ class Labelled:
     labels: Tensor
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
-        return self.features[chosen.to(self.features.device)]
+        return self.features[chosen.to(self.place, non_blocking=True)]
 
     def to(self, device: torch.device) -> Self:
         """The same samples, kept in the memory of that device."""
         return replace(self, features=self.features.to(device))
+
+    @property
+    def place(self) -> torch.device:
+        return self.features.device
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ def mnist(root: str | None = None, rgb: bool = False) -> dict[str, Labelled]:
     return {split: _in_colours(grey) for split, grey in found.items()} if rgb else found
 
 
+@cache
 def _in_colours(grey: Labelled) -> Labelled:
     return Labelled(grey.features.expand(-1, 3, -1, -1), grey.labels)
 

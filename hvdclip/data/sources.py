@@ -126,10 +126,10 @@ def _fetch_cifar(name: str, root: Path, mirror: str | None) -> str:
     root.mkdir(parents=True, exist_ok=True)
     try:
         type(kind.__name__, (kind,), {"url": address})(str(root), download=True)
-    except OSError as error:
-        raise OSError(f"{address} cannot be had ({error}): unpack the archive below {root} by other means") from None
     except RuntimeError:
         raise ValueError(f"{address} is not the published archive (another MD5): {place} is not whole") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{address} cannot be had ({error}): unpack the archive below {root} by other means") from None
     return f"{place}: as published (MD5)"
 
 

@@ -6,17 +6,20 @@ import os
 import shlex
 import sys
 import time
+from contextlib import suppress
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.live import Live
 from rich.table import Table
 
 from hvdclip.comm.environment import launched
 from hvdclip.config import load
 from hvdclip.data import sources
 from hvdclip.endings import bad_input, with_ranks
-from hvdclip.launch import slurm, submission
+from hvdclip.launch import following, slurm, submission
 from hvdclip.launch.script import SCRIPT, Resources
 from hvdclip.training import status, terminal
 from hvdclip.training.rundir import RunDirectory
@@ -106,6 +109,27 @@ def status_command(run: Path, requeue: bool) -> None:
         terminal.console().print(table)
     else:
         print(_state(run))
+
+
+@click.command("watch")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--every", default=2.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between looks.")
+def watch_command(run: Path, every: float) -> None:
+    """Follow a run in the terminal until it is over, here or in SLURM's queue; Ctrl-C ends the view, not the run.
+
+    Where output goes into a file or a pipe, a line at each change.
+    """
+    console, sights = terminal.console(), following.looks(RunDirectory(run), every)
+    first = bad_input(lambda: next(sights))
+    with suppress(KeyboardInterrupt):
+        if not console.is_terminal:
+            for text, _ in groupby(sight.text() for sight in chain([first], sights)):
+                console.print(text, soft_wrap=True)
+                console.file.flush()  # a pipe's reader follows too
+            return
+        with Live(first.picture(), console=console, auto_refresh=False) as live:
+            for sight in sights:
+                live.update(sight.picture(), refresh=True)
 
 
 def _state(run: Path) -> str:

@@ -318,9 +318,10 @@ class Method(torch.optim.Optimizer):
     def _shape(self) -> str:
         vectors = ", ".join(self.vectors) or "none"
         inside = kind(getattr(self.settings, "inner", None))
+        outer = getattr(self.settings, "outer", "none")
         return (
-            f"{self.space.size} parameters, {self.comm.size} ranks, state vectors: {vectors}, inner: {inside}, outer: "
-            f"{getattr(self.settings, 'outer', 'none')}"
+            f"{self.space.size} parameters{self.space.order}, {self.comm.size} ranks, state vectors: {vectors}, "
+            f"inner: {inside}, outer: {outer}"
         )
 
     def _group_defaults(self, settings: Any) -> dict[str, Any]:
@@ -369,13 +370,14 @@ class Method(torch.optim.Optimizer):
         self.statistics.mark_failed(self.steps_in_round, bad)
 
     def _observe_scaled(self, norm: Tensor, overflowed: Tensor) -> None:
-        """The same of a gradient that GradScaler has scaled; an overflow is no failure."""
-        bad = self._is_bad(norm)
-        self._skip = (bad | overflowed).float()
+        """The same of a gradient that GradScaler has scaled; an overflow is no failure, but a loss is not scaled."""
+        bad_loss, self._bad_loss = self._bad_loss, False
+        bad = is_bad(norm)
+        self._skip = (bad | overflowed | bad_loss).float()
         self.statistics.add("overflowed", overflowed)
         self.statistics.add("skipped", self._skip)
         self.statistics.add_norm(norm.masked_fill(overflowed, float("nan")))
-        self.statistics.mark_failed(self.steps_in_round, bad & ~overflowed)
+        self.statistics.mark_failed(self.steps_in_round, (bad & ~overflowed) | bad_loss)
 
     def _is_bad(self, norm: Number) -> Tensor | bool:
         """Whether the norm is not finite, or a loss that has been recorded since the last gradient."""

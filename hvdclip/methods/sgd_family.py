@@ -125,7 +125,13 @@ class SgdFamily(Steps):
         return defaults
 
     def _build_inner(self, inner: Any) -> torch.optim.Optimizer:
-        if not isinstance(inner, torch.optim.Optimizer):
+        if isinstance(inner, torch.optim.Optimizer):
+            if self.settings.weight_decay_on != "all":
+                given = self.settings.weight_decay_on
+                raise ValueError(
+                    f"weight_decay_on is {given!r}; allowed with an instance as inner: all, since its own groups hold"
+                )
+        else:
             inner = inner([dict(group) for group in self.param_groups], lr=self.settings.lr)
         ours = {id(p) for p in self.space.parameters}
         if {id(p) for group in inner.param_groups for p in group["params"] if p.requires_grad} != ours:

@@ -6,6 +6,7 @@ zeros. An mlp, a cnn, a resnet and torchvision's classifiers (by their names the
 of a shape. A point is the model of a problem: one vector `model.x`.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,17 @@ def find(name: str) -> Callable[..., nn.Module] | None:
     if name in MODELS:
         return MODELS[name]
     return torchvisions.builder(name) if name in torchvisions.names() else None
+
+
+def try_on(model: nn.Module, name: str, shape: tuple[int, ...], batch: int) -> None:
+    """ValueError, in one line, where a model cannot train on so many samples of a shape; on no device."""
+    try:
+        copy.deepcopy(model).to("meta").train()(torch.empty(batch, *shape, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model.name is {name!r}; allowed: one that can train on {batch} samples of shape {shape} at a time ({why})"
+        ) from None
 
 
 def takes_samples(name: str) -> bool:

@@ -73,9 +73,10 @@ class Classification(Task):
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         held_out = self.data[split]
-        mine = torch.arange(self.rank, len(held_out.labels), self.ranks)
-        most, numbers = EVALUATED_AT_ONCE
-        draws = ((chosen, None) for chosen in mine.split(max(1, min(most, numbers // math.prod(held_out.shape)))))
+        mine = torch.arange(len(held_out.labels))[self.rank :: self.ranks]
+        samples, numbers = EVALUATED_AT_ONCE
+        at_once = max(1, min(samples, numbers // math.prod(held_out.shape)))
+        draws = ((chosen, None) for chosen in mine.split(at_once) if len(chosen))
         total, correct = 0.0, [0.0] * len(self.metrics)
         for rows, targets in read(held_out, draws, self.settings.workers, self.device):
             logits = model(rows)

@@ -16,6 +16,7 @@ from hvdclip.methods.agreement import check_agreement
 from hvdclip.problems import PROBLEMS
 from hvdclip.training.classification import Classification
 from hvdclip.training.language_model import LanguageModelling
+from hvdclip.training.precision import Precision
 from hvdclip.training.problem import ProblemTask
 from hvdclip.training.provenance import code_sha256, versions
 from hvdclip.training.randomness import seed_everything
@@ -51,6 +52,7 @@ class Job:
         self.task, self.read = build_task(config, comm, self.device, ranks or comm.size)
         seed_everything(config.train.seed)
         self.model = prepare(build_model(config, self.task), config, comm).to(self.device)
+        self.precision = Precision(config.train.precision, self.device)
 
     def load_model(self, state: dict[str, Tensor]) -> None:
         """Take the values of a state_dict; ValueError, in one line, where it is another model's."""
@@ -101,7 +103,7 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
 
 def _keep_on(device: torch.device, samples: Samples, name: str) -> Samples:
     if not isinstance(samples, Labelled):
-        raise ValueError(f"data.on_device is True with {name}; allowed: False, since it is not all in memory")
+        raise ValueError(f"data.on_device is True with {name}; allowed: False, since its images are files")
     return samples.to(device)
 
 
@@ -115,7 +117,11 @@ def build_model(config: Config, task: Task) -> nn.Module:
         settings |= {"shape": task.data["train"].shape, "classes": task.data["train"].classes}
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
-    return own(name)(**settings) if ":" in name else models.build(name, **settings)
+    model = own(name)(**settings) if ":" in name else models.build(name, **settings)
+    if isinstance(task, Classification):
+        piece = max(1, config.shards.batch // config.train.accumulate)
+        models.try_on(model, name, settings["shape"], piece)
+    return model
 
 
 def prepare(model: nn.Module, config: Config, comm: Communicator) -> nn.Module:
@@ -124,6 +130,8 @@ def prepare(model: nn.Module, config: Config, comm: Communicator) -> nn.Module:
     if train.sync_batch_norm:
         model = synchronised(model, comm)
     if train.channels_last:
+        if not any(p.dim() == 4 for p in model.parameters()):
+            raise ValueError("train.channels_last is True, but the model has no convolutions of images; allowed: False")
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if train.compile:
         model.compile()

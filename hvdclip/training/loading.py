@@ -29,7 +29,7 @@ def read(
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=InWorker(None),
-        pin_memory=device.type == "cuda" and samples.labels.device.type == "cpu",
+        pin_memory=device.type == "cuda" and samples.place.type == "cpu",
         generator=torch.Generator(),  # else it would take its workers' seeds from this process's random numbers
     )
     for found in loader:

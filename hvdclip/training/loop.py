@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.averaging import in_words
+from hvdclip.comm.simulated import Simulated
 from hvdclip.config import Train
 from hvdclip.memory import peak_bytes
 from hvdclip.methods import NonFiniteGradient, optimizer
@@ -24,7 +25,6 @@ from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.metrics import Metrics
-from hvdclip.training.precision import Precision
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.schedule import Schedule
@@ -48,7 +48,7 @@ class Trainer:
         # one initial model for all, but dropout of each rank's own
         randomness.seed_everything(train.seed + 1 + comm.rank)
         self.schedule = Schedule(self.optimizer, train)
-        self.precision = Precision(train.precision, job.device)
+        self.precision = job.precision
         self.asgd = NonMonotoneAverage(self.optimizer, train.nt_asgd, train.nonmono) if train.nt_asgd else None
         self.metrics = Metrics(1 if "interval" in settings else config.log.every_steps)
         self._check(train)
@@ -70,6 +70,12 @@ class Trainer:
                 f"train.sync_batch_norm is True; allowed with {name}: False, since its ranks may take different "
                 "numbers of gradients"
             )
+        if train.accumulate > 1 and name == "bucket_clip":
+            raise ValueError(
+                f"train.accumulate is {train.accumulate}; allowed with {name}: 1, since it sends during backward"
+            )
+        if train.sync_batch_norm and isinstance(self.comm, Simulated) and self.optimizer.space.device.type == "cuda":
+            raise ValueError("train.sync_batch_norm is True; allowed on simulated ranks that share a GPU: False")
         if train.precision == "fp16" and (self.optimizer.needs_closure or name == "bucket_clip"):
             why = "clips during backward" if name == "bucket_clip" else "needs more than one gradient in a step"
             raise ValueError(f"train.precision is fp16; allowed with {name}: fp32, bf16, since it {why}")

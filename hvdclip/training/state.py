@@ -82,7 +82,8 @@ def _restore_rest(trainer: Trainer, state: State) -> None:
         buffer.copy_(state["buffers"][name])
     if trainer.asgd:
         trainer.asgd.load_state_dict(state["asgd"])
-    trainer.precision.scaler.load_state_dict(state["scaler"])
+    if trainer.precision.scaler.is_enabled():
+        trainer.precision.scaler.load_state_dict(state["scaler"])
     trainer.metrics.load_state_dict(state["metrics"])
     trainer.evaluations = list(state["evaluations"])
     for purpose, (collectives, payload, seconds) in state["ledger"].items():

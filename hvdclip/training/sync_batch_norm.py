@@ -15,14 +15,15 @@ PURPOSE = "batch_norm"
 
 def synchronised(model: nn.Module, comm: Communicator) -> nn.Module:
     """The model with its batch norms replaced, parameters and buffers kept; ValueError where it has none."""
-    if isinstance(model, _BatchNorm):
-        return SyncBatchNorm(model, comm, "whole")
-    found = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    if not found:
+    made: dict[nn.Module, SyncBatchNorm] = {}  # one that has several names stays one
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, _BatchNorm):
+            made.setdefault(module, SyncBatchNorm(module, comm, name or "whole"))
+            if name:
+                model.set_submodule(name, made[module])
+    if not made:
         raise ValueError("train.sync_batch_norm is True, but the model has no batch norm; allowed: False")
-    for name in found:
-        model.set_submodule(name, SyncBatchNorm(model.get_submodule(name), comm, name))
-    return model
+    return made.get(model, model)
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -30,7 +31,8 @@ class SyncBatchNorm(_BatchNorm):
 
     def __init__(self, plain: Any, comm: Communicator, name: str):
         super().__init__(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
-        self.load_state_dict(plain.state_dict())
+        self._parameters.update(plain._parameters)
+        self._buffers.update(plain._buffers)
         self.comm, self.name = comm, name
 
     @torch.compiler.disable
@@ -38,7 +40,7 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         others = [k for k in range(x.dim()) if k != 1]
-        numbers = x.float()
+        numbers = x.to(torch.promote_types(x.dtype, torch.float32))
         variance, mean = torch.var_mean(numbers, dim=others, correction=0)
         count = mean.new_tensor([x.numel() / len(mean)])
         everyone = _Gathered.apply(torch.cat([mean, variance, count]), self.comm, self.name)

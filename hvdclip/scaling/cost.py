@@ -1,0 +1,66 @@
+"""The cost model: a step on N ranks that average every I steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+ENOUGH = 0.95  # of the possible gain
+
+
+@dataclass(frozen=True)
+class Link:
+    """How long an all-reduce takes: bandwidth in bytes a second and direction, latency in seconds a hop.
+
+    A ring sends 2 (N - 1)/N times the vector through each link, after 2 log2 N hops of small messages (trees; a plain
+    ring of latency-bound messages would take more).
+    """
+
+    name: str
+    bandwidth: float
+    latency: float
+
+    def average(self, ranks: int, payload: float) -> float:
+        """Seconds for `payload` bytes on that many ranks."""
+        if ranks == 1:
+            return 0.0
+        return 2 * math.ceil(math.log2(ranks)) * self.latency + ring_share(ranks) * payload / self.bandwidth
+
+
+def ring_share(ranks: int) -> float:
+    """How often a ring all-reduce sends the vector through each link: 2 (N - 1)/N."""
+    return 2 * (ranks - 1) / ranks
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a step and of an average; `straggling` is the wait for the slowest rank where I = 1.
+
+    That wait is taken as random from step to step, so that it grows like the root of the steps in a round.
+    """
+
+    step: float
+    average: float
+    straggling: float = 0.0
+
+    def at(self, interval: int) -> float:
+        """T(I) = T_step + T_comm/I + the wait for the slowest."""
+        return self.step + self.average / interval + self.straggling / math.sqrt(interval)
+
+    def gain(self, interval: int) -> float:
+        """Over an average at every step."""
+        return self.at(1) / self.at(interval)
+
+    @property
+    def bound(self) -> float:
+        """What no I can exceed, without stragglers: 1 + T_comm/T_step."""
+        return 1 + self.average / self.step
+
+    @property
+    def enough(self) -> int:
+        """The least I that gets 95 % of that: 19 T_comm/T_step."""
+        return max(1, math.ceil(ENOUGH / (1 - ENOUGH) * self.average / self.step - 1e-9))
+
+    def overlapped(self, hidden: float) -> float:
+        """A step whose average at every step hides behind that share of the step."""
+        return self.step + max(0.0, self.average - hidden * self.step)

@@ -1,0 +1,166 @@
+"""What training costs on many ranks: the model, the link, what is predicted; and the view of a run as it goes on."""
+
+import json
+import os
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from kills import HVDCLIP, PROJECT
+from launch import Launch, run_ranks
+
+from hvdclip.bench.link import fit, sizes
+from hvdclip.cli import main
+from hvdclip.launch.following import look
+from hvdclip.scaling.cost import Cost, Link
+from hvdclip.scaling.links import LINKS, links
+from hvdclip.scaling.predict import predict
+from hvdclip.training.rundir import RunDirectory
+
+# the model
+
+
+@pytest.mark.parametrize(
+    ("floats", "ranks", "link", "milliseconds"),
+    [
+        (25.557e6, 16, "10GbE", 153),
+        (25.557e6, 16, "25GbE", 61),
+        (25.557e6, 16, "HDR200", 7.7),
+        (138.36e6, 16, "25GbE", 332),
+        (25.557e6, 8, "NVLink3", 0.76),
+    ],
+)
+def test_a_rings_transfer_takes_what_is_computed_by_hand(floats, ranks, link, milliseconds):
+    bare = Link(link, LINKS[link].bandwidth, 0.0)
+    assert 1e3 * bare.average(ranks, 4 * floats) == pytest.approx(milliseconds, rel=0.02)
+    assert LINKS[link].average(ranks, 0) == pytest.approx(2 * np.ceil(np.log2(ranks)) * LINKS[link].latency)
+    assert LINKS[link].average(1, 4 * floats) == 0
+
+
+def test_the_least_interval_that_gets_nearly_all_there_is():
+    cost = Cost(step=0.1, average=0.061)
+    assert cost.enough == 12 and cost.bound == pytest.approx(1.61)
+    assert cost.gain(12) >= 0.95 * cost.bound > cost.gain(11)
+    assert Cost(0.1, 0.0).enough == 1 and Cost(0.1, 0.1).enough == 19
+    assert Cost(0.1, 0.2).gain(10**9) == pytest.approx(Cost(0.1, 0.2).bound, rel=1e-6)
+
+
+def test_waiting_for_the_slowest_falls_with_the_root_of_the_interval():
+    cost = Cost(step=1.0, average=0.0, straggling=0.2)
+    assert cost.at(1) - 1 == pytest.approx(0.2) and cost.at(16) - 1 == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "images_s", "batch", "parameters", "published"),
+    [("ResNet-101", 130.0, 64, 44.55e6, 0.90), ("VGG-16", 154.0, 64, 138.36e6, 0.68)],
+)
+def test_published_efficiencies_lie_between_no_overlap_and_a_perfect_one(name, images_s, batch, parameters, published):
+    """Horovod's on 512 GPUs over 25 Gbit/s, four P100s a server, which share its link; see docs/scaling.md."""
+    (one,) = predict(batch / images_s, 4 * parameters, links("25GbE"), [512])
+    none, perfect = one.efficiency(1), one.cost.step / one.cost.overlapped(2 / 3)
+    assert none < published < perfect + 0.01, (none, perfect)
+
+
+# the link
+
+
+def test_the_fit_finds_latency_and_bandwidth_again():
+    seconds = {size: 30e-6 + 1.5 * size / 1.25e9 for size in sizes(64)}
+    found = fit(4, seconds)
+    assert found.alpha == pytest.approx(30e-6, rel=1e-6) and found.bandwidth == pytest.approx(1.25e9, rel=1e-6)
+    assert found.error < 1e-9
+    noisy = {size: t * (1 + 0.1 * (-1) ** k) for k, (size, t) in enumerate(seconds.items())}
+    assert fit(4, noisy).error == pytest.approx(0.1, abs=0.03)
+    assert fit(2, {4: 1e-9, 1000: 1e-3, 4000: 5e-3}).alpha >= 0
+
+
+def test_sizes_are_four_bytes_to_256_mib():
+    assert sizes(256)[0] == 4 and sizes(256)[-1] == 256 * 2**20 and len(sizes(256)) == 14
+
+
+@pytest.mark.ranks
+def test_bench_link_measures_both_ways_on_real_ranks(tmp_path):
+    file = tmp_path / "link.json"
+    done = run_ranks([HVDCLIP, "bench", "link", "--largest", "0.1", "--blocks", "2", "--json", str(file)], 2)
+    found = json.loads(file.read_text())
+    for way in ("hvdclip", "mpi4py"):
+        of_way = found["fits"][way]
+        assert of_way["alpha_s"] >= 0 and of_way["bandwidth"] > 0 and f"{way}: latency" in done.stdout
+        assert of_way["median_error"] == pytest.approx(np.median(np.abs(list(of_way["errors"].values()))))
+        times = {int(size): found["peers"][f"{way}, {size} bytes"]["median"] for size in of_way["errors"]}
+        again = fit(2, times)
+        assert (again.alpha, again.bandwidth) == pytest.approx((of_way["alpha_s"], of_way["bandwidth"]))
+
+
+def test_one_rank_has_no_link():
+    refused = CliRunner().invoke(main, ["bench", "link"])
+    assert refused.exit_code == 2 and "one rank has no link to measure: start several by mpirun" in refused.output
+
+
+# predictions
+
+
+def test_predict_says_where_local_steps_cannot_help():
+    arguments = ["predict", "--step-ms", "100", "--floats", "25.6e6", "--ranks", "8", "--links"]
+
+    def cells(link):
+        said = CliRunner().invoke(main, [*arguments, link]).output
+        assert "cannot help" in said
+        (row,) = [line for line in said.splitlines() if line.startswith(f"│ {link}")]
+        return [cell.strip() for cell in row.strip("│").split("│")][1:]
+
+    assert cells("NVLink3") == ["8", "0.781", "99%", "1.01", "-", "-", "-", "-"]
+    assert cells("25GbE") == cells("25:25") == ["8", "57.5", "63%", "1.57", "11", "1.50", "95%", "0.95"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--links", "x"], "--links has 'x'; allowed: 1gbit, 10GbE, "),
+        (["--links", "-3"], "--links has '-3'; allowed: "),
+        (["--links", "25:nan"], "--links has '25:nan'; allowed: "),
+        (["--ranks", "0,2"], "--ranks is '0,2'; allowed: integers from 1"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(more, said):
+    refused = CliRunner().invoke(main, ["predict", "--step-ms", "1", "--floats", "10", *more])
+    assert refused.exit_code == 2 and said in refused.output and refused.output.count("\n") == 1
+
+
+# a run as it goes on
+
+RUN = [*("configs/quadratics.yaml", "train.steps=400", "train.evaluate_every_steps=100", "checkpoint.every_steps=100")]
+
+
+def test_a_run_that_is_over_is_told_once(tmp_path):
+    run = tmp_path / "run"
+    assert CliRunner().invoke(main, ["train", *RUN, "--run-dir", str(run)]).exit_code == 0
+    said = CliRunner().invoke(main, ["watch", str(run)]).output
+    assert said.startswith("done at step 400; step 400 round 100 epoch 0.40 loss ") and said.count("\n") == 1
+    assert "samples/s" in said
+    rows = look(RunDirectory(run)).picture().renderables
+    assert len(rows) == 4, "what it is, its progress, its evaluations, its ranks"
+    nothing = CliRunner().invoke(main, ["watch", str(tmp_path / "none")])
+    assert nothing.exit_code == 2 and "none holds no run" in nothing.output
+
+
+@pytest.mark.ranks
+def test_a_run_is_followed_to_its_end(tmp_path):
+    run = tmp_path / "run"
+    slow = [*RUN, "train.steps=200000", "train.evaluate_every_steps=2000"]
+    with Launch([HVDCLIP, "train", *slow, "--run-dir", str(run)], 2, cwd=PROJECT) as training:
+        deadline = time.monotonic() + 60
+        while not list(run.glob("metrics.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        watching = subprocess.Popen(
+            [HVDCLIP, "watch", str(run), "--every", "0.3"], stdout=subprocess.PIPE, text=True, env=os.environ
+        )
+        said = [watching.stdout.readline() for _ in range(3)]
+        assert CliRunner().invoke(main, ["stop", str(run)]).exit_code == 0
+        training.finish(60, check=False)
+        said += watching.communicate(timeout=30)[0].splitlines()
+    assert said[0].startswith("running: rank 0 on ") and said[-1].startswith("stopped by the file STOP at step ")
+    steps = [int(line.partition("; step ")[2].split()[0].replace(",", "")) for line in said[:-1] if "; step" in line]
+    assert steps == sorted(steps) and steps[0] < steps[-1]
