@@ -61,6 +61,17 @@ launch() {
   (become_ranks "$@")
 }
 
+# The line by which hvdclip bench scaling starts ranks, which fills in how many, and on how many nodes.
+launch_line() {
+  case ${HVDCLIP_LAUNCH:-srun-pmix} in
+    mpirun) echo "mpirun --bind-to none -np {ranks}" ;;
+    *)
+      local mpi=${HVDCLIP_LAUNCH:-srun-pmix}
+      echo "srun --mpi=${mpi#srun-} --kill-on-bad-exit=1 ${HVDCLIP_SRUN:-} --nodes={nodes} --ntasks={ranks}"
+      ;;
+  esac
+}
+
 # The same in place of the shell that calls it, which a signal then reaches.
 become_ranks() {
   case ${HVDCLIP_LAUNCH:-srun-pmix} in

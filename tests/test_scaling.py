@@ -1,5 +1,6 @@
 """What training costs on many ranks: the model, the link, what is predicted; and the view of a run as it goes on."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,8 +16,11 @@ from hvdclip.bench.link import fit, sizes
 from hvdclip.cli import main
 from hvdclip.launch.following import look
 from hvdclip.scaling.cost import Cost, Link
+from hvdclip.scaling.fit import Measured, errors, split
+from hvdclip.scaling.fit import fit as study_fit
 from hvdclip.scaling.links import LINKS, links
 from hvdclip.scaling.predict import predict
+from hvdclip.scaling.study import Study, interval_of_mean
 from hvdclip.training.rundir import RunDirectory
 
 # the model
@@ -97,6 +101,88 @@ def test_bench_link_measures_both_ways_on_real_ranks(tmp_path):
 def test_one_rank_has_no_link():
     refused = CliRunner().invoke(main, ["bench", "link"])
     assert refused.exit_code == 2 and "one rank has no link to measure: start several by mpirun" in refused.output
+
+
+# a study
+
+
+def test_the_model_is_found_again_and_held_against_what_it_was_not_shown():
+    """Points made by the model itself, of a ring over a known link, with stragglers."""
+    payload, step, straggling = 4e6, {1: 0.1, 2: 0.1, 4: 0.15}, {1: 0.0, 2: 0.01, 4: 0.02}
+    link = Link("known", 1e8, 1e-3)
+    points = [
+        Measured(n, i, Cost(step[n], link.average(n, payload), straggling[n]).at(i), step[n], payload)
+        for n in step
+        for i in (1, 4, 16)
+    ]
+    fitted, held_out = split(points)
+    assert {p.interval for p in fitted} == {1, 16} and {p.interval for p in held_out} == {4}
+    model = study_fit(fitted)
+    assert max(map(abs, errors(model, held_out))) < 1e-9
+    for n, cost in model.costs.items():
+        assert cost.step == pytest.approx(step[n]) and cost.straggling == pytest.approx(straggling[n], abs=1e-9)
+    assert model.alpha == pytest.approx(1e-3, rel=1e-6) and model.bandwidth == pytest.approx(1e8, rel=1e-6)
+    slower = [dataclasses.replace(p, seconds=1.2 * p.seconds) for p in held_out]
+    assert errors(model, slower) == pytest.approx([1 / 1.2 - 1] * 3)
+
+
+def test_what_a_fit_would_make_negative_is_zero():
+    noisy = [Measured(2, 1, 0.11, 0.1, 1e6), Measured(2, 16, 0.099, 0.1, 1e6)]
+    cost = study_fit(noisy).costs[2]
+    assert cost.average >= 0 and cost.straggling >= 0
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+    values = np.random.default_rng(1).normal(10, 2, 400)
+    low, high = interval_of_mean(values)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std(ddof=1) / 20, rel=0.1) and low < values.mean() < high
+
+
+@pytest.mark.ranks
+def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
+    """On a small problem, whose ranks really meet; parts add up, and what is derived follows from what is raw."""
+    out = tmp_path / "study"
+    command = ["bench", "scaling", "configs/quadratics.yaml", "--ranks", "1,2", "--intervals", "1,2,8", "--synthetic"]
+    done = subprocess.run(
+        [HVDCLIP, *command, "--steps", "8", "--blocks", "3", "--out", str(out)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = Study.read(out)
+    assert [(row.ranks, row.interval, row.data) for row in found.rows] == [
+        (n, i, data) for n in (1, 2) for data in ("real", "synthetic") for i in (1, 2, 8)
+    ]
+    for row in (*found.rows, *found.alone):
+        for block, seconds in enumerate(row.found["seconds"]):
+            parts = sum(row.found["parts"][part][block] for part in row.found["parts"])
+            assert parts == pytest.approx(seconds, rel=0.35), "the mean over ranks of what the slowest one takes"
+        assert (row.bytes_a_sample > 0) == (row in found.rows)
+    two = {row.interval: row for row in found.rows if row.ranks == 2 and row.data == "real"}
+    assert two[1].bytes_a_sample == pytest.approx(8 * two[8].bytes_a_sample)
+    best = max(np.median(row.rates) for row in found.alone if row.data == "real")
+    assert found.efficiency(two[8]) == pytest.approx(np.median(two[8].rates) / (2 * best))
+    assert found.held_out == {(1, 2), (2, 2)} and f"held out: {found.error:.1%}" in done.stdout
+    assert (out / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--ranks", "1,x"], "--ranks is '1,x'; allowed: integers from 1"),
+        (["--strong"], "data.batch is None; allowed with --strong: what 1 ranks can share out evenly"),
+        (["algorithm={name: clip21, lr: 0.1, tau: 1.0}"], "algorithm.name is 'clip21'; allowed for a study of I: "),
+        (["--ranks", "1", "--launcher", "false"], "one process failed: "),
+    ],
+)
+def test_what_cannot_be_studied_is_one_line(tmp_path, more, said):
+    command = ["bench", "scaling", "configs/quadratics.yaml", "--steps", "1", "--blocks", "1", "--intervals", "1"]
+    if "--launcher" in more:
+        more, said = [*more, "data.dimension=0"], "data.dimension is 0; allowed: "
+    refused = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "study"), *more])
+    assert refused.exit_code == 2 and said in refused.output, refused.output
 
 
 # predictions

@@ -206,7 +206,7 @@ def test_a_missing_module_is_named_by_the_job(slurm_cluster, tmp_path):
 TEMPLATES = {
     "train.sbatch": [*QUADRATICS, "--run-dir", "{run}"],
     "train_cpu.sbatch": [*QUADRATICS, "--run-dir={run}"],
-    "scaling.sbatch": ["{run}", "--shape", "small", "--blocks", "1", "--steps", "1", "--peers", "celgc_1,celgc_4"],
+    "scaling.sbatch": ["{run}", "configs/quadratics.yaml", "--intervals", "1,2,4", "--blocks", "2", "--steps", "4"],
 }
 
 
@@ -220,8 +220,10 @@ def test_templates_run(slurm_cluster, tmp_path, template):
     ).strip()
     assert states(slurm_cluster.wait(job, 120)) == ["COMPLETED"], log.read_text()
     if template == "scaling.sbatch":
-        found = {file.name: json.loads(file.read_text())["ranks"] for file in run.glob("*.json")}
-        assert found == {"nodes-1.json": 1, "nodes-2.json": 2}
+        study = json.loads((run / "study.json").read_text())
+        hosts = {ranks: len(set(found["hosts"])) for ranks, found in study["ranks"].items()}
+        assert hosts == {"1": 1, "2": 2} and (run / "scaling.png").exists()
+        assert "median error on what was held out: " in log.read_text()
     else:
         summary = json.loads((run / "summary.json").read_text())
         assert (summary["exit"], summary["ranks"]) == ("done", 4 if "cpu" in template else 2)

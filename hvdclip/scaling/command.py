@@ -1,12 +1,26 @@
-"""hvdclip predict."""
+"""hvdclip predict, bench points and bench scaling."""
 
 from __future__ import annotations
 
-import click
+import json
+from pathlib import Path
 
-from hvdclip.endings import bad_input
+import click
+import torch
+
+from hvdclip.comm import Communicator
+from hvdclip.comm.environment import launched
+from hvdclip.config import Config, load
+from hvdclip.endings import bad_input, together, with_ranks
 from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
+INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
+SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")
+STEPS = click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of a block, at least.")
+BLOCKS = click.option("--blocks", default=7, show_default=True, type=click.IntRange(1), help="7 at least for a claim.")
 
 
 @click.command("predict")
@@ -14,7 +28,7 @@ from hvdclip.training import terminal
     "--step-ms",
     required=True,
     type=click.FloatRange(0, min_open=True),
-    help="A step of one rank, nothing communicated.",
+    help="A step without communication.",
 )
 @click.option("--floats", required=True, type=click.FloatRange(min=1), help="The model's parameters.")
 @click.option("--bytes-each", default="4", show_default=True, type=click.Choice(["1", "2", "4"]), help="On the wire.")
@@ -31,3 +45,96 @@ def predict_command(step_ms: float, floats: float, bytes_each: str, named: str |
     chosen, numbers = bad_input(lambda: (links(named), whole_numbers("--ranks", ranks)))
     found = predict.predict(step_ms / 1e3, floats * int(bytes_each), chosen, numbers)
     terminal.console().print(predict.table(found))
+
+
+@click.command("points")
+@CONFIG
+@OVERRIDES
+@INTERVALS
+@SYNTHETIC
+@STEPS
+@BLOCKS
+@click.option("--json", "file", required=True, type=click.Path(path_type=Path), help="Gets what was measured.")
+def points_command(
+    config: Path, overrides: tuple[str, ...], intervals: str, synthetic: bool, steps: int, blocks: int, file: Path
+) -> None:
+    """What bench scaling runs on each number of ranks: a configuration at several I, in interleaved blocks."""
+    from hvdclip.bench.report import circumstances
+    from hvdclip.scaling.points import measure
+
+    checked, chosen = bad_input(lambda: (_averaging(load(config, overrides)), whole_numbers("--intervals", intervals)))
+
+    def run(comm: Communicator) -> None:
+        together(comm, lambda: None)
+        if checked.train.device == "cpu" or not torch.cuda.is_available():
+            torch.set_num_threads(1)  # the ranks of a machine, and what sends their messages, share its cores
+        made = circumstances(comm)
+        points = measure(checked, chosen, synthetic, comm, steps, blocks)
+        if comm.rank == 0:
+            found = made | {"config": checked.resolved, "parameters": points[0]["parameters"], "points": points}
+            file.write_text(json.dumps(found, indent=1) + "\n")
+
+    comm = bad_input(lambda: launched(checked.comm.backend))
+    with_ranks(comm, lambda: run(comm))
+
+
+@click.command("scaling")
+@CONFIG
+@OVERRIDES
+@click.option("--ranks", default="1,2,4", show_default=True, metavar="N,...")
+@INTERVALS
+@SYNTHETIC
+@click.option("--strong", is_flag=True, help="The same batch on all ranks together; without, on each rank.")
+@STEPS
+@BLOCKS
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the study.")
+@click.option(
+    "--launcher",
+    metavar="LINE",
+    help='How ranks are started, as "mpirun -np {ranks}", which is the default; in a job of SLURM\'s that is srun.',
+)
+def scaling_command(
+    config: Path,
+    overrides: tuple[str, ...],
+    ranks: str,
+    intervals: str,
+    synthetic: bool,
+    strong: bool,
+    steps: int,
+    blocks: int,
+    out: Path,
+    launcher: str | None,
+) -> None:
+    """How training scales: a configuration on several numbers of ranks and at several I, and the model that fits.
+
+    Starts the ranks itself, so it is called without a launcher, on a workstation or inside a job of SLURM's.
+    """
+    from hvdclip.scaling import report, study
+
+    checked, numbers = bad_input(lambda: (_averaging(load(config, overrides)), whole_numbers("--ranks", ranks)))
+    bad_input(lambda: whole_numbers("--intervals", intervals))
+    batch = bad_input(lambda: _batch(checked, numbers)) if strong else None
+    arguments = [str(config), *overrides, "--intervals", intervals, "--steps", str(steps), "--blocks", str(blocks)]
+    console = terminal.console()
+    told = study.run([*arguments, *["--synthetic"] * synthetic], numbers, batch, out, launcher)
+    while (text := bad_input(lambda: next(told, None))) is not None:
+        console.print(text)
+    found = study.Study.read(out)
+    console.print(report.table(found))
+    for file in report.plot(found, out):
+        console.print(f"picture: {file}", soft_wrap=True)
+
+
+def _averaging(config: Config) -> Config:
+    if config.interval is None:
+        name = config.algorithm["name"]
+        raise ValueError(f"algorithm.name is {name!r}; allowed for a study of I: methods with one interval (a number)")
+    return config
+
+
+def _batch(config: Config, ranks: list[int]) -> int:
+    batch = config.resolved["data"].get("batch")
+    odd = [n for n in ranks if batch is None or batch % n]
+    if odd:
+        raise ValueError(f"data.batch is {batch}; allowed with --strong: what {odd[0]} ranks can share out evenly")
+    return batch

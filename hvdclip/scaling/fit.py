@@ -1,0 +1,90 @@
+"""The cost model fitted to what a study has measured, and held against what it has not been shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hvdclip.scaling.cost import Cost, ring_share
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point of a study: N ranks, an average every I steps of `payload` bytes; medians over blocks, in seconds.
+
+    `seconds` is a step on the slowest rank, `work` what a rank itself works in it, on average.
+    """
+
+    ranks: int
+    interval: int
+    seconds: float
+    work: float
+    payload: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """The costs by number of ranks, and the link that their averages tell of (None with fewer than two of them)."""
+
+    costs: dict[int, Cost]
+    alpha: float | None
+    bandwidth: float | None
+
+    def at(self, ranks: int, interval: int) -> float:
+        return self.costs[ranks].at(interval)
+
+
+def split(points: Sequence[Measured]) -> tuple[list[Measured], list[Measured]]:
+    """(what the model is fitted to, what is held out): of each N the least and the largest I, and those between."""
+    fitted: list[Measured] = []
+    held_out: list[Measured] = []
+    for point in points:
+        intervals = [other.interval for other in points if other.ranks == point.ranks]
+        (fitted if point.interval in (min(intervals), max(intervals)) else held_out).append(point)
+    return fitted, held_out
+
+
+def fit(points: Sequence[Measured]) -> Model:
+    """T(N, I) = T_step(N) + T_comm(N)/I + the wait for the slowest/sqrt(I), for each N; ValueError for no points."""
+    if not points:
+        raise ValueError("there is nothing to fit a model to")
+    costs = {ranks: _cost([p for p in points if p.ranks == ranks]) for ranks in sorted({p.ranks for p in points})}
+    averaging = {n: cost.average for n, cost in costs.items() if n > 1}
+    alpha, bandwidth = _link(averaging, points[0].payload)
+    return Model(costs, alpha, bandwidth)
+
+
+def errors(model: Model, points: Sequence[Measured]) -> list[float]:
+    """Of the predicted seconds, relative to the measured ones."""
+    return [model.at(point.ranks, point.interval) / point.seconds - 1 for point in points]
+
+
+def _cost(points: Sequence[Measured]) -> Cost:
+    step = float(np.mean([point.work for point in points]))
+    beside = np.array([point.seconds - step for point in points])
+    terms = np.array([[1 / point.interval, 1 / math.sqrt(point.interval)] for point in points])
+    average, straggling = _not_negative(terms, beside)
+    return Cost(step, average, straggling)
+
+
+def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, float | None]:
+    if len(averaging) < 2:
+        return None, None
+    terms = np.array([[2 * math.ceil(math.log2(n)), ring_share(n) * payload] for n in averaging])
+    alpha, per_byte = _not_negative(terms, np.array(list(averaging.values())))
+    return alpha, None if per_byte == 0 else 1 / per_byte
+
+
+def _not_negative(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Least squares of two coefficients, of which one that would be negative is zero."""
+    candidates = [(0.0, 0.0)]
+    both = np.linalg.lstsq(terms, values, rcond=None)[0]
+    if (both >= 0).all():
+        return float(both[0]), float(both[1])
+    for k in (0, 1):
+        alone = max(0.0, float(terms[:, k] @ values / (terms[:, k] @ terms[:, k])))
+        candidates.append((alone, 0.0) if k == 0 else (0.0, alone))
+    return min(candidates, key=lambda pair: float(np.square(terms @ np.array(pair) - values).sum()))

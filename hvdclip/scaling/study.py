@@ -1,0 +1,163 @@
+"""A scaling study: one configuration on several numbers of ranks, each launched anew, and what it comes to."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hvdclip.scaling.fit import Measured, Model, errors, fit, split
+from hvdclip.scaling.points import REAL
+
+STUDY, ALONE = "study.json", "alone"
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point of a study: what `hvdclip bench points` has written of it, and on how many ranks."""
+
+    ranks: int
+    found: dict[str, Any]
+
+    @property
+    def interval(self) -> int:
+        return self.found["interval"]
+
+    @property
+    def data(self) -> str:
+        return self.found["data"]
+
+    @property
+    def seconds(self) -> float:
+        """Of a step on the slowest rank, the median over the blocks."""
+        return float(np.median(self.found["seconds"]))
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Samples a second of all ranks, in each block."""
+        return self.ranks * self.found["samples"] / np.array(self.found["seconds"])
+
+    def part(self, name: str) -> float:
+        """Seconds of a step that go into a part, the median over the blocks."""
+        return float(np.median(self.found["parts"][name]))
+
+    @property
+    def bytes_a_sample(self) -> float:
+        """What a rank hands over for each of its samples."""
+        return self.found["bytes"] / self.found["samples"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows of real ranks, and those of one process without Horovod."""
+
+    made: dict[str, Any]
+    rows: list[Row]
+    alone: list[Row]
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """FileNotFoundError, saying so, where there is none."""
+        file = folder / STUDY
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{folder} holds no study: there is no {STUDY} in it; hvdclip bench scaling makes one"
+            )
+        found = json.loads(file.read_text())
+        rows = [Row(int(ranks), point) for ranks, points in found["ranks"].items() for point in points["points"]]
+        return cls(found, rows, [Row(1, point) for point in found[ALONE]["points"]])
+
+    @cached_property
+    def base(self) -> float:
+        """X(1): samples a second of one process without Horovod on the data as they come, its best I."""
+        return max(float(np.median(row.rates)) for row in self.alone if row.data == REAL)
+
+    def efficiency(self, row: Row) -> float:
+        """E(N) = X(N)/(N X(1))."""
+        return float(np.median(row.rates)) / (row.ranks * self.base)
+
+    @cached_property
+    def measured(self) -> dict[tuple[int, int], Measured]:
+        """By N and I, on the data as they come."""
+        payload = 4.0 * self.made["parameters"]
+        return {
+            (row.ranks, row.interval): Measured(
+                row.ranks, row.interval, row.seconds, float(np.median(np.mean(row.found["work"], axis=1))), payload
+            )
+            for row in self.rows
+            if row.data == REAL
+        }
+
+    @cached_property
+    def held_out(self) -> set[tuple[int, int]]:
+        """(N, I) of the points that the model has not been fitted to."""
+        return {(point.ranks, point.interval) for point in split(list(self.measured.values()))[1]}
+
+    @cached_property
+    def model(self) -> Model:
+        return fit(split(list(self.measured.values()))[0])
+
+    @property
+    def error(self) -> float | None:
+        """The median size of its error on what was held out."""
+        points = [self.measured[place] for place in self.held_out]
+        return float(np.median(np.abs(errors(self.model, points)))) if points else None
+
+
+def interval_of_mean(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean, by the bootstrap's percentiles."""
+    draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
+    low, high = np.quantile(draws.mean(axis=1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def run(
+    arguments: Sequence[str], ranks: Sequence[int], batch: int | None, folder: Path, launcher: str | None
+) -> Iterator[str]:
+    """Launch `hvdclip bench points` with the arguments on each number of ranks, and gather; tells of each.
+
+    `batch` is that of all ranks together, where it is to stay the same. RuntimeError where a launch fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"ranks": {}}
+    for name in (ALONE, *map(str, ranks)):
+        number = 1 if name == ALONE else int(name)
+        file = folder / f"ranks-{name}.json"
+        words = [] if batch is None else [f"data.batch={batch // number}"]
+        command = [sys.executable, "-m", "hvdclip", "bench", "points", *arguments, *words, "--json", str(file)]
+        yield "one process without Horovod" if name == ALONE else f"{number} rank{'s' * (number > 1)}"
+        _launch([] if name == ALONE else launch_line(launcher, number), command, folder / f"ranks-{name}.txt")
+        (found if name == ALONE else found["ranks"])[name] = json.loads(file.read_text())
+    of_all = found[ALONE]
+    found |= {"parameters": of_all["parameters"], "strong": batch is not None, "config": of_all["config"]}
+    (folder / STUDY).write_text(json.dumps(found, indent=1) + "\n")
+
+
+def launch_line(given: str | None, ranks: int) -> list[str]:
+    """How ranks are started: as given, by srun in an allocation of SLURM's, else by mpirun."""
+    per_node = max(1, int(os.environ.get("SLURM_NTASKS", "1")) // int(os.environ.get("SLURM_JOB_NUM_NODES", "1")))
+    srun = "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} --ntasks={ranks}"
+    line = given or (srun if "SLURM_JOB_ID" in os.environ else "mpirun -np {ranks}")
+    return shlex.split(line.format(ranks=ranks, nodes=math.ceil(ranks / per_node)))
+
+
+def _launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
+    many = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
+    with log.open("w") as out:
+        done = subprocess.run([*line, *command], env=os.environ | many | as_root, stdout=out, stderr=subprocess.STDOUT)
+    if done.returncode:
+        said = [text for text in log.read_text().splitlines() if text.startswith("hvdclip: ")]
+        why = said[0].removeprefix("hvdclip: ") if said else f"exit status {done.returncode}"
+        raise RuntimeError(f"{shlex.join(line) or 'one process'} failed: {why} (all of it in {log})")
