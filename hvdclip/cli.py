@@ -278,6 +278,23 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
         console.print(f"picture: {file}", soft_wrap=True)
 
 
+@main.command("report")
+@click.argument("place", metavar="RUN|STUDY", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder. Default: report/ in the run or study.")
+def report_command(place: Path, out: Path | None) -> None:
+    """Make a page of a finished run, or of a study of hvdclip bench scaling: HTML in one file, and Markdown."""
+    from hvdclip.report import of_run, of_study, page
+    from hvdclip.scaling.study import STUDY, Study
+
+    folder = out or place / "report"
+    if (place / STUDY).exists():
+        parts, title = bad_input(lambda: list(of_study.sections(Study.read(place), folder))), "Scaling study"
+    else:
+        parts, title = bad_input(lambda: list(of_run.sections(RunDirectory(place), folder))), "Run"
+    for file in page.write(f"{title} {place.name}", parts, folder):
+        terminal.console().print(f"report: {file}", soft_wrap=True)
+
+
 def _members(run: Path) -> list[Path]:
     """The run, or the members of a sweep that are done."""
     made = submitted(run)

@@ -1,12 +1,22 @@
 """Runs read for tables and pictures; those that differ in the seed only belong together."""
 
+import base64
 import io
+import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from matplotlib import image
 from rich.console import Console
 
+from hvdclip.cli import main
 from hvdclip.report import plot, runs, table
+from hvdclip.report.page import Section
+from hvdclip.report.page import write as write_page
 from hvdclip.training.recorder import FileRecorder
 from hvdclip.training.rundir import RunDirectory
 
@@ -64,3 +74,67 @@ def test_a_run_that_failed_is_refused(tmp_path):
     run.write_summary({"exit": "the gradient is not finite on rank 1"})
     with pytest.raises(ValueError, match="holds a run that failed: the gradient is not finite on rank 1"):
         runs.read([tmp_path / "failed"])
+
+
+# pages
+
+CHROMIUM = shutil.which("chromium")
+BARE = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+BARE += ["--disable-quic", "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("pages") / "small"
+    steps = ["train.steps=80", "train.evaluate_every_steps=20", "algorithm.lr=1e-3"]
+    assert (
+        CliRunner().invoke(main, ["train", "configs/quadratics.yaml", *steps, "--run-dir", str(place)]).exit_code == 0
+    )
+    said = CliRunner().invoke(main, ["report", str(place)]).output
+    assert said.splitlines() == [f"report: {place}/report/report.{kind}" for kind in ("html", "md")]
+    return place
+
+
+def test_a_page_holds_all_it_shows_and_the_text_names_its_pictures(run):
+    page = (run / "report/report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)|url\(|@import', page), "nothing of it lies elsewhere"
+    for data in re.findall(r"data:image/png;base64,([^\"]+)", page):
+        assert base64.b64decode(data)[:4] == b"\x89PNG"
+    text = (run / "report/report.md").read_text()
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert pictures == ["comparison.png", "rounds.png"] and all((run / "report" / name).exists() for name in pictures)
+    summary = json.loads((run / "summary.json").read_text())
+    for shown_in in (page, text):
+        assert (
+            f"{summary['rounds']:,}" in shown_in
+            and "lr: 0.001" in shown_in
+            and summary["versions"]["torch"] in shown_in
+        )
+    row = json.loads((run / "evals.jsonl").read_text().splitlines()[0])
+    assert f"20 | {row['epoch']:.5g} | exact | {row['loss']:.5g} | {row['gradient_norm']:.5g}" in text
+
+
+def test_what_is_in_a_configuration_is_shown_as_it_is(tmp_path):
+    parts = [Section("<b> & 'c'", ["1 < 2"], verbatim="model: <script>alert(1)</script>")]
+    write_page("T & U", parts, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script>" not in page and "&lt;b&gt; &amp;" in page and "T &amp; U" in page
+    assert "model: <script>alert(1)</script>" in (tmp_path / "report.md").read_text()
+
+
+def test_what_is_no_run_or_study_has_no_report(tmp_path):
+    refused = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert refused.exit_code == 2 and f"{tmp_path} holds no finished run" in refused.output
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH, in which to look at a page")
+def test_a_browser_shows_the_page_with_its_pictures(run, tmp_path):
+    page, shot = f"file://{run}/report/report.html", tmp_path / "shot.png"
+    command = [CHROMIUM, *BARE, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2200"]
+    subprocess.run([*command, f"--screenshot={shot}", page], check=True, capture_output=True, timeout=90)
+    pixels = image.imread(shot)[..., :3]
+    for colour in ("#0072B2", "#D55E00"):
+        wanted = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        assert (np.abs(pixels - wanted).max(axis=-1) < 0.1).sum() > 100, f"no curve in {colour}"
+    text = subprocess.run([*command, "--dump-dom", page], check=True, capture_output=True, text=True, timeout=90).stdout
+    assert "<h1>Run small</h1>" in text and text.count("<img ") == 2 and "<td>celgc, I = 4</td>" in text

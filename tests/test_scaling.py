@@ -166,6 +166,9 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
     assert found.efficiency(two[8]) == pytest.approx(np.median(two[8].rates) / (2 * best))
     assert found.held_out == {(1, 2), (2, 2)} and f"held out: {found.error:.1%}" in done.stdout
     assert (out / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+    assert CliRunner().invoke(main, ["report", str(out)]).exit_code == 0
+    text = (out / "report/report.md").read_text()
+    assert f"held out: {found.error:.1%}" in text and "2 | " in text.partition("## Hosts")[2]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from hvdclip.report.look import COLOURS, STYLES, dress, save
 from hvdclip.report.runs import Run
@@ -27,6 +27,7 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
     labels = ("samples (tokens), all ranks", "seconds (without evaluation)", "bytes handed over by a rank")
     for axis, label in zip(loss_axes, labels, strict=True):
         axis.set(xlabel=label, ylabel="loss")
+    loss_axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
     axes[1][0].set(xlabel="local steps", ylabel="clip fraction", ylim=(-0.03, 1.03))
     axes[1][1].set(xlabel="round", ylabel="drift, mean $||x_i - \\bar x||$")
     for number, run in enumerate(runs):
@@ -34,10 +35,10 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
         totals = (run.series("samples"), run.total("round_s"), run.total("bytes"))
         for axis, total in zip(loss_axes, totals, strict=True):
             _loss(axis, run, total, look)
-        _curve(axes[1][0], *_thinned(run.series("step"), run.series("clip_fraction")), **look)
+        _curve(axes[1][0], *thinned(run.series("step"), run.series("clip_fraction")), **look)
         drift = run.series("drift")
         if (drift[np.isfinite(drift)] > 0).any():  # ranks of gradient methods never differ
-            _curve(axes[1][1], *_thinned(run.series("round"), drift), **look)
+            _curve(axes[1][1], *thinned(run.series("round"), drift), **look)
     if all(run.mean("bytes") for run in runs):
         loss_axes[2].set_xscale("log")
         loss_axes[2].xaxis.set_minor_formatter(NullFormatter())
@@ -47,7 +48,7 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
 
 
 def _loss(axis: Axes, run: Run, total: np.ndarray, look: dict[str, Any]) -> None:
-    axis.plot(*(c.mean(axis=0) for c in _thinned(total, run.series("loss"))), alpha=0.35, linewidth=1, **look)
+    axis.plot(*(c.mean(axis=0) for c in thinned(total, run.series("loss"))), alpha=0.35, linewidth=1, **look)
     losses = run.validation("loss")
     _curve(axis, run.at_evaluations(total), losses, marker="o", markersize=4, label=_counted(run), **look)
 
@@ -61,7 +62,7 @@ def _curve(axis: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
         axis.fill_between(place, mean - spread, mean + spread, color=look["color"], alpha=0.15, linewidth=0)
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most POINTS points a row, each the mean of its neighbours, so that noise does not hide the curve."""
     known = np.isfinite(y).all(axis=0)
     x, y = x[:, known], y[:, known]

@@ -29,25 +29,31 @@ def table(study: Study) -> Table:
         shown.add_column(column, justify="right")
     for row in (*study.alone, *study.rows):
         shown.add_row(*_cells(study, row, alone=row in study.alone))
-    shown.caption = "\n".join(words(study))
+    shown.caption = "\n".join((*NOTES, *findings(study)))
     shown.caption_justify = "left"
     return shown
 
 
-def words(study: Study) -> Iterator[str]:
-    """What the model is and how far it can be trusted."""
-    yield "samples/s: median over blocks; mean ±: half the 95 % interval of the mean"
-    yield "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank; bytes of a rank"
-    yield "predicted: T_step + T_comm/I + wait/sqrt(I), fitted to the least and the largest I of each N (f); ms a step"
-    error = study.error
+NOTES = (
+    "samples/s: median over blocks; mean ±: half the 95 % interval of the mean",
+    "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank; bytes of a rank",
+    "predicted, ms a step: T_step + T_comm/I + wait/sqrt(I), fitted to the least and the largest I of each N (f)",
+)
+
+
+def findings(study: Study) -> Iterator[str]:
+    """What the model tells, and how far it can be trusted."""
+    error, model = study.error, study.model
     yield "nothing was held out" if error is None else f"median error on what was held out: {error:.1%}"
-    model = study.model
     if model.alpha is not None and model.bandwidth is not None:
         rate = model.bandwidth / 1.25e8
-        yield f"their averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop"
+        yield f"the averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop"
     for ranks, cost in model.costs.items():
         if ranks > 1:
-            yield f"{ranks} ranks: gain of local steps at most {cost.bound:.2f}; I = {cost.enough} gets 95 % of that"
+            times = (f"{1e3 * part:.3g}" for part in (cost.step, cost.average, cost.straggling))
+            parts = "T_step {} ms, T_comm {} ms, wait {} ms".format(*times)
+            gain = f"local steps gain at most {cost.bound:.2f}, of which I = {cost.enough} gets 95 %"
+            yield f"{ranks} ranks: {parts}; {gain}"
 
 
 def _cells(study: Study, row: Row, alone: bool) -> list[str]:
@@ -96,7 +102,7 @@ def plot(study: Study, folder: Path) -> list[Path]:
     axes[0][0].plot(ranks, ranks, ":", color="black", label="ideal")
     axes[0][1].axhline(1, linestyle=":", color="black", label="ideal")
     axes[0][0].plot([], [], "--", color="grey", label="model")
-    axes[0][0].set(xlabel="ranks N", ylabel="speed-up X(N)/X(1)", xticks=ranks)
+    axes[0][0].set(xlabel="ranks N", ylabel="speed-up X(N)/X(1)", xticks=ranks, ylim=(0, None))
     axes[0][1].set(xlabel="ranks N", ylabel="efficiency X(N)/(N X(1))", xticks=ranks, ylim=(0, None))
     axes[0][0].legend(frameon=False, fontsize="small")
     _parts(axes[1][0], real)

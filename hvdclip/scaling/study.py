@@ -108,6 +108,14 @@ class Study:
     def model(self) -> Model:
         return fit(split(list(self.measured.values()))[0])
 
+    def stragglers(self) -> Iterator[tuple[int, str, int, float]]:
+        """(ranks, host, rank, its own work to the mean over the ranks), the median over all points of these ranks."""
+        for ranks in sorted({row.ranks for row in self.rows if row.ranks > 1}):
+            work = np.concatenate([np.array(row.found["work"]) for row in self.rows if row.ranks == ranks])
+            ratios = np.median(work / work.mean(axis=1, keepdims=True), axis=0)
+            for rank, (host, ratio) in enumerate(zip(self.made["ranks"][str(ranks)]["hosts"], ratios, strict=True)):
+                yield ranks, host, rank, float(ratio)
+
     @property
     def error(self) -> float | None:
         """The median size of its error on what was held out."""
