@@ -33,7 +33,7 @@ from hvdclip.launch.submission import submitted
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.numbers import whole_numbers
-from hvdclip.scaling.command import points_command, predict_command, scaling_command
+from hvdclip.scaling.command import points_command, predict_command, scaling_command, target_command
 from hvdclip.training import status, terminal
 from hvdclip.training.elastic import ElasticRun
 from hvdclip.training.evaluation import evaluate
@@ -57,7 +57,7 @@ for command in (
     *(submit_command, status_command, watch_command, cancel_command, data_command, doctor_command),
 ):
     main.add_command(command)
-for command in (points_command, scaling_command):
+for command in (points_command, scaling_command, target_command):
     bench.add_command(command)
 
 

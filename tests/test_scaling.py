@@ -21,6 +21,8 @@ from hvdclip.scaling.fit import fit as study_fit
 from hvdclip.scaling.links import LINKS, links
 from hvdclip.scaling.predict import predict
 from hvdclip.scaling.study import Study, interval_of_mean
+from hvdclip.scaling.target import Steps, best, steps_to
+from hvdclip.simulation.trace import Trace
 from hvdclip.training.rundir import RunDirectory
 
 # the model
@@ -216,6 +218,38 @@ def test_predict_says_where_local_steps_cannot_help():
 def test_what_cannot_be_predicted_is_one_line(more, said):
     refused = CliRunner().invoke(main, ["predict", "--step-ms", "1", "--floats", "10", *more])
     assert refused.exit_code == 2 and said in refused.output and refused.output.count("\n") == 1
+
+
+# time to a loss
+
+
+def test_steps_to_a_loss_lie_between_two_evaluations():
+    values = np.array([[3.0, 2.0, 1.0], [1.5, 1.4, 1.3], [3.0, 2.5, 2.0]])
+    none = np.full((3, 3), np.nan)
+    trace = Trace(2, 4, np.array([10, 20, 30]), np.array([2, 5, 7]), values, none, 0.0, None, None, 0)
+    assert steps_to(trace, 1.5).tolist() == [25, 10, np.inf]
+
+
+def test_the_best_interval_is_where_fewer_rounds_outweigh_more_steps():
+    found = [Steps(2, 1, np.array([100.0])), Steps(2, 8, np.array([120.0])), Steps(2, 64, np.array([np.inf]))]
+    slow, fast = Cost(step=0.1, average=0.1), Cost(step=0.1, average=0.001)
+    assert best(found, lambda n: slow, 2).interval == 8 and best(found, lambda n: fast, 2).interval == 1
+    assert found[1].seconds(slow) == pytest.approx(120 * (0.1 + 0.1 / 8))
+    assert best(found[2:], lambda n: slow, 2) is None
+
+
+def test_bench_target_multiplies_simulated_steps_by_predicted_seconds(tmp_path):
+    job = ["configs/quadratics.yaml", "train.steps=4000", "train.evaluate_every_steps=100", "--loss", "1.5"]
+    more = ["--intervals", "1,16", "--seeds", "2", "--out", str(tmp_path), "--step-ms", "1", "--links", "1:1000"]
+    done = CliRunner().invoke(main, ["bench", "target", *job, *more])
+    assert done.exit_code == 0, done.output
+    rows = [line.strip("│").split("│") for line in done.output.splitlines() if line.startswith("│ 2")]
+    for row, interval in zip(rows, (1, 16), strict=True):
+        steps, seconds = float(row[2].replace(",", "")), float(row[4].strip(" *"))
+        assert seconds == pytest.approx(steps * 1e-3 * (1 + (2 + 40 / 125e6 * 1e3) / interval), rel=0.01)
+    assert "*" in rows[1][4] and "*" not in rows[0][4] and (tmp_path / "target.png").exists()
+    refused = CliRunner().invoke(main, ["bench", "target", *job, "--out", str(tmp_path)])
+    assert refused.exit_code == 2 and "give one of --step-ms, for links by name, and --study" in refused.output
 
 
 # a run as it goes on

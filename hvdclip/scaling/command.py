@@ -1,19 +1,26 @@
-"""hvdclip predict, bench points and bench scaling."""
+"""hvdclip predict, bench points, bench scaling and bench target."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import torch
 
-from hvdclip.comm import Communicator
+from hvdclip.comm import Communicator, SingleRank
 from hvdclip.comm.environment import launched
 from hvdclip.config import Config, load
 from hvdclip.endings import bad_input, together, with_ranks
 from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
+from hvdclip.training.job import Job
+
+if TYPE_CHECKING:
+    from hvdclip.scaling.target import Costs
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
@@ -123,6 +130,71 @@ def scaling_command(
     console.print(report.table(found))
     for file in report.plot(found, out):
         console.print(f"picture: {file}", soft_wrap=True)
+
+
+@click.command("target")
+@CONFIG
+@OVERRIDES
+@click.option("--loss", required=True, type=float, help="Of the first split that is evaluated.")
+@click.option("--ranks", default="2", show_default=True, metavar="N,...", help="Simulated.")
+@INTERVALS
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--step-ms", type=click.FloatRange(0, min_open=True), help="A step without communication.")
+@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all that have a name.")
+@click.option("--study", "folder", type=click.Path(path_type=Path), help="Costs as bench scaling has measured them.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the picture.")
+def target_command(
+    config: Path,
+    overrides: tuple[str, ...],
+    loss: float,
+    ranks: str,
+    intervals: str,
+    seeds: int,
+    step_ms: float | None,
+    named: str | None,
+    folder: Path | None,
+    out: Path,
+) -> None:
+    """Which I comes to a loss first: steps from simulated ranks, the seconds of a step from the cost model.
+
+    Costs are those of links by name, for which --step-ms is needed, or those of a study.
+    """
+    from hvdclip import simulation
+    from hvdclip.scaling import target
+
+    checked, numbers = bad_input(lambda: (_averaging(load(config, overrides)), whole_numbers("--ranks", ranks)))
+    chosen = bad_input(lambda: whole_numbers("--intervals", intervals))
+    costs = bad_input(lambda: _costs(checked, step_ms, named, folder, numbers))
+    found = []
+    for n in numbers:
+        for interval in chosen:
+            settings = dataclasses.replace(checked, algorithm=checked.algorithm | {"interval": interval})
+            trace = bad_input(partial(simulation.run, settings, n, seeds))
+            found.append(target.Steps(n, interval, target.steps_to(trace, loss)))
+    console = terminal.console()
+    console.print(target.table(found, costs, loss))
+    for file in target.plot(found, costs, loss, out):
+        console.print(f"picture: {file}", soft_wrap=True)
+
+
+def _costs(config: Config, step_ms: float | None, named: str | None, folder: Path | None, ranks: list[int]) -> Costs:
+    """By link, the cost on N ranks; a study's is measured."""
+    from hvdclip.scaling.cost import Cost
+    from hvdclip.scaling.links import links
+    from hvdclip.scaling.study import Study
+
+    if (step_ms is None) == (folder is None):
+        raise ValueError("give one of --step-ms, for links by name, and --study")
+    if folder is not None:
+        measured = Study.read(folder).model.costs
+        if missing := [n for n in ranks if n not in measured]:
+            raise ValueError(f"--ranks has {missing[0]}; allowed with {folder}: {', '.join(map(str, measured))}")
+        return {folder.name: measured.__getitem__}
+    job = Job(config, SingleRank())
+    payload = 4 * sum(p.numel() for p in job.model.parameters() if p.requires_grad)
+    assert step_ms is not None
+    step = step_ms / 1e3
+    return {link.name: lambda n, link=link: Cost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
 
 
 def _averaging(config: Config) -> Config:
