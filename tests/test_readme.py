@@ -37,6 +37,12 @@ def test_the_files_and_links_it_names_are_there():
         assert (PROJECT / name).exists(), name
 
 
+def test_the_reference_is_that_of_the_code(tmp_path):
+    file = tmp_path / "reference.md"
+    subprocess.run([sys.executable, "jobs/reference.py", str(file)], cwd=PROJECT, check=True, timeout=60)
+    assert file.read_text() == (PROJECT / "docs/reference.md").read_text(), "run python jobs/reference.py"
+
+
 def test_it_lists_every_algorithm():
     assert re.findall(r"^`(\w+)` \|", README.partition("`algorithm` |")[2], re.MULTILINE)[:5] == [
         "celgc",

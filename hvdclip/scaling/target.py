@@ -87,10 +87,9 @@ def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path) -> lis
         seconds.plot([each.interval for each in of_most], times, marker="s", label=name, **look(number))
     steps.set(xlabel="I", ylabel=f"local steps to a loss of {loss:g}, simulated", xscale="log")
     seconds.set(xlabel="I", ylabel=f"seconds to it on {ranks} ranks, predicted", xscale="log", yscale="log")
+    intervals = sorted({each.interval for each in found})
     for axis in (steps, seconds):
-        axis.set_xticks(
-            sorted({each.interval for each in found}), [str(i) for i in sorted({e.interval for e in found})]
-        )
+        axis.set_xticks(intervals, [str(interval) for interval in intervals])
         axis.minorticks_off()
         axis.legend(frameon=False, fontsize="small")
     dress(figure)
