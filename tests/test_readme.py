@@ -43,6 +43,16 @@ def test_the_reference_is_that_of_the_code(tmp_path):
     assert file.read_text() == (PROJECT / "docs/reference.md").read_text(), "run python jobs/reference.py"
 
 
+def test_what_troubleshooting_quotes_is_what_is_said():
+    files = [*PROJECT.glob("hvdclip/**/*.py"), *PROJECT.glob("jobs/*.sh"), *PROJECT.glob("slurm/*.sh")]
+    source = " ".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
+    first_column = re.findall(r"^(`[^|\n]+)\|", (PROJECT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    quoted = [text for cell in first_column for text in re.findall(r"`([^`]+)`", cell)]
+    assert len(quoted) > 20
+    for text in quoted:
+        assert text in source, f"nothing says {text!r}"
+
+
 def test_it_lists_every_algorithm():
     assert re.findall(r"^`(\w+)` \|", README.partition("`algorithm` |")[2], re.MULTILINE)[:5] == [
         "celgc",
