@@ -53,8 +53,8 @@ def test_the_least_interval_that_gets_nearly_all_there_is():
     assert Cost(0.1, 0.2).gain(10**9) == pytest.approx(Cost(0.1, 0.2).bound, rel=1e-6)
 
 
-def test_waiting_for_the_slowest_falls_with_the_root_of_the_interval():
-    cost = Cost(step=1.0, average=0.0, straggling=0.2)
+def test_waiting_for_whoever_is_late_falls_with_the_root_of_the_interval():
+    cost = Cost(step=1.0, average=0.0, slack=0.2)
     assert cost.at(1) - 1 == pytest.approx(0.2) and cost.at(16) - 1 == pytest.approx(0.05)
 
 
@@ -110,10 +110,10 @@ def test_one_rank_has_no_link():
 
 def test_the_model_is_found_again_and_held_against_what_it_was_not_shown():
     """Points made by the model itself, of a ring over a known link, with stragglers."""
-    payload, step, straggling = 4e6, {1: 0.1, 2: 0.1, 4: 0.15}, {1: 0.0, 2: 0.01, 4: 0.02}
+    payload, step, slack = 4e6, {1: 0.1, 2: 0.1, 4: 0.15}, {1: 0.0, 2: 0.01, 4: 0.02}
     link = Link("known", 1e8, 1e-3)
     points = [
-        Measured(n, i, Cost(step[n], link.average(n, payload), straggling[n]).at(i), step[n], payload)
+        Measured(n, i, Cost(step[n], link.average(n, payload), slack[n]).at(i), step[n], slack[n] / i**0.5, payload)
         for n in step
         for i in (1, 4, 16)
     ]
@@ -122,16 +122,18 @@ def test_the_model_is_found_again_and_held_against_what_it_was_not_shown():
     model = study_fit(fitted)
     assert max(map(abs, errors(model, held_out))) < 1e-9
     for n, cost in model.costs.items():
-        assert cost.step == pytest.approx(step[n]) and cost.straggling == pytest.approx(straggling[n], abs=1e-9)
+        assert cost.step == pytest.approx(step[n]) and cost.slack == pytest.approx(slack[n], abs=1e-9)
     assert model.alpha == pytest.approx(1e-3, rel=1e-6) and model.bandwidth == pytest.approx(1e8, rel=1e-6)
     slower = [dataclasses.replace(p, seconds=1.2 * p.seconds) for p in held_out]
     assert errors(model, slower) == pytest.approx([1 / 1.2 - 1] * 3)
 
 
 def test_what_a_fit_would_make_negative_is_zero():
-    noisy = [Measured(2, 1, 0.11, 0.1, 1e6), Measured(2, 16, 0.099, 0.1, 1e6)]
+    noisy = [Measured(2, 1, 0.099, 0.1, 0.0, 1e6), Measured(2, 16, 0.101, 0.1, 0.0, 1e6)]
     cost = study_fit(noisy).costs[2]
-    assert cost.average >= 0 and cost.straggling >= 0
+    assert cost.average == cost.slack == 0
+    falling = [Measured(n, i, 0.1 + c / i, 0.1, 0.0, 1e6) for n, c in ((2, 0.02), (3, 0.01)) for i in (1, 16)]
+    assert study_fit(falling).alpha == 0 or study_fit(falling).bandwidth is None
 
 
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():

@@ -34,18 +34,18 @@ def ring_share(ranks: int) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a step and of an average; `straggling` is the wait for the slowest rank where I = 1.
+    """Seconds of a step, of the slowest rank, and of an average; `slack` is the wait where I = 1 for whoever is late.
 
-    That wait is taken as random from step to step, so that it grows like the root of the steps in a round.
+    It is taken as random from step to step, so that in a round it grows like the root of its steps.
     """
 
     step: float
     average: float
-    straggling: float = 0.0
+    slack: float = 0.0
 
     def at(self, interval: int) -> float:
-        """T(I) = T_step + T_comm/I + the wait for the slowest."""
-        return self.step + self.average / interval + self.straggling / math.sqrt(interval)
+        """T(I) = T_step + T_comm/I + slack/sqrt(I)."""
+        return self.step + self.average / interval + self.slack / math.sqrt(interval)
 
     def gain(self, interval: int) -> float:
         """Over an average at every step."""
@@ -53,7 +53,7 @@ class Cost:
 
     @property
     def bound(self) -> float:
-        """What no I can exceed, without stragglers: 1 + T_comm/T_step."""
+        """What no I can exceed, without slack: 1 + T_comm/T_step."""
         return 1 + self.average / self.step
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hvdclip.scaling.cost import Cost, ring_share
 
@@ -15,13 +16,15 @@ from hvdclip.scaling.cost import Cost, ring_share
 class Measured:
     """One point of a study: N ranks, an average every I steps of `payload` bytes; medians over blocks, in seconds.
 
-    `seconds` is a step on the slowest rank, `work` what a rank itself works in it, on average.
+    `seconds` is a step, `work` what the slowest rank itself works in it, on average, and `slack` what a rank waits
+    beyond that, since it is not the same rank that is the slowest in every round.
     """
 
     ranks: int
     interval: int
     seconds: float
     work: float
+    slack: float
     payload: float
 
 
@@ -48,7 +51,7 @@ def split(points: Sequence[Measured]) -> tuple[list[Measured], list[Measured]]:
 
 
 def fit(points: Sequence[Measured]) -> Model:
-    """T(N, I) = T_step(N) + T_comm(N)/I + the wait for the slowest/sqrt(I), for each N; ValueError for no points."""
+    """T(N, I) = T_step(N) + T_comm(N)/I + slack(N)/sqrt(I), for each N; ValueError for no points."""
     if not points:
         raise ValueError("there is nothing to fit a model to")
     costs = {ranks: _cost([p for p in points if p.ranks == ranks]) for ranks in sorted({p.ranks for p in points})}
@@ -63,11 +66,16 @@ def errors(model: Model, points: Sequence[Measured]) -> list[float]:
 
 
 def _cost(points: Sequence[Measured]) -> Cost:
+    """The step and the slack as measured, the average from what is left of the time."""
     step = float(np.mean([point.work for point in points]))
-    beside = np.array([point.seconds - step for point in points])
-    terms = np.array([[1 / point.interval, 1 / math.sqrt(point.interval)] for point in points])
-    average, straggling = _not_negative(terms, beside)
-    return Cost(step, average, straggling)
+    slack = _through_zero([1 / math.sqrt(point.interval) for point in points], [point.slack for point in points])
+    left = [point.seconds - step - slack / math.sqrt(point.interval) for point in points]
+    return Cost(step, _through_zero([1 / point.interval for point in points], left), slack)
+
+
+def _through_zero(x: ArrayLike, y: ArrayLike) -> float:
+    """The least-squares slope of a line through zero; 0 where it would fall."""
+    return max(0.0, float(np.dot(x, y) / np.dot(x, x)))
 
 
 def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, float | None]:
@@ -80,11 +88,7 @@ def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, fl
 
 def _not_negative(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Least squares of two coefficients, of which one that would be negative is zero."""
-    candidates = [(0.0, 0.0)]
-    both = np.linalg.lstsq(terms, values, rcond=None)[0]
-    if (both >= 0).all():
-        return float(both[0]), float(both[1])
-    for k in (0, 1):
-        alone = max(0.0, float(terms[:, k] @ values / (terms[:, k] @ terms[:, k])))
-        candidates.append((alone, 0.0) if k == 0 else (0.0, alone))
-    return min(candidates, key=lambda pair: float(np.square(terms @ np.array(pair) - values).sum()))
+    first, second = np.linalg.lstsq(terms, values, rcond=None)[0]
+    if first < 0:
+        return 0.0, _through_zero(terms[:, 1], values)
+    return (_through_zero(terms[:, 0], values), 0.0) if second < 0 else (float(first), float(second))

@@ -37,7 +37,7 @@ def table(study: Study) -> Table:
 NOTES = (
     "samples/s: median over blocks; mean ±: half the 95 % interval of the mean",
     "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank; bytes of a rank",
-    "predicted, ms a step: T_step + T_comm/I + wait/sqrt(I), fitted to the least and the largest I of each N (f)",
+    "predicted, ms a step: T_step + T_comm/I + slack/sqrt(I), fitted to the least and the largest I of each N (f)",
 )
 
 
@@ -50,8 +50,8 @@ def findings(study: Study) -> Iterator[str]:
         yield f"the averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop"
     for ranks, cost in model.costs.items():
         if ranks > 1:
-            times = (f"{1e3 * part:.3g}" for part in (cost.step, cost.average, cost.straggling))
-            parts = "T_step {} ms, T_comm {} ms, wait {} ms".format(*times)
+            times = (f"{1e3 * part:.3g}" for part in (cost.step, cost.average, cost.slack))
+            parts = "T_step {} ms, T_comm {} ms, slack {} ms".format(*times)
             gain = f"local steps gain at most {cost.bound:.2f}, of which I = {cost.enough} gets 95 %"
             yield f"{ranks} ranks: {parts}; {gain}"
 

@@ -52,6 +52,14 @@ class Row:
         """Seconds of a step that go into a part, the median over the blocks."""
         return float(np.median(self.found["parts"][name]))
 
+    def work_and_slack(self) -> tuple[float, float]:
+        """Seconds of a step that the slowest rank works, and that are waited beyond that, medians over the blocks."""
+        work = np.array(self.found["work"])
+        lag = work.max(axis=1) - work.mean(axis=1)
+        return float(np.median(work.max(axis=1))), max(
+            0.0, float(np.median(np.array(self.found["parts"]["waiting"]) - lag))
+        )
+
     @property
     def bytes_a_sample(self) -> float:
         """What a rank hands over for each of its samples."""
@@ -92,9 +100,7 @@ class Study:
         """By N and I, on the data as they come."""
         payload = 4.0 * self.made["parameters"]
         return {
-            (row.ranks, row.interval): Measured(
-                row.ranks, row.interval, row.seconds, float(np.median(np.mean(row.found["work"], axis=1))), payload
-            )
+            (row.ranks, row.interval): Measured(row.ranks, row.interval, row.seconds, *row.work_and_slack(), payload)
             for row in self.rows
             if row.data == REAL
         }
