@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
-from hvdclip.comm.environment import check_elastic, launched, leave_stalls_to_the_watch
+from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
 from hvdclip.config import Config, check, load
 from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.launch.command import (
@@ -29,6 +29,7 @@ from hvdclip.launch.command import (
     submit_command,
     watch_command,
 )
+from hvdclip.launch.start import may_fuse, start
 from hvdclip.launch.submission import submitted
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
@@ -79,7 +80,7 @@ def train_command(
         _train_elastic(ElasticRun(checked, directory, overwrite, resume))
         return
     run = Run(checked, directory, overwrite, resume)
-    comm = bad_input(lambda: _launched(checked))
+    comm = bad_input(lambda: start(checked))
     watch = Watch(comm, checked.comm.timeout)
     with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where)
 
@@ -93,7 +94,7 @@ def _train_elastic(run: ElasticRun) -> None:
         watch = run.watch
         with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
 
-    elastic.with_changing_ranks(train, fusion=_may_fuse(run.config))
+    elastic.with_changing_ranks(train, fusion=may_fuse(run.config))
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
@@ -102,16 +103,6 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
     if resume and run_dir is None:
         raise ValueError("--resume needs --run-dir, the directory of the run that is to go on")
     return RunDirectory(run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
-def _launched(config: Config) -> Communicator:
-    on_nodes = config.algorithm.get("node_interval") is not None
-    return launched(config.comm.backend, process_sets=on_nodes, fusion=_may_fuse(config))
-
-
-def _may_fuse(config: Config) -> bool:
-    # messages that meet in one of Horovod's cycles would be summed in another order than in the next run
-    return config.algorithm["name"] != "bucket_clip" and not config.train.sync_batch_norm
 
 
 @main.command("eval")
@@ -128,7 +119,7 @@ def eval_command(run: Path, model: str) -> None:
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
     config = bad_input(lambda: check(directory.config()))
     file = run if run.is_file() else directory.model_file(model)
-    comm = bad_input(lambda: _launched(config))
+    comm = bad_input(lambda: start(config))
     with_ranks(comm, lambda: _evaluate(config, comm, directory, file))
 
 
@@ -291,7 +282,7 @@ def report_command(place: Path, out: Path | None) -> None:
         parts, title = bad_input(lambda: list(of_study.sections(Study.read(place), folder))), "Scaling study"
     else:
         parts, title = bad_input(lambda: list(of_run.sections(RunDirectory(place), folder))), "Run"
-    for file in page.write(f"{title} {place.name}", parts, folder):
+    for file in page.write(f"{title} {place.resolve().name}", parts, folder):
         terminal.console().print(f"report: {file}", soft_wrap=True)
 
 

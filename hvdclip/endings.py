@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import yaml
@@ -85,6 +86,13 @@ def bad_input(make: Callable[[], Made]) -> Made:
             time.sleep(3)
         complain(in_words(error))
         sys.exit(BAD_INPUT)
+
+
+def touch(file: Path | None) -> None:
+    """Learn before a measurement whether its file can be written."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def complain(text: str) -> None:

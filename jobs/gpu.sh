@@ -20,9 +20,10 @@ gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 { date --iso-8601=seconds; nvidia-smi; horovodrun --check-build; git log -1 --format=%H; } >"$folder/machine.txt"
 
 # run NAME COMMAND...: what it prints goes to the screen and to a file
+failed=()
 run() {
   echo "== $1: ${*:2}"
-  "${@:2}" 2>&1 | tee "$folder/$1.txt"
+  "${@:2}" 2>&1 | tee "$folder/$1.txt" || failed+=("$1")
 }
 
 run tests python -m pytest -q tests/test_gpu.py
@@ -36,4 +37,5 @@ for numbers in "fp32" "bf16 --channels-last"; do
 done
 run "ranks" horovodrun -np "$gpus" hvdclip bench images --device cuda --batch 64 --steps 64 --precision bf16 \
   --channels-last --json "$folder/ranks.json"
-run "train" horovodrun -np "$gpus" hvdclip train configs/imagenet_resnet50_synthetic.yaml --run-dir "$folder/run"
+run "train" horovodrun -np "$gpus" hvdclip train configs/imagenet_resnet50_synthetic.yaml --run-dir "$folder/run" --overwrite
+((${#failed[@]} == 0)) || { echo "$0: failed: ${failed[*]}" >&2; exit 1; }

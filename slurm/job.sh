@@ -65,10 +65,11 @@ launch() {
 launch_line() {
   case ${HVDCLIP_LAUNCH:-srun-pmix} in
     mpirun) echo "mpirun --bind-to none -np {ranks}" ;;
-    *)
+    srun-*)
       local mpi=${HVDCLIP_LAUNCH:-srun-pmix}
       echo "srun --mpi=${mpi#srun-} --kill-on-bad-exit=1 ${HVDCLIP_SRUN:-} --nodes={nodes} --ntasks={ranks}"
       ;;
+    *) die "HVDCLIP_LAUNCH is '$HVDCLIP_LAUNCH'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
   esac
 }
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from matplotlib import image
 from rich.console import Console
+from rich.table import Table
 
 from hvdclip.cli import main
 from hvdclip.report import plot, runs, table
@@ -72,7 +73,7 @@ def test_a_run_that_failed_is_refused(tmp_path):
     run = RunDirectory(tmp_path / "failed")
     run.create()
     run.write_summary({"exit": "the gradient is not finite on rank 1"})
-    with pytest.raises(ValueError, match="holds a run that failed: the gradient is not finite on rank 1"):
+    with pytest.raises(ValueError, match="holds a run that is not done: the gradient is not finite on rank 1"):
         runs.read([tmp_path / "failed"])
 
 
@@ -111,7 +112,7 @@ def test_a_page_holds_all_it_shows_and_the_text_names_its_pictures(run):
             and summary["versions"]["torch"] in shown_in
         )
     row = json.loads((run / "evals.jsonl").read_text().splitlines()[0])
-    assert f"20 | {row['epoch']:.5g} | exact | {row['loss']:.5g} | {row['gradient_norm']:.5g}" in text
+    assert f"| 20 | {row['epoch']:.5g} | exact | {row['loss']:.5g} | {row['gradient_norm']:.5g}" in text
 
 
 def test_what_is_in_a_configuration_is_shown_as_it_is(tmp_path):
@@ -119,12 +120,19 @@ def test_what_is_in_a_configuration_is_shown_as_it_is(tmp_path):
     write_page("T & U", parts, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "<script>" not in page and "&lt;b&gt; &amp;" in page and "T &amp; U" in page
+    table_of = Table("a|b", "c")
+    table_of.add_row("", "x|y")
+    write_page("T", [Section("S", tables=[table_of])], tmp_path / "tables")
+    assert "| a\\|b | c |\n| --- | --- |\n|  | x\\|y |" in (tmp_path / "tables/report.md").read_text()
     assert "model: <script>alert(1)</script>" in (tmp_path / "report.md").read_text()
 
 
 def test_what_is_no_run_or_study_has_no_report(tmp_path):
     refused = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert refused.exit_code == 2 and f"{tmp_path} holds no finished run" in refused.output
+    (tmp_path / "study.json").write_text("{")
+    damaged = CliRunner().invoke(main, ["report", str(tmp_path)])
+    assert damaged.exit_code == 2 and "study.json is damaged: it is no JSON" in damaged.output
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH, in which to look at a page")

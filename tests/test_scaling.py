@@ -50,6 +50,9 @@ def test_the_least_interval_that_gets_nearly_all_there_is():
     assert cost.enough == 12 and cost.bound == pytest.approx(1.61)
     assert cost.gain(12) >= 0.95 * cost.bound > cost.gain(11)
     assert Cost(0.1, 0.0).enough == 1 and Cost(0.1, 0.1).enough == 19
+    late = Cost(step=0.1, average=0.01, slack=0.03)
+    assert late.bound == pytest.approx(1.4) and late.gain(late.enough) >= 0.95 * late.bound > late.gain(late.enough - 1)
+    assert Cost(0.1, 0.0, 0.03).enough == 33 and Cost(0.1, 0.0).enough == 1
     assert Cost(0.1, 0.2).gain(10**9) == pytest.approx(Cost(0.1, 0.2).bound, rel=1e-6)
 
 
@@ -166,10 +169,17 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
         assert (row.bytes_a_sample > 0) == (row in found.rows)
     two = {row.interval: row for row in found.rows if row.ranks == 2 and row.data == "real"}
     assert two[1].bytes_a_sample == pytest.approx(8 * two[8].bytes_a_sample)
-    best = max(np.median(row.rates) for row in found.alone if row.data == "real")
-    assert found.efficiency(two[8]) == pytest.approx(np.median(two[8].rates) / (2 * best))
+    for data in ("real", "synthetic"):
+        row = next(row for row in found.rows if (row.ranks, row.interval, row.data) == (2, 8, data))
+        alone = np.concatenate([each.rates for each in found.alone if each.data == data])
+        assert found.efficiency(row) == pytest.approx(np.median(row.rates) / (2 * np.median(alone)))
+    assert [made["threads"] for made in found.made["ranks"].values()] == [found.made["alone"]["threads"]] * 2 == [1, 1]
     assert found.held_out == {(1, 2), (2, 2)} and f"held out: {found.error:.1%}" in done.stdout
     assert (out / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+    step, payload = found.model.costs[1].step, two[1].payload
+    said = CliRunner().invoke(main, ["predict", "--study", str(out), "--links", "1:0", "--ranks", "512"]).output
+    average = 2 * 511 / 512 * payload / 1.25e8
+    assert f"│ {1e3 * average:.3g} │" in said and f"│ {1 + average / step:.2f} │" in said
     assert CliRunner().invoke(main, ["report", str(out)]).exit_code == 0
     text = (out / "report/report.md").read_text()
     assert f"held out: {found.error:.1%}" in text and "2 | " in text.partition("## Hosts")[2]
@@ -180,14 +190,17 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
     [
         (["--ranks", "1,x"], "--ranks is '1,x'; allowed: integers from 1"),
         (["--strong"], "data.batch is None; allowed with --strong: what 1 ranks can share out evenly"),
-        (["algorithm={name: clip21, lr: 0.1, tau: 1.0}"], "algorithm.name is 'clip21'; allowed for a study of I: "),
-        (["--ranks", "1", "--launcher", "false"], "one process failed: "),
+        (["algorithm={name: clip21, lr: 0.1, tau: 1.0}"], "algorithm.interval: unknown setting"),
+        (["algorithm.warmup_steps=9", "--intervals", "2"], "algorithm.warmup_steps is 9; allowed for a study of I: 0"),
+        (["algorithm.overlap=delayed", "--intervals", "2"], "algorithm.overlap is delayed; allowed for a study of I: "),
+        (["algorithm.node_interval=2", "--intervals", "2,3"], "algorithm: node_interval is 2"),
+        (["--launcher", "mpirun -np 4"], "--launcher is 'mpirun -np 4'; allowed: a program on PATH, with {ranks}"),
+        (["--launcher", "no_such -n {ranks}"], "--launcher is 'no_such -n {ranks}'; allowed: a program on PATH"),
+        (["--launcher", "mpirun -np {n} {ranks}"], "--launcher is 'mpirun -np {n} {ranks}'; allowed: "),
     ],
 )
 def test_what_cannot_be_studied_is_one_line(tmp_path, more, said):
     command = ["bench", "scaling", "configs/quadratics.yaml", "--steps", "1", "--blocks", "1", "--intervals", "1"]
-    if "--launcher" in more:
-        more, said = [*more, "data.dimension=0"], "data.dimension is 0; allowed: "
     refused = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "study"), *more])
     assert refused.exit_code == 2 and said in refused.output, refused.output
 
@@ -215,6 +228,7 @@ def test_predict_says_where_local_steps_cannot_help():
         (["--links", "-3"], "--links has '-3'; allowed: "),
         (["--links", "25:nan"], "--links has '25:nan'; allowed: "),
         (["--ranks", "0,2"], "--ranks is '0,2'; allowed: integers from 1"),
+        (["--study", "x"], "give --step-ms and --floats, or --study"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(more, said):
@@ -250,6 +264,9 @@ def test_bench_target_multiplies_simulated_steps_by_predicted_seconds(tmp_path):
         steps, seconds = float(row[2].replace(",", "")), float(row[4].strip(" *"))
         assert seconds == pytest.approx(steps * 1e-3 * (1 + (2 + 40 / 125e6 * 1e3) / interval), rel=0.01)
     assert "*" in rows[1][4] and "*" not in rows[0][4] and (tmp_path / "target.png").exists()
+    diverging = [*more[:-1], "1:1000", "algorithm.lr=1e9", "algorithm.gamma=1e300"]
+    never = CliRunner().invoke(main, ["bench", "target", *job, *diverging])
+    assert never.exit_code == 0 and never.output.count("never") == 2, never.output
     refused = CliRunner().invoke(main, ["bench", "target", *job, "--out", str(tmp_path)])
     assert refused.exit_code == 2 and "give one of --step-ms, for links by name, and --study" in refused.output
 

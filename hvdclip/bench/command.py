@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import announced_ranks, launched
-from hvdclip.endings import bad_input, together, with_ranks
+from hvdclip.endings import bad_input, together, touch, with_ranks
 
 Chosen = TypeVar("Chosen")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -147,7 +147,7 @@ def growth_command(shape: str, blocks: int, file: Path | None) -> None:
 
 @bench.command("link")
 @click.option(
-    "--largest", default=256.0, show_default=True, type=click.FloatRange(min=1e-3), help="MiB, of the largest."
+    "--largest", default=256.0, show_default=True, type=click.FloatRange(min=0.1), help="MiB, of the largest."
 )
 @_common
 def link_command(largest: float, blocks: int, file: Path | None) -> None:
@@ -208,7 +208,7 @@ def _bench(
 
     def run() -> None:
         chosen = together(comm, choose)
-        together(comm, lambda: _touch(file) if comm.rank == 0 else None)
+        together(comm, lambda: touch(file) if comm.rank == 0 else None)
         torch.set_num_threads(1)  # the ranks of a machine, and what sends their messages, share its cores
         made = {"bench": name, "shape": shape} | circumstances(comm)
         found = compare(chosen, comm)
@@ -219,10 +219,3 @@ def _bench(
 
     comm = bad_input(lambda: launched(process_sets=process_sets))
     with_ranks(comm, run)
-
-
-def _touch(file: Path | None) -> None:
-    """Learn before the measurement whether the file can be written."""
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()

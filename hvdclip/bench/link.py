@@ -46,6 +46,7 @@ def fit(ranks: int, seconds: dict[int, float]) -> Fit:
     alpha, per_byte = np.linalg.lstsq(terms, np.ones_like(times), rcond=None)[0]
     if alpha <= 0:  # noise: what is left is a bandwidth
         alpha, per_byte = 0.0, float(np.linalg.lstsq(terms[:, 1:], np.ones_like(times), rcond=None)[0][0])
+    per_byte = max(per_byte, 1e-18)  # noise of small sizes: no bandwidth that could be told
     errors = (alpha + per_byte * sizes) / times - 1
     return Fit(float(alpha), ring_share(ranks) / float(per_byte), dict(zip(seconds, errors.tolist(), strict=True)))
 

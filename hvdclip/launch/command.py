@@ -122,13 +122,14 @@ def watch_command(run: Path, every: float) -> None:
     console, sights = terminal.console(), following.looks(RunDirectory(run), every)
     first = bad_input(lambda: next(sights))
     with suppress(KeyboardInterrupt):
+        seen = chain([first], iter(lambda: bad_input(lambda: next(sights, None)), None))
         if not console.is_terminal:
-            for text, _ in groupby(sight.text() for sight in chain([first], sights)):
+            for text, _ in groupby(sight.text() for sight in seen):
                 console.print(text, soft_wrap=True)
                 console.file.flush()  # a pipe's reader follows too
             return
         with Live(first.picture(), console=console, auto_refresh=False) as live:
-            for sight in sights:
+            for sight in seen:
                 live.update(sight.picture(), refresh=True)
 
 

@@ -23,6 +23,7 @@ class Sight:
     """What a run's files tell at one moment."""
 
     heading: str
+    queued: bool
     lines: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     found: status.Status | None
@@ -30,7 +31,7 @@ class Sight:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to wait for: neither the run nor a job of SLURM's is alive."""
-        return self.found is not None and self.found.state != "running" and not self.heading
+        return not self.queued and (self.found is None or self.found.state != "running")
 
     def text(self) -> str:
         """In one line."""
@@ -75,10 +76,10 @@ def look(run: RunDirectory) -> Sight:
     made = submission.submitted(run.path)
     queued = slurm.state(made.job) if made is not None else None
     heading = f"job {made.job}: {queued}" if made is not None and queued else ""
-    if not run.exists() and heading:
-        return Sight(heading, [], [], None)
+    if not run.exists() and made is not None:
+        return Sight(heading or f"job {made.job} has left the queue", bool(queued), [], [], None)
     found = status.status(run)
-    return Sight(heading, list(run.whole_rows(METRICS)), list(run.whole_rows(EVALS)), found)
+    return Sight(heading, bool(queued), list(run.whole_rows(METRICS)), list(run.whole_rows(EVALS)), found)
 
 
 def looks(run: RunDirectory, every: float) -> Iterator[Sight]:

@@ -25,7 +25,10 @@ def builder(name: str) -> Callable[..., nn.Module]:
     def build(shape: tuple[int, ...], classes: int) -> nn.Module:
         """Images (batch, *shape) to logits (batch, classes); ValueError where the samples are no colour images."""
         _, height, width = check_images(shape, channels=3)
-        return torchvision().models.get_model(name, num_classes=classes, **_settings(name, height, width))
+        try:
+            return torchvision().models.get_model(name, num_classes=classes, **_settings(name, height, width))
+        except AssertionError as error:  # of torch._assert
+            raise ValueError(f"model.name is {name!r}; allowed: one that takes images of {shape} ({error})") from None
 
     return build
 

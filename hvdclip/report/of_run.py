@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from matplotlib import pyplot as plt
 from rich.table import Table
@@ -25,7 +26,8 @@ def sections(run: RunDirectory, folder: Path) -> Iterator[Section]:
     """What stands in the report; pictures go into the folder. ValueError, saying so, for a run that failed."""
     (found,) = runs.read([run.path])
     summary = run.summary()
-    rate, share = summary["samples"] / summary["seconds"], summary["comm_s"] / summary["seconds"]
+    seconds = max(summary["seconds"], 1e-9)
+    rate, share = summary["samples"] / seconds, summary["comm_s"] / seconds
     words = (
         f"{summary['algorithm']} on {summary['ranks']} ranks: {rate:,.0f} samples a second of all ranks, {share:.0%} "
         "of the time in communication, evaluations left out."
@@ -62,7 +64,9 @@ def _evaluations(run: RunDirectory) -> Table:
 def _rounds(run: runs.Run, folder: Path) -> Path:
     figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
     for key, number, label, style in (("round_s", 0, "the round", "-"), ("comm_s", 1, "communication", "--")):
-        rounds, seconds = plot.thinned(run.series("round")[:1], run.series(key)[:1])
+        ends = run.series("round")[:1]
+        of_one = run.series(key)[:1] / np.diff(ends, prepend=0)  # lines of gradient methods are of several rounds
+        rounds, seconds = plot.thinned(ends, of_one)
         axis.plot(rounds[0], seconds[0], style, color=COLOURS[number], label=label)
     axis.set(xlabel="round", ylabel="seconds", ylim=(0, None))
     axis.legend(frameon=False)

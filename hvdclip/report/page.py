@@ -145,11 +145,11 @@ Made {{ made }} by hvdclip report.
 {{ table.title }}
 
 {% endif %}
-{{ table | header | join(" | ") }}
-{% for _ in table.columns %}---{{ "" if loop.last else " | " }}{% endfor %}
+| {{ table | header | map("replace", "|", "\\\\|") | join(" | ") }} |
+|{% for _ in table.columns %} --- |{% endfor %}
 
 {% for row in table | rows %}
-{{ row | join(" | ") }}
+| {{ row | map("replace", "|", "\\\\|") | join(" | ") }} |
 {% endfor %}
 {% endfor %}
 {% for picture in section.pictures %}

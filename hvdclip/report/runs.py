@@ -62,7 +62,7 @@ def read(paths: Sequence[str | Path]) -> list[Run]:
     summaries = [directory.summary() for directory in directories]
     for directory, summary in zip(directories, summaries, strict=True):
         if "final" not in summary:
-            raise ValueError(f"{directory.path} holds a run that failed: {summary['exit']}")
+            raise ValueError(f"{directory.path} holds a run that is not done: {summary['exit']}")
     groups: dict[str, list[int]] = {}
     for number, (directory, summary) in enumerate(zip(directories, summaries, strict=True)):
         groups.setdefault(_but_for_the_seed(directory.config(), summary), []).append(number)

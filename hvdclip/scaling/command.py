@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import torch
+import numpy as np
 
 from hvdclip.comm import Communicator, SingleRank
-from hvdclip.comm.environment import launched
+from hvdclip.comm.environment import announced_ranks
 from hvdclip.config import Config, load
-from hvdclip.endings import bad_input, together, with_ranks
+from hvdclip.endings import bad_input, together, touch, with_ranks
+from hvdclip.launch.start import start
 from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
 from hvdclip.training.job import Job
+from hvdclip.training.loop import Trainer
 
 if TYPE_CHECKING:
     from hvdclip.scaling.target import Costs
@@ -31,27 +32,40 @@ BLOCKS = click.option("--blocks", default=7, show_default=True, type=click.IntRa
 
 
 @click.command("predict")
-@click.option(
-    "--step-ms",
-    required=True,
-    type=click.FloatRange(0, min_open=True),
-    help="A step without communication.",
-)
-@click.option("--floats", required=True, type=click.FloatRange(min=1), help="The model's parameters.")
+@click.option("--step-ms", type=click.FloatRange(0, min_open=True), help="A step of one rank, without communication.")
+@click.option("--floats", type=click.FloatRange(min=1), help="The model's parameters.")
 @click.option("--bytes-each", default="4", show_default=True, type=click.Choice(["1", "2", "4"]), help="On the wire.")
+@click.option("--study", "folder", type=click.Path(path_type=Path), help="Instead: a step and bytes as it has them.")
 @click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all that have a name.")
 @click.option("--ranks", default="2,8,64,512,4096", show_default=True, metavar="N,...")
-def predict_command(step_ms: float, floats: float, bytes_each: str, named: str | None, ranks: str) -> None:
+def predict_command(
+    step_ms: float | None, floats: float | None, bytes_each: str, folder: Path | None, named: str | None, ranks: str
+) -> None:
     """What averages every I steps would gain on N ranks over a link, and which I is worth it.
 
-    Computed from a step's time and the model's size alone; hvdclip bench link measures a link.
+    Computed from a step's time and the model's size, or from those of a study; hvdclip bench link measures a link.
     """
     from hvdclip.scaling import predict
     from hvdclip.scaling.links import links
 
     chosen, numbers = bad_input(lambda: (links(named), whole_numbers("--ranks", ranks)))
-    found = predict.predict(step_ms / 1e3, floats * int(bytes_each), chosen, numbers)
-    terminal.console().print(predict.table(found))
+    step, payload = bad_input(lambda: _step_and_payload(step_ms, floats, int(bytes_each), folder))
+    terminal.console().print(predict.table(predict.predict(step, payload, chosen, numbers)))
+
+
+def _step_and_payload(
+    step_ms: float | None, floats: float | None, bytes_each: int, folder: Path | None
+) -> tuple[float, float]:
+    """Seconds of a step, and bytes of an average; a study's are those on its least number of ranks, and on its most."""
+    from hvdclip.scaling.study import Study
+
+    if folder is not None and step_ms is None and floats is None:
+        study = Study.read(folder)
+        costs, most = study.model.costs, max(study.rows, key=lambda row: row.ranks)
+        return costs[min(costs)].step, most.payload
+    if folder is not None or step_ms is None or floats is None:
+        raise ValueError("give --step-ms and --floats, or --study")
+    return step_ms / 1e3, floats * bytes_each
 
 
 @click.command("points")
@@ -67,21 +81,21 @@ def points_command(
 ) -> None:
     """What bench scaling runs on each number of ranks: a configuration at several I, in interleaved blocks."""
     from hvdclip.bench.report import circumstances
-    from hvdclip.scaling.points import measure
+    from hvdclip.scaling.points import measure, prepare
 
-    checked, chosen = bad_input(lambda: (_averaging(load(config, overrides)), whole_numbers("--intervals", intervals)))
+    configs = bad_input(lambda: _at_each(config, overrides, intervals))
+    first = next(iter(configs.values()))
 
     def run(comm: Communicator) -> None:
-        together(comm, lambda: None)
-        if checked.train.device == "cpu" or not torch.cuda.is_available():
-            torch.set_num_threads(1)  # the ranks of a machine, and what sends their messages, share its cores
+        together(comm, lambda: touch(file) if comm.rank == 0 else None)
+        clocked = together(comm, lambda: prepare(configs, synthetic, comm))
         made = circumstances(comm)
-        points = measure(checked, chosen, synthetic, comm, steps, blocks)
+        points = measure(clocked, comm, steps, blocks)
         if comm.rank == 0:
-            found = made | {"config": checked.resolved, "parameters": points[0]["parameters"], "points": points}
+            found = made | {"config": first.resolved, "points": points}
             file.write_text(json.dumps(found, indent=1) + "\n")
 
-    comm = bad_input(lambda: launched(checked.comm.backend))
+    comm = bad_input(lambda: start(first))
     with_ranks(comm, lambda: run(comm))
 
 
@@ -98,7 +112,7 @@ def points_command(
 @click.option(
     "--launcher",
     metavar="LINE",
-    help='How ranks are started, as "mpirun -np {ranks}", which is the default; in a job of SLURM\'s that is srun.',
+    help="How ranks are started, with {ranks} and {nodes} filled in. Default: mpirun, in a job of SLURM's srun.",
 )
 def scaling_command(
     config: Path,
@@ -118,9 +132,9 @@ def scaling_command(
     """
     from hvdclip.scaling import report, study
 
-    checked, numbers = bad_input(lambda: (_averaging(load(config, overrides)), whole_numbers("--ranks", ranks)))
-    bad_input(lambda: whole_numbers("--intervals", intervals))
-    batch = bad_input(lambda: _batch(checked, numbers)) if strong else None
+    configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
+    bad_input(_alone)
+    batch = bad_input(lambda: _batch(next(iter(configs.values())), numbers)) if strong else None
     arguments = [str(config), *overrides, "--intervals", intervals, "--steps", str(steps), "--blocks", str(blocks)]
     console = terminal.console()
     told = study.run([*arguments, *["--synthetic"] * synthetic], numbers, batch, out, launcher)
@@ -162,15 +176,16 @@ def target_command(
     from hvdclip import simulation
     from hvdclip.scaling import target
 
-    checked, numbers = bad_input(lambda: (_averaging(load(config, overrides)), whole_numbers("--ranks", ranks)))
-    chosen = bad_input(lambda: whole_numbers("--intervals", intervals))
-    costs = bad_input(lambda: _costs(checked, step_ms, named, folder, numbers))
+    configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
+    costs = bad_input(lambda: _costs(next(iter(configs.values())), step_ms, named, folder, numbers))
     found = []
     for n in numbers:
-        for interval in chosen:
-            settings = dataclasses.replace(checked, algorithm=checked.algorithm | {"interval": interval})
-            trace = bad_input(partial(simulation.run, settings, n, seeds))
-            found.append(target.Steps(n, interval, target.steps_to(trace, loss)))
+        for interval, settings in configs.items():
+            try:
+                steps = target.steps_to(bad_input(partial(simulation.run, settings, n, seeds)), loss)
+            except FloatingPointError:  # it diverges
+                steps = np.full(seeds, np.inf)
+            found.append(target.Steps(n, interval, steps))
     console = terminal.console()
     console.print(target.table(found, costs, loss))
     for file in target.plot(found, costs, loss, out):
@@ -189,19 +204,31 @@ def _costs(config: Config, step_ms: float | None, named: str | None, folder: Pat
         measured = Study.read(folder).model.costs
         if missing := [n for n in ranks if n not in measured]:
             raise ValueError(f"--ranks has {missing[0]}; allowed with {folder}: {', '.join(map(str, measured))}")
-        return {folder.name: measured.__getitem__}
-    job = Job(config, SingleRank())
-    payload = 4 * sum(p.numel() for p in job.model.parameters() if p.requires_grad)
+        return {folder.resolve().name: measured.__getitem__}
+    method = Trainer(Job(config, SingleRank())).optimizer
+    payload = sum(tensor.numel() * tensor.element_size() for tensor in method.message.received)
     assert step_ms is not None
     step = step_ms / 1e3
     return {link.name: lambda n, link=link: Cost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
 
 
-def _averaging(config: Config) -> Config:
-    if config.interval is None:
-        name = config.algorithm["name"]
-        raise ValueError(f"algorithm.name is {name!r}; allowed for a study of I: methods with one interval (a number)")
-    return config
+def _at_each(config: Path, overrides: tuple[str, ...], intervals: str) -> dict[int, Config]:
+    """The configuration at each I, checked; ValueError where I is not what decides when ranks meet."""
+    numbers = whole_numbers("--intervals", intervals)
+    configs = {i: load(config, (*overrides, f"algorithm.interval={i}")) for i in numbers}
+    settings = configs[numbers[0]].algorithm
+    for name, plain in (("warmup_steps", 0), ("overlap", "none")):
+        if settings.get(name, plain) != plain:
+            raise ValueError(f"algorithm.{name} is {settings[name]}; allowed for a study of I: {plain}")
+    return configs
+
+
+def _alone() -> None:
+    ranks, variable = announced_ranks()
+    if ranks > 1:
+        raise ValueError(
+            f"{variable} announces {ranks} ranks: start bench scaling without a launcher, since it uses one"
+        )
 
 
 def _batch(config: Config, ranks: list[int]) -> int:

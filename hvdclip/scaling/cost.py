@@ -53,13 +53,19 @@ class Cost:
 
     @property
     def bound(self) -> float:
-        """What no I can exceed, without slack: 1 + T_comm/T_step."""
-        return 1 + self.average / self.step
+        """What no I can exceed: 1 + (T_comm + slack)/T_step."""
+        return 1 + (self.average + self.slack) / self.step
 
     @property
     def enough(self) -> int:
-        """The least I that gets 95 % of that: 19 T_comm/T_step."""
-        return max(1, math.ceil(ENOUGH / (1 - ENOUGH) * self.average / self.step - 1e-9))
+        """The least I that gets 95 % of that: 19 T_comm/T_step without slack."""
+        # T_step + T_comm/I + slack/sqrt(I) = T_step/0.95, a quadratic equation in 1/sqrt(I)
+        beyond = self.step * (1 / ENOUGH - 1)
+        if self.average == 0:
+            root = beyond / self.slack if self.slack else math.inf
+        else:
+            root = (math.sqrt(self.slack**2 + 4 * self.average * beyond) - self.slack) / (2 * self.average)
+        return max(1, math.ceil(root**-2 - 1e-9)) if root < math.inf else 1
 
     def overlapped(self, hidden: float) -> float:
         """A step whose average at every step hides behind that share of the step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,9 +25,6 @@ class Point(NamedTuple):
     interval: int
     data: str
 
-    def __str__(self) -> str:
-        return f"I = {self.interval}, {self.data} data"
-
 
 class Clocked:
     """A trainer whose parts of steps are timed; on a GPU each part waits for its end."""
@@ -44,22 +40,23 @@ class Clocked:
         trainer.model.train()
 
     def block(self, steps: int) -> dict[str, Any]:
-        """The seconds of so many steps, in all and by part, and those of this rank's own work in each round."""
-        ledger, work = self.trainer.comm.ledger["round"], []
+        """Of so many steps: samples, bytes and seconds, in all and by part, and those of own work in each round."""
+        ledger, work, samples = self.trainer.comm.ledger["round"], [], 0
         self.seconds = dict.fromkeys(self.seconds, 0.0)
-        communicated, began, sent = ledger.seconds, time.perf_counter(), ledger.bytes
+        began, communicated, sent = time.perf_counter(), ledger.seconds, ledger.bytes
         mark, waited = began, communicated
         for step in range(1, steps + 1):
             self.trainer.step()
+            samples += self.trainer.batch.samples
             if step % self.point.interval == 0:
                 _finish_gpu()
                 now = time.perf_counter()
                 work.append(now - mark - (ledger.seconds - waited))
                 mark, waited = now, ledger.seconds
         total, communicated = time.perf_counter() - began, ledger.seconds - communicated
-        local = total - communicated - sum(self.seconds.values())
-        parts = self.seconds | {"step": local, "communication": communicated}
-        return {"total": total, "parts": parts, "work": work, "bytes": ledger.bytes - sent}
+        parts = self.seconds | {"communication": communicated}
+        parts["step"] = total - sum(parts.values())
+        return {"total": total, "parts": parts, "work": work, "bytes": ledger.bytes - sent, "samples": samples}
 
     def _timed(self, part: str, function: Callable[..., Result]) -> Callable[..., Result]:
         def timed(*arguments: Any) -> Result:
@@ -72,12 +69,18 @@ class Clocked:
         return timed
 
 
-def measure(
-    config: Config, intervals: Sequence[int], synthetic: bool, comm: Communicator, steps: int, blocks: int
-) -> list[dict[str, Any]]:
-    """For each point, and each block after one that is thrown away, what every rank has measured."""
+def prepare(configs: dict[int, Config], synthetic: bool, comm: Communicator) -> list[Clocked]:
+    """A trainer for each I and kind of data; what they refuse they refuse on all ranks."""
     sources = (REAL, SYNTHETIC) if synthetic else (REAL,)
-    clocked = [_clocked(config, Point(interval, data), comm) for data in sources for interval in intervals]
+    return [
+        Clocked(Trainer(Job(config, comm)), Point(interval, data))
+        for data in sources
+        for interval, config in configs.items()
+    ]
+
+
+def measure(clocked: Sequence[Clocked], comm: Communicator, steps: int, blocks: int) -> list[dict[str, Any]]:
+    """For each of them, and each block after one that is thrown away, what all ranks have measured."""
     found: dict[Point, list[Any]] = {each.point: [] for each in clocked}
     for block in range(-1, blocks):
         start = max(block, 0) % len(clocked)
@@ -87,42 +90,26 @@ def measure(
             of_ranks = comm.gather(each.block(rounds * each.point.interval), "bench")
             if block >= 0:
                 found[each.point].append(of_ranks)
-    trainers = {each.point: each.trainer for each in clocked}
-    size = clocked[0].trainer.optimizer.space.size
-    return [
-        {"parameters": size} | _summary(point, rows, trainers[point].batch.samples, comm.size)
-        for point, rows in found.items()
-    ]
+    return [_summary(point, rows) for point, rows in found.items()]
 
 
-def _clocked(config: Config, point: Point, comm: Communicator) -> Clocked:
-    chosen = dataclasses.replace(config, algorithm=config.algorithm | {"interval": point.interval})
-    return Clocked(Trainer(Job(chosen, comm)), point)
-
-
-def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]], samples: int, ranks: int) -> dict[str, Any]:
-    """In seconds of a step, a list over the blocks each; waiting is what a rank waits for the slowest one."""
-    steps = [len(rows[0]["work"]) * point.interval for rows in blocks]
-    times = [max(row["total"] for row in rows) / n for rows, n in zip(blocks, steps, strict=True)]
-    parts: dict[str, list[float]] = {"data": [], "gradient": [], "step": [], "communication": [], "waiting": []}
-    work = []
-    for rows, n in zip(blocks, steps, strict=True):
-        rounds = list(zip(*(row["work"] for row in rows), strict=True))
-        waiting = sum(max(own) - sum(own) / ranks for own in rounds) / n
-        means = {part: sum(row["parts"][part] for row in rows) / ranks / n for part in rows[0]["parts"]}
+def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """Of a step, a list over the blocks each: samples of all ranks, and seconds; waiting is for the slowest rank."""
+    found: dict[str, Any] = {"interval": point.interval, "data": point.data, "samples": [], "seconds": [], "work": []}
+    parts: dict[str, list[float]] = {}
+    for rows in blocks:
+        steps = len(rows[0]["work"]) * point.interval
+        rounds = zip(*(row["work"] for row in rows), strict=True)
+        waiting = sum(max(own) - sum(own) / len(own) for own in rounds) / steps
+        means = {part: sum(row["parts"][part] for row in rows) / len(rows) / steps for part in rows[0]["parts"]}
         means["communication"] = max(0.0, means["communication"] - waiting)
         for part, seconds in (means | {"waiting": waiting}).items():
-            parts[part].append(seconds)
-        work.append([sum(row["work"]) / n for row in rows])
-    return {
-        "interval": point.interval,
-        "data": point.data,
-        "samples": samples,
-        "seconds": times,
-        "parts": parts,
-        "work": work,
-        "bytes": blocks[-1][0]["bytes"] / steps[-1],
-    }
+            parts.setdefault(part, []).append(seconds)
+        found["samples"].append(sum(row["samples"] for row in rows) / steps)
+        found["seconds"].append(max(row["total"] for row in rows) / steps)
+        found["work"].append([sum(row["work"]) / steps for row in rows])
+        found["bytes"] = rows[0]["bytes"] / steps
+    return found | {"parts": parts}
 
 
 def _finish_gpu() -> None:

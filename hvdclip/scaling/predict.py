@@ -44,9 +44,9 @@ def table(predictions: Sequence[Prediction]) -> Table:
     shown = Table(
         "link",
         title="predicted: T(I) = T_step + T_comm/I",
-        caption=f"bound: 1 + T_comm/T_step; I: the least that gets 95 % of it; -: local steps cannot help (bound below "
-        f"{WORTH:g}); beside overlap: over an average of gradients at every step that hides behind a backward pass of "
-        f"{HIDDEN:.0%} of the step",
+        caption=f"bound of the gain: 1 + T_comm/T_step; I: the least that gets 95 % of it; -: local steps cannot help\n"
+        f"(bound below {WORTH:g}); beside overlap: over an average of gradients at every step that hides behind a\n"
+        f"backward pass of {HIDDEN:.0%} of the step",
         caption_justify="left",
     )
     for column in ("ranks", "T_comm, ms", "efficiency, I = 1", "bound", "I", "gain", "efficiency", "beside overlap"):

@@ -27,8 +27,9 @@ def table(study: Study) -> Table:
         shown.add_column(column, justify="right")
     for column in ("B/sample", "ms/step", "predicted", "error"):
         shown.add_column(column, justify="right")
-    for row in (*study.alone, *study.rows):
-        shown.add_row(*_cells(study, row, alone=row in study.alone))
+    for alone, rows in ((True, study.alone), (False, study.rows)):
+        for row in rows:
+            shown.add_row(*_cells(study, row, alone))
     shown.caption = "\n".join((*NOTES, *findings(study)))
     shown.caption_justify = "left"
     return shown
@@ -70,7 +71,7 @@ def _cells(study: Study, row: Row, alone: bool) -> list[str]:
         str(row.interval),
         row.data,
         f"{np.median(row.rates):,.0f}",
-        f"{(high - low) / 2 / row.rates.mean():.1%}",
+        f"{(high - low) / 2 / row.rates.mean():.1%}" if len(row.rates) > 2 else "",
         f"{study.efficiency(row):.0%}",
         *(f"{row.part(part) / total:.0%}" for part in PARTS),
         f"{row.bytes_a_sample:,.0f}",
@@ -84,18 +85,19 @@ def plot(study: Study, folder: Path) -> list[Path]:
     """Speed-up and efficiency over N with their ideal lines, parts of a step, measured against predicted."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
     real = [row for row in study.rows if row.data == REAL]
+    base = study.base()
     intervals, ranks = sorted({row.interval for row in real}), sorted({row.ranks for row in real})
     for number, interval in enumerate(intervals):
         rows = sorted((row for row in real if row.interval == interval), key=lambda row: row.ranks)
         places = [row.ranks for row in rows]
         style = look(number) | {"linestyle": "", "marker": MARKERS[number % len(MARKERS)]}
         for axis, scale in ((axes[0][0], lambda n: 1.0), (axes[0][1], lambda n: 1.0 / n)):
-            middle = [np.median(row.rates) / study.base * scale(row.ranks) for row in rows]
-            ends = [np.array(interval_of_mean(row.rates)) / study.base * scale(row.ranks) for row in rows]
+            middle = [row.rates.mean() / base * scale(row.ranks) for row in rows]
+            ends = [np.array(interval_of_mean(row.rates)) / base * scale(row.ranks) for row in rows]
             spread = np.abs(np.array(ends).T - middle)
             axis.errorbar(places, middle, spread, capsize=3, label=f"I = {interval}, measured", **style)
             modelled = [
-                row.ranks * row.found["samples"] / study.model.at(row.ranks, interval) / study.base * scale(row.ranks)
+                float(np.mean(row.found["samples"])) / study.model.at(row.ranks, interval) / base * scale(row.ranks)
                 for row in rows
             ]
             axis.plot(places, modelled, color=style["color"], linestyle="--", linewidth=1)

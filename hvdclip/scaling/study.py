@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -46,7 +47,7 @@ class Row:
     @property
     def rates(self) -> np.ndarray:
         """Samples a second of all ranks, in each block."""
-        return self.ranks * self.found["samples"] / np.array(self.found["seconds"])
+        return np.array(self.found["samples"]) / np.array(self.found["seconds"])
 
     def part(self, name: str) -> float:
         """Seconds of a step that go into a part, the median over the blocks."""
@@ -63,7 +64,12 @@ class Row:
     @property
     def bytes_a_sample(self) -> float:
         """What a rank hands over for each of its samples."""
-        return self.found["bytes"] / self.found["samples"]
+        return self.found["bytes"] / (float(np.mean(self.found["samples"])) / self.ranks)
+
+    @property
+    def payload(self) -> float:
+        """Bytes that a rank hands over in a round."""
+        return self.found["bytes"] * self.interval
 
 
 @dataclass(frozen=True)
@@ -82,25 +88,28 @@ class Study:
             raise FileNotFoundError(
                 f"{folder} holds no study: there is no {STUDY} in it; hvdclip bench scaling makes one"
             )
-        found = json.loads(file.read_text())
+        try:
+            found = json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file} is damaged: it is no JSON") from None
         rows = [Row(int(ranks), point) for ranks, points in found["ranks"].items() for point in points["points"]]
         return cls(found, rows, [Row(1, point) for point in found[ALONE]["points"]])
 
-    @cached_property
-    def base(self) -> float:
-        """X(1): samples a second of one process without Horovod on the data as they come, its best I."""
-        return max(float(np.median(row.rates)) for row in self.alone if row.data == REAL)
+    def base(self, data: str = REAL) -> float:
+        """X(1): samples a second of one process without Horovod that reads the same, over the blocks of all I."""
+        return float(np.median(np.concatenate([row.rates for row in self.alone if row.data == data])))
 
     def efficiency(self, row: Row) -> float:
         """E(N) = X(N)/(N X(1))."""
-        return float(np.median(row.rates)) / (row.ranks * self.base)
+        return float(np.median(row.rates)) / (row.ranks * self.base(row.data))
 
     @cached_property
     def measured(self) -> dict[tuple[int, int], Measured]:
         """By N and I, on the data as they come."""
-        payload = 4.0 * self.made["parameters"]
         return {
-            (row.ranks, row.interval): Measured(row.ranks, row.interval, row.seconds, *row.work_and_slack(), payload)
+            (row.ranks, row.interval): Measured(
+                row.ranks, row.interval, row.seconds, *row.work_and_slack(), row.payload
+            )
             for row in self.rows
             if row.data == REAL
         }
@@ -141,9 +150,12 @@ def run(
 ) -> Iterator[str]:
     """Launch `hvdclip bench points` with the arguments on each number of ranks, and gather; tells of each.
 
-    `batch` is that of all ranks together, where it is to stay the same. RuntimeError where a launch fails.
+    `batch` is that of all ranks together, where it is to stay the same. ValueError for a launcher that is not there,
+    RuntimeError where a launch fails.
     """
+    lines = {number: launch_line(launcher, number) for number in ranks}
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / STUDY).unlink(missing_ok=True)
     found: dict[str, Any] = {"ranks": {}}
     for name in (ALONE, *map(str, ranks)):
         number = 1 if name == ALONE else int(name)
@@ -151,26 +163,40 @@ def run(
         words = [] if batch is None else [f"data.batch={batch // number}"]
         command = [sys.executable, "-m", "hvdclip", "bench", "points", *arguments, *words, "--json", str(file)]
         yield "one process without Horovod" if name == ALONE else f"{number} rank{'s' * (number > 1)}"
-        _launch([] if name == ALONE else launch_line(launcher, number), command, folder / f"ranks-{name}.txt")
-        (found if name == ALONE else found["ranks"])[name] = json.loads(file.read_text())
-    of_all = found[ALONE]
-    found |= {"parameters": of_all["parameters"], "strong": batch is not None, "config": of_all["config"]}
-    (folder / STUDY).write_text(json.dumps(found, indent=1) + "\n")
+        _launch([] if name == ALONE else lines[number], command, folder / f"ranks-{name}.txt")
+        made = json.loads(file.read_text())
+        if made["ranks"] != number:
+            raise RuntimeError(f"{shlex.join(lines[number])} has started {made['ranks']} ranks, not {number}")
+        (found if name == ALONE else found["ranks"])[name] = made
+        if name != ALONE:
+            known = found | {"strong": batch is not None, "config": found[ALONE]["config"]}
+            (folder / STUDY).write_text(json.dumps(known, indent=1) + "\n")
 
 
 def launch_line(given: str | None, ranks: int) -> list[str]:
-    """How ranks are started: as given, by srun in an allocation of SLURM's, else by mpirun."""
+    """How ranks are started: as given, by srun in a job of SLURM's, else by mpirun; ValueError for what cannot."""
     per_node = max(1, int(os.environ.get("SLURM_NTASKS", "1")) // int(os.environ.get("SLURM_JOB_NUM_NODES", "1")))
     srun = "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} --ntasks={ranks}"
-    line = given or (srun if "SLURM_JOB_ID" in os.environ else "mpirun -np {ranks}")
-    return shlex.split(line.format(ranks=ranks, nodes=math.ceil(ranks / per_node)))
+    line = given or (srun if "SLURM_JOB_ID" in os.environ else "mpirun --bind-to none -np {ranks}")
+    try:
+        words = shlex.split(line.format(ranks=ranks, nodes=math.ceil(ranks / per_node)))
+    except (KeyError, IndexError, ValueError):
+        words = []
+    if "{ranks}" not in line or not words or shutil.which(words[0]) is None:
+        raise ValueError(
+            f"--launcher is {line!r}; allowed: a program on PATH, with {{ranks}} and {{nodes}} to be filled in"
+        )
+    return words
 
 
 def _launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
     many = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
+    # one process alone must not have more threads than each of several ranks
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with log.open("w") as out:
-        done = subprocess.run([*line, *command], env=os.environ | many | as_root, stdout=out, stderr=subprocess.STDOUT)
+        environment = os.environ | many | as_root | threads
+        done = subprocess.run([*line, *command], env=environment, stdout=out, stderr=subprocess.STDOUT)
     if done.returncode:
         said = [text for text in log.read_text().splitlines() if text.startswith("hvdclip: ")]
         why = said[0].removeprefix("hvdclip: ") if said else f"exit status {done.returncode}"

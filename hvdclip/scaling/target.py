@@ -73,7 +73,9 @@ def table(found: Sequence[Steps], costs: Costs, loss: float) -> Table:
 
 
 def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path) -> list[Path]:
-    """Steps over I, and seconds over I for each link, on the most ranks."""
+    """Steps over I, and seconds over I for each link, on the most ranks; no picture where no loss was reached."""
+    if not any(np.isfinite(each.mean) for each in found):
+        return []
     ranks = max(each.ranks for each in found)
     figure, (steps, seconds) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for number, n in enumerate(sorted({each.ranks for each in found})):

@@ -117,7 +117,9 @@ def build_model(config: Config, task: Task) -> nn.Module:
         settings |= {"shape": task.data["train"].shape, "classes": task.data["train"].classes}
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
-    model = own(name)(**settings) if ":" in name else models.build(name, **settings)
+    if ":" in name:
+        return own(name)(**settings)
+    model = models.build(name, **settings)
     if isinstance(task, Classification):
         piece = max(1, config.shards.batch // config.train.accumulate)
         models.try_on(model, name, settings["shape"], piece)

@@ -20,7 +20,7 @@ from hvdclip.checkpoints import MANIFEST, Store, on_host
 from hvdclip.training import heartbeats, lock
 
 CONFIG, METRICS, EVALS, SUMMARY = "config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"
-FILES = (CONFIG, METRICS, EVALS, SUMMARY, "checkpoints", "plots", "tensorboard")
+FILES = (CONFIG, METRICS, EVALS, SUMMARY, "checkpoints", "plots", "report", "tensorboard")
 
 
 class RunDirectory:
