@@ -432,3 +432,11 @@ def test_a_progress_bar_where_a_terminal_stands_behind_the_launcher(tmp_path):
     assert process.wait(timeout=60) == 0
     text = shown.decode()
     assert "\x1b[" in text and "24/24" in text and "valid" in text and "<stdout>" not in text
+
+
+def test_the_command_starts_without_what_few_jobs_need():
+    """torch's compiler alone takes as long to import as all the rest, on every rank of every run."""
+    heavy = ["torch._dynamo", "torchvision", "matplotlib", "jinja2", "horovod"]
+    code = f"import sys, hvdclip.cli; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -21,7 +21,6 @@ from hvdclip.training.problem import ProblemTask
 from hvdclip.training.provenance import code_sha256, versions
 from hvdclip.training.randomness import seed_everything
 from hvdclip.training.supervised import Supervised
-from hvdclip.training.sync_batch_norm import synchronised
 from hvdclip.training.task import Task
 
 
@@ -130,6 +129,9 @@ def prepare(model: nn.Module, config: Config, comm: Communicator) -> nn.Module:
     """The model as the train section wants it; ValueError where there is nothing to do that to."""
     train = config.train
     if train.sync_batch_norm:
+        # it brings torch's compiler with it, which takes as long to import as all the rest
+        from hvdclip.training.sync_batch_norm import synchronised
+
         model = synchronised(model, comm)
     if train.channels_last:
         if not any(p.dim() == 4 for p in model.parameters()):
