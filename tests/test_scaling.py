@@ -149,7 +149,7 @@ def test_the_interval_of_a_mean_is_that_of_its_standard_error():
 def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
     """On a small problem, whose ranks really meet; parts add up, and what is derived follows from what is raw."""
     out = tmp_path / "study"
-    command = ["bench", "scaling", "configs/quadratics.yaml", "--ranks", "1,2", "--intervals", "1,2,8", "--synthetic"]
+    command = ["bench", "scaling", "configs/quadratics.yaml", "--ranks", "2", "--intervals", "1,2,8", "--synthetic"]
     done = subprocess.run(
         [HVDCLIP, *command, "--steps", "8", "--blocks", "3", "--out", str(out)],
         cwd=PROJECT,
@@ -160,7 +160,7 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = Study.read(out)
     assert [(row.ranks, row.interval, row.data) for row in found.rows] == [
-        (n, i, data) for n in (1, 2) for data in ("real", "synthetic") for i in (1, 2, 8)
+        (2, i, data) for data in ("real", "synthetic") for i in (1, 2, 8)
     ]
     for row in (*found.rows, *found.alone):
         for block, seconds in enumerate(row.found["seconds"]):
@@ -173,13 +173,14 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
         row = next(row for row in found.rows if (row.ranks, row.interval, row.data) == (2, 8, data))
         alone = np.concatenate([each.rates for each in found.alone if each.data == data])
         assert found.efficiency(row) == pytest.approx(np.median(row.rates) / (2 * np.median(alone)))
-    assert [made["threads"] for made in found.made["ranks"].values()] == [found.made["alone"]["threads"]] * 2 == [1, 1]
-    assert found.held_out == {(1, 2), (2, 2)} and f"held out: {found.error:.1%}" in done.stdout
+    assert [made["threads"] for made in found.made["ranks"].values()] == [found.made["alone"]["threads"]] == [1]
+    assert found.held_out == {(2, 2)} and f"held out: {found.error:.1%}" in done.stdout
     assert (out / "scaling.png").read_bytes()[:4] == b"\x89PNG"
-    step, payload = found.model.costs[1].step, two[1].payload
+    step, payload = found.model.costs[2].step, two[1].payload
     said = CliRunner().invoke(main, ["predict", "--study", str(out), "--links", "1:0", "--ranks", "512"]).output
     average = 2 * 511 / 512 * payload / 1.25e8
-    assert f"│ {1e3 * average:.3g} │" in said and f"│ {1 + average / step:.2f} │" in said
+    cells = [cell.strip() for line in said.splitlines() if line.startswith("│") for cell in line.split("│")]
+    assert {f"{1e3 * average:.3g}", f"{1 + average / step:.2f}"} <= set(cells)
     assert CliRunner().invoke(main, ["report", str(out)]).exit_code == 0
     text = (out / "report/report.md").read_text()
     assert f"held out: {found.error:.1%}" in text and "2 | " in text.partition("## Hosts")[2]
