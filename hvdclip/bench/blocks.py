@@ -94,15 +94,16 @@ def _seconds(peer: Peer, repeats: int, comm: Communicator) -> float:
     for _ in range(repeats):
         peer.prepare()
         comm.average_([torch.zeros(1)], "bench")  # a barrier
-        _wait_for_gpu()
+        wait_for_gpu()
         start = time.perf_counter()
         peer.run()
-        _wait_for_gpu()
+        wait_for_gpu()
         own.append(time.perf_counter() - start)
     return median(map(max, zip(*comm.gather(own, "bench"), strict=True)))
 
 
-def _wait_for_gpu() -> None:
+def wait_for_gpu() -> None:
+    """Where CUDA is at work, until it has done what it was given."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from hvdclip.bench.blocks import wait_for_gpu
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
 from hvdclip.training.job import Job
@@ -49,7 +50,7 @@ class Clocked:
             self.trainer.step()
             samples += self.trainer.batch.samples
             if step % self.point.interval == 0:
-                _finish_gpu()
+                wait_for_gpu()
                 now = time.perf_counter()
                 work.append(now - mark - (ledger.seconds - waited))
                 mark, waited = now, ledger.seconds
@@ -62,7 +63,7 @@ class Clocked:
         def timed(*arguments: Any) -> Result:
             start = time.perf_counter()
             result = function(*arguments)
-            _finish_gpu()
+            wait_for_gpu()
             self.seconds[part] += time.perf_counter() - start
             return result
 
@@ -110,8 +111,3 @@ def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]]) -> dict[s
         found["work"].append([sum(row["work"]) / steps for row in rows])
         found["bytes"] = rows[0]["bytes"] / steps
     return found | {"parts": parts}
-
-
-def _finish_gpu() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

@@ -56,10 +56,9 @@ class Row:
     def work_and_slack(self) -> tuple[float, float]:
         """Seconds of a step that the slowest rank works, and that are waited beyond that, medians over the blocks."""
         work = np.array(self.found["work"])
-        lag = work.max(axis=1) - work.mean(axis=1)
-        return float(np.median(work.max(axis=1))), max(
-            0.0, float(np.median(np.array(self.found["parts"]["waiting"]) - lag))
-        )
+        slowest = work.max(axis=1)
+        slack = self.found["parts"]["waiting"] - (slowest - work.mean(axis=1))
+        return float(np.median(slowest)), max(0.0, float(np.median(slack)))
 
     @property
     def bytes_a_sample(self) -> float:
