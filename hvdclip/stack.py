@@ -171,6 +171,7 @@ class StackedStatistics(Statistics):
         self.pack(tail)
         tail[NORM] /= self.seeds
         self.unpack(tail / self.ranks)
+        self.worked = []  # by itself no row does
 
 
 class Kit(NamedTuple):

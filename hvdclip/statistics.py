@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hvdclip.comm import Communicator
 from hvdclip.numbers import Number
+from hvdclip.pace import Pace, waits
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
@@ -25,7 +27,7 @@ FOLD = 256
 
 
 class Statistics:
-    """Sums over the steps of a round, counts of gradient norms, and a slot per rank for its first failed step.
+    """Sums over a round's steps, counts of gradient norms, and each rank's slots for its first failed step and its pace.
 
     A step only leaves its numbers, on the parameters' device; the host reads them together, once a message, and sums
     them, since a step or a message on small tensors would feel each operation.
@@ -33,12 +35,15 @@ class Statistics:
 
     counts_are_whole = True
 
-    def __init__(self, rank: int, ranks: int):
-        self.rank, self.ranks = rank, ranks
-        self.size = len(SUMS) + ranks + BINS
-        self._mine = np.zeros(self.size)
-        self._staged = torch.from_numpy(self._mine)  # the same memory
-        self._agreed = [0.0] * self.size  # means over the ranks
+    def __init__(self, comm: Communicator):
+        self.rank, self.ranks = comm.rank, comm.size
+        self.size = len(SUMS) + self.ranks + BINS + self.ranks
+        sent = np.zeros(self.size)
+        self._mine, self._paces = sent[: -self.ranks], sent[-self.ranks :]
+        self._staged = torch.from_numpy(sent)  # the same memory
+        self._agreed = [0.0] * len(self._mine)  # means over the ranks
+        self.pace = Pace(comm.ledger)
+        self.worked: list[float] = []  # each rank's seconds of own work up to the last message
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Number] = []
         self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
@@ -74,6 +79,7 @@ class Statistics:
 
     def pack(self, tail: Tensor) -> None:
         self._fold()
+        self._paces[self.rank] = self.pace.lap()
         tail.copy_(self._staged)
         self._mine.fill(0)
         self._common.clear()
@@ -97,7 +103,9 @@ class Statistics:
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        self._agreed = tail.tolist()
+        means = tail.tolist()
+        self._agreed, paces = means[: -self.ranks], means[-self.ranks :]
+        self.worked = [seconds * self.ranks for seconds in paces]
         slots = self._agreed[len(SUMS) : len(SUMS) + self.ranks]
         self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(slots) if step > 0}
         self.overflowed = self._agreed[OVERFLOWED] > 0
@@ -111,6 +119,7 @@ class Statistics:
         untold = self.take_requests()
         self.pack(tail)
         self.unpack(tail)
+        self.worked = []
         for request in untold:
             self.ask(request)
 
@@ -141,6 +150,7 @@ class Statistics:
             "drift": sums["drift"] / self.ranks,
             "samples": round(sums["samples"]),
             "skipped": round(sums["skipped"]),
+            **waits(self.worked),
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -152,7 +162,7 @@ class Statistics:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._fold()
-        self._staged.copy_(state["mine"])
+        self._mine[:] = state["mine"].numpy()
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:

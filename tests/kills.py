@@ -17,7 +17,7 @@ from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
 PROJECT = Path(__file__).parent.parent
-TIMES = ("comm_s", "round_s")
+TIMES = ("comm_s", "round_s", "waiting_s", "slowest")
 TOTALS = ("model_sha256", "rounds", "collectives", "bytes", "samples", "step", "epoch", "final", "best", "exit")
 BOUND = 150.0  # seconds that a run may take
 

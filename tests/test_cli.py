@@ -24,7 +24,7 @@ PROJECT = Path(__file__).parent.parent
 SMALL = ["model.embedding=8", "model.hidden=16", "data.batch=4", "data.bptt=16", "data.evaluation_columns=600"]
 METRICS = {
     *("step", "round", "epoch", "samples", "loss", "lr", "gamma", "interval", "clip_fraction", "grad_norm", "drift"),
-    *("bytes", "comm_s", "round_s", "ranks"),
+    *("bytes", "comm_s", "round_s", "waiting_s", "slowest", "ranks"),
 }
 
 

@@ -26,7 +26,7 @@ from hvdclip.training.resume import chosen_after
 from hvdclip.training.rundir import METRICS, RunDirectory
 from hvdclip.training.state import restore, restore_elsewhere, state_of
 
-TIMES = ("comm_s", "round_s")
+TIMES = ("comm_s", "round_s", "waiting_s", "slowest")
 STEPS, SAVED = 27, 7  # saved at the end of the round in which that step is
 
 

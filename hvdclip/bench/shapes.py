@@ -74,7 +74,7 @@ def parameters(of: list[Shape], device: torch.device | str = "cpu") -> list[nn.P
 
 def message(floats: int, comm: Communicator) -> Tensor:
     """A vector as long as the message of so many floats, statistics included."""
-    return torch.zeros(floats + Statistics(comm.rank, comm.size).size)
+    return torch.zeros(floats + Statistics(comm).size)
 
 
 def in_words(of: list[Shape]) -> str:

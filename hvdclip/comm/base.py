@@ -63,6 +63,7 @@ class Ledger:
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = defaultdict(Tally)
         self._last_end = time.perf_counter()
+        self.seconds = 0.0  # of all purposes
         self.pending: Pending | None = None
 
     def __getitem__(self, purpose: str) -> Tally:
@@ -83,6 +84,7 @@ class Ledger:
         tally.longest = max(tally.longest, end - self._last_end)
         self._last_end = end
         tally.seconds += cost[0].seconds
+        self.seconds += cost[0].seconds
         tally.collectives += collectives
         tally.bytes += payload
 

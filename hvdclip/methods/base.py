@@ -55,7 +55,7 @@ class Method(torch.optim.Optimizer):
         self.space = self.kit.space([p for group in self.param_groups for p in group["params"]])
         self.weight = _share(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
-        self.statistics = self.kit.statistics(comm.rank, comm.size)
+        self.statistics = self.kit.statistics(comm)
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
         beside = [*frozen, *self.buffers.tensors()]
         check_agreement(
@@ -221,7 +221,8 @@ class Method(torch.optim.Optimizer):
         """
         start = time.perf_counter()
         try:
-            yield
+            with self.statistics.pace.paused():
+                yield
         finally:
             self._round_start += time.perf_counter() - start
 

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from hvdclip.bench.blocks import wait_for_gpu
@@ -41,19 +42,18 @@ class Clocked:
         trainer.model.train()
 
     def block(self, steps: int) -> dict[str, Any]:
-        """Of so many steps: samples, bytes and seconds, in all and by part, and those of own work in each round."""
-        ledger, work, samples = self.trainer.comm.ledger["round"], [], 0
+        """Of so many steps: samples, bytes and seconds, in all and by part, and each rank's own work in each round."""
+        ledger, statistics = self.trainer.comm.ledger["round"], self.trainer.optimizer.statistics
+        work, samples = [], 0
         self.seconds = dict.fromkeys(self.seconds, 0.0)
+        statistics.pace.restart()
         began, communicated, sent = time.perf_counter(), ledger.seconds, ledger.bytes
-        mark, waited = began, communicated
         for step in range(1, steps + 1):
             self.trainer.step()
             samples += self.trainer.batch.samples
             if step % self.point.interval == 0:
-                wait_for_gpu()
-                now = time.perf_counter()
-                work.append(now - mark - (ledger.seconds - waited))
-                mark, waited = now, ledger.seconds
+                work.append(statistics.worked)
+        wait_for_gpu()
         total, communicated = time.perf_counter() - began, ledger.seconds - communicated
         parts = self.seconds | {"communication": communicated}
         parts["step"] = total - sum(parts.values())
@@ -100,14 +100,14 @@ def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]]) -> dict[s
     parts: dict[str, list[float]] = {}
     for rows in blocks:
         steps = len(rows[0]["work"]) * point.interval
-        rounds = zip(*(row["work"] for row in rows), strict=True)
-        waiting = sum(max(own) - sum(own) / len(own) for own in rounds) / steps
+        work = np.array(rows[0]["work"])  # of each round and rank, as the messages have told to all
+        waiting = float((work.max(axis=1) - work.mean(axis=1)).sum()) / steps
         means = {part: sum(row["parts"][part] for row in rows) / len(rows) / steps for part in rows[0]["parts"]}
         means["communication"] = max(0.0, means["communication"] - waiting)
         for part, seconds in (means | {"waiting": waiting}).items():
             parts.setdefault(part, []).append(seconds)
         found["samples"].append(sum(row["samples"] for row in rows) / steps)
         found["seconds"].append(max(row["total"] for row in rows) / steps)
-        found["work"].append([sum(row["work"]) / steps for row in rows])
+        found["work"].append((work.sum(axis=0) / steps).tolist())
         found["bytes"] = rows[0]["bytes"] / steps
     return found | {"parts": parts}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,9 @@ MEANS = ("loss", "clip_fraction", "grad_norm")
 class Metrics:
     """Gathers rounds into lines: each round of a local method, `every` rounds of a gradient method.
 
-    In a line over several rounds, samples, skipped, bytes, comm_s and round_s are sums, loss, clip_fraction and
-    grad_norm are means and the norm's quantiles are those of all rounds; the rest is that of the last round. `samples`
-    counts from the start of the run; `seconds` adds up the rounds, evaluations left out.
+    In a line over several rounds, samples, skipped, bytes, comm_s, round_s and waiting_s are sums, loss, clip_fraction
+    and grad_norm are means and the norm's quantiles are those of all rounds; the rest is that of the last round.
+    `samples` counts from the start of the run; `seconds` adds up the rounds, evaluations left out.
     """
 
     def __init__(self, every: int):
@@ -43,6 +43,8 @@ class Metrics:
             line[key] = sum(metrics[key] for metrics in self._rounds)
         for key in MEANS:
             line[key] = mean_of_known([metrics[key] for metrics in self._rounds])
+        waits = known(metrics.get("waiting_s") for metrics in self._rounds)
+        line["waiting_s"] = sum(waits) if waits else None
         self.samples += line["samples"]
         self.seconds += line["round_s"]
         line["samples"] = self.samples
@@ -63,7 +65,11 @@ class Metrics:
         self._norm_counts = [counts.numpy() for counts in state["norm_counts"]]
 
 
-def mean_of_known(values: Sequence[float | None]) -> float | None:
+def mean_of_known(values: Iterable[float | None]) -> float | None:
     """The mean of the values that are not None; None where there are none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    values = known(values)
+    return sum(values) / len(values) if values else None
+
+
+def known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
