@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -431,6 +431,22 @@ def _check_for_data(
         mistakes.append(
             f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and data of one's own: 1"
         )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(key's path, value before, value now) of what is not the same in two resolved configurations."""
+    then, today = (dict(_flat(yaml.safe_load(yaml.safe_dump(each)))) for each in (before, now))
+    for key in dict.fromkeys((*then, *today)):
+        if then.get(key) != today.get(key):
+            yield key, then.get(key), today.get(key)
+
+
+def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, dict) and settings:
+        for key, value in settings.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, settings
 
 
 Part = TypeVar("Part", bound=Section)

@@ -27,7 +27,7 @@ FOLD = 256
 
 
 class Statistics:
-    """Sums over a round's steps, counts of gradient norms, and each rank's slots for its first failed step and its pace.
+    """Sums over a round's steps, counts of gradient norms, two slots for each rank: its first failed step, its pace.
 
     A step only leaves its numbers, on the parameters' device; the host reads them together, once a message, and sums
     them, since a step or a message on small tensors would feel each operation.

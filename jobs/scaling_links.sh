@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the scaling study of slurm/scaling.sbatch as a job of SLURM's on four emulated nodes, over links of several rates.
+# Runs the scaling study of slurm/scaling.sbatch as SLURM jobs on one to four emulated nodes, over links of several rates.
 #
 #   jobs/scaling_links.sh FOLDER [RATES] [CONFIG] [options of hvdclip bench scaling]
 #
@@ -20,7 +20,7 @@ lab up 4 >&2
 for rate in $rates; do
   lab rate "$rate"
   rm -rf "${folder:?}/$rate"
-  lab run sbatch --wait --nodes=4 --cpus-per-task=1 --output="$folder/$rate.txt" slurm/scaling.sbatch "$folder/$rate" "$config" \
-    --ranks 1,2,3,4 --intervals 1,4,16 "$@" || { cat "$folder/$rate.txt" >&2; exit 1; }
-  cat "$folder/$rate.txt"
+  lab run bash slurm/scaling.sbatch "$folder/$rate" "1 2 3 4" "$config" --intervals 1,4,16 "$@"
+  until [[ -z $(lab run squeue --noheader) ]]; do sleep 2; done
+  cat "$folder/$rate"/*-nodes.out
 done

@@ -184,6 +184,29 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
     assert CliRunner().invoke(main, ["report", str(out)]).exit_code == 0
     text = (out / "report/report.md").read_text()
     assert f"held out: {found.error:.1%}" in text and "2 | " in text.partition("## Hosts")[2]
+    _add_one_rank(out, found, command[: command.index("--ranks")])
+
+
+def _add_one_rank(out, before, command):
+    again = [HVDCLIP, *command, "--ranks", "1", "--intervals", "1,2,8", "--steps", "8", "--blocks", "1", "--out", out]
+    done = subprocess.run([*again, "--add"], cwd=PROJECT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "without Horovod\n" not in done.stdout, done.stdout + done.stderr
+    after = Study.read(out)
+    assert [row.found for row in after.rows if row.ranks == 2] == [row.found for row in before.rows]
+    assert [row.found for row in after.alone] == [row.found for row in before.alone]
+    assert [row.interval for row in after.rows if row.ranks == 1] == [1, 2, 8]
+    same = (out / "study.json").read_bytes()
+    refused = CliRunner().invoke(main, [*map(str, again[1:]), "--add", "algorithm.lr=0.5"])
+    assert refused.exit_code == 2 and "--add: algorithm.lr is 0.5; allowed with " in refused.output, refused.output
+    assert (out / "study.json").read_bytes() == same
+
+
+def test_a_damaged_study_is_named(tmp_path):
+    for text in ("{", "{}", '{"ranks": {"2": {}}}', '{"ranks": {}}'):
+        (tmp_path / "study.json").write_text(text)
+        for command in (["report", str(tmp_path)], ["predict", "--study", str(tmp_path)]):
+            refused = CliRunner().invoke(main, command)
+            assert refused.exit_code == 2 and "study.json is damaged: " in refused.output, refused.output
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,6 @@ def test_a_missing_module_is_named_by_the_job(slurm_cluster, tmp_path):
 TEMPLATES = {
     "train.sbatch": [*QUADRATICS, "--run-dir", "{run}"],
     "train_cpu.sbatch": [*QUADRATICS, "--run-dir={run}"],
-    "scaling.sbatch": ["{run}", "configs/quadratics.yaml", "--intervals", "1,2,4", "--blocks", "2", "--steps", "4"],
 }
 
 
@@ -219,14 +218,26 @@ def test_templates_run(slurm_cluster, tmp_path, template):
         *("sbatch", "--parsable", "--nodes=2", "--cpus-per-task=1", f"--output={log}", f"slurm/{template}", *arguments)
     ).strip()
     assert states(slurm_cluster.wait(job, 120)) == ["COMPLETED"], log.read_text()
-    if template == "scaling.sbatch":
-        study = json.loads((run / "study.json").read_text())
-        hosts = {ranks: len(set(found["hosts"])) for ranks, found in study["ranks"].items()}
-        assert hosts == {"1": 1, "2": 2} and (run / "scaling.png").exists()
-        assert "median error on what was held out: " in log.read_text()
-    else:
-        summary = json.loads((run / "summary.json").read_text())
-        assert (summary["exit"], summary["ranks"]) == ("done", 4 if "cpu" in template else 2)
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["exit"], summary["ranks"]) == ("done", 4 if "cpu" in template else 2)
+
+
+@on_slurm
+def test_the_scaling_template_submits_a_job_for_each_number_of_nodes(slurm_cluster, tmp_path):
+    study, log = tmp_path / "study", tmp_path / "submit.out"
+    options = ["--intervals", "1,2,4", "--blocks", "2", "--steps", "4"]
+    slurm_cluster.run(
+        *("sbatch", "--wait", f"--output={log}", "slurm/scaling.sbatch", str(study), "1 2", "configs/quadratics.yaml"),
+        *options,
+    )
+    jobs = re.findall(r"hvdclip: job (\d+) measures on (\d) nodes", log.read_text())
+    assert [nodes for _, nodes in jobs] == ["1", "2"]
+    for job, nodes in jobs:
+        assert states(slurm_cluster.wait(job, 120)) == ["COMPLETED"], (study / f"{nodes}-nodes.out").read_text()
+    found = json.loads((study / "study.json").read_text())
+    assert {ranks: len(set(made["hosts"])) for ranks, made in found["ranks"].items()} == {"1": 1, "2": 2}
+    assert (study / "scaling.png").exists() and (study / "report/report.html").exists()
+    assert "median error on what was held out: " in (study / "2-nodes.out").read_text()
 
 
 @on_slurm

@@ -109,6 +109,7 @@ def points_command(
 @STEPS
 @BLOCKS
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the study.")
+@click.option("--add", is_flag=True, help="To the study that the folder holds; of the same ranks it replaces.")
 @click.option(
     "--launcher",
     metavar="LINE",
@@ -124,25 +125,30 @@ def scaling_command(
     steps: int,
     blocks: int,
     out: Path,
+    add: bool,
     launcher: str | None,
 ) -> None:
     """How training scales: a configuration on several numbers of ranks and at several I, and the model that fits.
 
     Starts the ranks itself, so it is called without a launcher, on a workstation or inside a job of SLURM's.
     """
-    from hvdclip.scaling import report, study
+    from hvdclip.scaling import launching, report
+    from hvdclip.scaling.study import Study
 
     configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
     bad_input(_alone)
-    batch = bad_input(lambda: _batch(next(iter(configs.values())), numbers)) if strong else None
+    first = next(iter(configs.values()))
+    batch = bad_input(lambda: _batch(first, numbers)) if strong else None
+    if add:
+        bad_input(lambda: launching.check_addition(out, first.resolved, strong))
     arguments = [str(config), *overrides, "--intervals", intervals, "--steps", str(steps), "--blocks", str(blocks)]
     console = terminal.console()
-    told = study.run([*arguments, *["--synthetic"] * synthetic], numbers, batch, out, launcher)
+    told = launching.run([*arguments, *["--synthetic"] * synthetic], numbers, batch, out, launcher, add)
     while (text := bad_input(lambda: next(told, None))) is not None:
         console.print(text)
-    found = study.Study.read(out)
-    console.print(report.table(found))
-    for file in report.plot(found, out):
+    study = Study.read(out)
+    console.print(report.table(study))
+    for file in report.plot(study, out):
         console.print(f"picture: {file}", soft_wrap=True)
 
 

@@ -1,15 +1,9 @@
-"""A scaling study: one configuration on several numbers of ranks, each launched anew, and what it comes to."""
+"""A scaling study: one configuration on several numbers of ranks, and what it comes to."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,7 +75,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """FileNotFoundError, saying so, where there is none."""
+        """FileNotFoundError, saying so, where there is none; ValueError for a damaged one."""
         file = folder / STUDY
         if not file.exists():
             raise FileNotFoundError(
@@ -89,10 +83,11 @@ class Study:
             )
         try:
             found = json.loads(file.read_text())
-        except ValueError:
-            raise ValueError(f"{file} is damaged: it is no JSON") from None
-        rows = [Row(int(ranks), point) for ranks, points in found["ranks"].items() for point in points["points"]]
-        return cls(found, rows, [Row(1, point) for point in found[ALONE]["points"]])
+            in_order = sorted((int(ranks), made["points"]) for ranks, made in found["ranks"].items())
+            rows = [Row(ranks, point) for ranks, points in in_order for point in points]
+            return cls(found, rows, [Row(1, point) for point in found[ALONE]["points"]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged: {type(error).__name__}, {error}") from None
 
     def base(self, data: str = REAL) -> float:
         """X(1): samples a second of one process without Horovod that reads the same, over the blocks of all I."""
@@ -142,61 +137,3 @@ def interval_of_mean(values: np.ndarray) -> tuple[float, float]:
     draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
     low, high = np.quantile(draws.mean(axis=1), (0.025, 0.975))
     return float(low), float(high)
-
-
-def run(
-    arguments: Sequence[str], ranks: Sequence[int], batch: int | None, folder: Path, launcher: str | None
-) -> Iterator[str]:
-    """Launch `hvdclip bench points` with the arguments on each number of ranks, and gather; tells of each.
-
-    `batch` is that of all ranks together, where it is to stay the same. ValueError for a launcher that is not there,
-    RuntimeError where a launch fails.
-    """
-    lines = {number: launch_line(launcher, number) for number in ranks}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STUDY).unlink(missing_ok=True)
-    found: dict[str, Any] = {"ranks": {}}
-    for name in (ALONE, *map(str, ranks)):
-        number = 1 if name == ALONE else int(name)
-        file = folder / f"ranks-{name}.json"
-        words = [] if batch is None else [f"data.batch={batch // number}"]
-        command = [sys.executable, "-m", "hvdclip", "bench", "points", *arguments, *words, "--json", str(file)]
-        yield "one process without Horovod" if name == ALONE else f"{number} rank{'s' * (number > 1)}"
-        _launch([] if name == ALONE else lines[number], command, folder / f"ranks-{name}.txt")
-        made = json.loads(file.read_text())
-        if made["ranks"] != number:
-            raise RuntimeError(f"{shlex.join(lines[number])} has started {made['ranks']} ranks, not {number}")
-        (found if name == ALONE else found["ranks"])[name] = made
-        if name != ALONE:
-            known = found | {"strong": batch is not None, "config": found[ALONE]["config"]}
-            (folder / STUDY).write_text(json.dumps(known, indent=1) + "\n")
-
-
-def launch_line(given: str | None, ranks: int) -> list[str]:
-    """How ranks are started: as given, by srun in a job of SLURM's, else by mpirun; ValueError for what cannot."""
-    per_node = max(1, int(os.environ.get("SLURM_NTASKS", "1")) // int(os.environ.get("SLURM_JOB_NUM_NODES", "1")))
-    srun = "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} --ntasks={ranks}"
-    line = given or (srun if "SLURM_JOB_ID" in os.environ else "mpirun --bind-to none -np {ranks}")
-    try:
-        words = shlex.split(line.format(ranks=ranks, nodes=math.ceil(ranks / per_node)))
-    except (KeyError, IndexError, ValueError):
-        words = []
-    if "{ranks}" not in line or not words or shutil.which(words[0]) is None:
-        raise ValueError(
-            f"--launcher is {line!r}; allowed: a program on PATH, with {{ranks}} and {{nodes}} to be filled in"
-        )
-    return words
-
-
-def _launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
-    many = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
-    # one process alone must not have more threads than each of several ranks
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    with log.open("w") as out:
-        environment = os.environ | many | as_root | threads
-        done = subprocess.run([*line, *command], env=environment, stdout=out, stderr=subprocess.STDOUT)
-    if done.returncode:
-        said = [text for text in log.read_text().splitlines() if text.startswith("hvdclip: ")]
-        why = said[0].removeprefix("hvdclip: ") if said else f"exit status {done.returncode}"
-        raise RuntimeError(f"{shlex.join(line) or 'one process'} failed: {why} (all of it in {log})")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import yaml
 
 from hvdclip.averaging import MeasuredIntervals
 from hvdclip.checkpoints import Damage, Manifest
 from hvdclip.comm import Communicator
-from hvdclip.config import Config, check
+from hvdclip.config import Config, check, differences
 from hvdclip.training import heartbeats, lock
 from hvdclip.training.checkpointing import BEST, CONFIG, MODEL, rank_file
 from hvdclip.training.loop import Trainer
@@ -118,24 +117,15 @@ def check_config(run: RunDirectory, found: Found, config: Config) -> None:
         return
     # settings that came later had their defaults then
     saved = check(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
-    before, now = (dict(_flat(yaml.safe_load(yaml.safe_dump(each.resolved)))) for each in (saved, config))
     mistakes = [
-        f"{key}: was {before.get(key)}, now {now.get(key)}; a run is resumed with the settings that it had"
-        for key in dict.fromkeys((*before, *now))
-        if before.get(key) != now.get(key) and not key.startswith(HARMLESS)
+        f"{key}: was {then}, now {now}; a run is resumed with the settings that it had"
+        for key, then, now in differences(saved.resolved, config.resolved)
+        if not key.startswith(HARMLESS)
     ]
     if config.train.steps is not None and config.train.steps < found.step:
         mistakes.append(f"train.steps is {config.train.steps}, but {found.step} are done; allowed: from {found.step}")
     if mistakes:
         raise ValueError("\n".join(mistakes))
-
-
-def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(settings, dict) and settings:
-        for key, value in settings.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, settings
 
 
 def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
