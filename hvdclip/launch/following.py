@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,26 @@ from rich.table import Table
 
 from hvdclip.launch import slurm, submission
 from hvdclip.training import status
+from hvdclip.training.metrics import known
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 SHOWN_RANKS, SHOWN_EVALUATIONS = 8, 5
 OVER = 20  # lines of metrics over which rates are taken
+BETWEEN_S = 10.0  # between two questions to squeue
+
+
+class Queue:
+    """What squeue says of a job, which is asked once in a while only, since one daemon answers a whole cluster."""
+
+    def __init__(self) -> None:
+        self._asked = -math.inf
+        self._said: str | None = None
+
+    def state(self, job: str) -> str | None:
+        now = time.monotonic()
+        if now > self._asked + BETWEEN_S:
+            self._asked, self._said = now, slurm.state(job)
+        return self._said
 
 
 @dataclass(frozen=True)
@@ -69,23 +86,27 @@ class Sight:
             read = (last["samples"] - lines[0]["samples"]) / (seconds - lines[0]["round_s"])
             yield "samples/s", f"{read:,.0f}"
             yield "in communication", f"{sum(line['comm_s'] for line in lines) / seconds:.0%}"
+            waits = known(line.get("waiting_s") for line in lines)
+            if waits and last["ranks"] > 1:
+                yield "waiting for the slowest", f"{sum(waits) / seconds:.0%}"
 
 
-def look(run: RunDirectory) -> Sight:
+def look(run: RunDirectory, asked: Queue | None = None) -> Sight:
     """FileNotFoundError where there is neither a run nor a job that will begin one."""
     made = submission.submitted(run.path)
-    queued = slurm.state(made.job) if made is not None else None
+    queued = (asked or Queue()).state(made.job) if made is not None else None
     heading = f"job {made.job}: {queued}" if made is not None and queued else ""
     if not run.exists() and made is not None:
         return Sight(heading or f"job {made.job} has left the queue", bool(queued), [], [], None)
     found = status.status(run)
-    return Sight(heading, bool(queued), list(run.whole_rows(METRICS)), list(run.whole_rows(EVALS)), found)
+    return Sight(heading, bool(queued), run.last_rows(METRICS), run.last_rows(EVALS), found)
 
 
 def looks(run: RunDirectory, every: float) -> Iterator[Sight]:
     """One look after another, until the run is over."""
+    asked = Queue()
     while True:
-        seen = look(run)
+        seen = look(run, asked)
         yield seen
         if seen.is_over:
             return

@@ -19,6 +19,7 @@ from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
+from hvdclip.training.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from hvdclip.scaling.target import Costs
@@ -29,6 +30,12 @@ INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, 
 SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")
 STEPS = click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of a block, at least.")
 BLOCKS = click.option("--blocks", default=7, show_default=True, type=click.IntRange(1), help="7 at least for a claim.")
+
+LAUNCHER = click.option(
+    "--launcher",
+    metavar="LINE",
+    help="How ranks are started, with {ranks} and {nodes} filled in. Default: mpirun, in a job of SLURM's srun.",
+)
 
 
 @click.command("predict")
@@ -110,11 +117,7 @@ def points_command(
 @BLOCKS
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the study.")
 @click.option("--add", is_flag=True, help="To the study that the folder holds; of the same ranks it replaces.")
-@click.option(
-    "--launcher",
-    metavar="LINE",
-    help="How ranks are started, with {ranks} and {nodes} filled in. Default: mpirun, in a job of SLURM's srun.",
-)
+@LAUNCHER
 def scaling_command(
     config: Path,
     overrides: tuple[str, ...],
@@ -136,7 +139,7 @@ def scaling_command(
     from hvdclip.scaling.study import Study
 
     configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
-    bad_input(_alone)
+    bad_input(lambda: _alone("bench scaling"))
     first = next(iter(configs.values()))
     batch = bad_input(lambda: _batch(first, numbers)) if strong else None
     if add:
@@ -162,6 +165,8 @@ def scaling_command(
 @click.option("--step-ms", type=click.FloatRange(0, min_open=True), help="A step without communication.")
 @click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all that have a name.")
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Costs as bench scaling has measured them.")
+@click.option("--real", is_flag=True, help="Beside --study: train for real too, once for each N and I.")
+@LAUNCHER
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the picture.")
 def target_command(
     config: Path,
@@ -173,18 +178,24 @@ def target_command(
     step_ms: float | None,
     named: str | None,
     folder: Path | None,
+    real: bool,
+    launcher: str | None,
     out: Path,
 ) -> None:
     """Which I comes to a loss first: steps from simulated ranks, the seconds of a step from the cost model.
 
-    Costs are those of links by name, for which --step-ms is needed, or those of a study.
+    Costs are those of links by name, for which --step-ms is needed, or those of a study, which --real holds against
+    runs on real ranks.
     """
     from hvdclip import simulation
-    from hvdclip.scaling import target
+    from hvdclip.scaling import launching, target
 
     configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
     costs = bad_input(lambda: _costs(next(iter(configs.values())), step_ms, named, folder, numbers))
-    found = []
+    if real:
+        bad_input(lambda: _check_real(folder))
+        lines = {n: bad_input(partial(launching.launch_line, launcher, n)) for n in numbers}
+    found, of_real = [], []
     for n in numbers:
         for interval, settings in configs.items():
             try:
@@ -192,10 +203,28 @@ def target_command(
             except FloatingPointError:  # it diverges
                 steps = np.full(seeds, np.inf)
             found.append(target.Steps(n, interval, steps))
+            if real:
+                run = out / f"real-ranks={n}-interval={interval}"
+                words = [str(config), *overrides, f"algorithm.interval={interval}", "--run-dir", str(run)]
+                bad_input(partial(_train, lines[n], words, run))
+                of_real.append(target.Real.of(RunDirectory(run), loss))
     console = terminal.console()
-    console.print(target.table(found, costs, loss))
-    for file in target.plot(found, costs, loss, out):
+    console.print(target.table(found, costs, loss, of_real))
+    for file in target.plot(found, costs, loss, out, of_real):
         console.print(f"picture: {file}", soft_wrap=True)
+
+
+def _train(line: list[str], words: list[str], run: Path) -> None:
+    from hvdclip.scaling import launching
+
+    run.parent.mkdir(parents=True, exist_ok=True)
+    launching.launch(line, ["train", *words, "--overwrite"], run.with_suffix(".txt"))
+
+
+def _check_real(folder: Path | None) -> None:
+    if folder is None:
+        raise ValueError("--real is given; allowed: beside --study, whose costs are measured on these machines")
+    _alone("bench target --real")
 
 
 def _costs(config: Config, step_ms: float | None, named: str | None, folder: Path | None, ranks: list[int]) -> Costs:
@@ -229,12 +258,10 @@ def _at_each(config: Path, overrides: tuple[str, ...], intervals: str) -> dict[i
     return configs
 
 
-def _alone() -> None:
+def _alone(command: str) -> None:
     ranks, variable = announced_ranks()
     if ranks > 1:
-        raise ValueError(
-            f"{variable} announces {ranks} ranks: start bench scaling without a launcher, since it uses one"
-        )
+        raise ValueError(f"{variable} announces {ranks} ranks: start {command} without a launcher, since it uses one")
 
 
 def _batch(config: Config, ranks: list[int]) -> int:

@@ -49,9 +49,9 @@ def run(
         number = 1 if name == ALONE else int(name)
         file = folder / f"ranks-{name}.json"
         words = [] if batch is None else [f"data.batch={batch // number}"]
-        command = [sys.executable, "-m", "hvdclip", "bench", "points", *arguments, *words, "--json", str(file)]
+        command = ["bench", "points", *arguments, *words, "--json", str(file)]
         yield "one process without Horovod" if name == ALONE else f"{number} rank{'s' * (number > 1)}"
-        _launch([] if name == ALONE else lines[number], command, folder / f"ranks-{name}.txt")
+        launch([] if name == ALONE else lines[number], command, folder / f"ranks-{name}.txt")
         made = json.loads(file.read_text())
         if made["ranks"] != number:
             raise RuntimeError(f"{shlex.join(lines[number])} has started {made['ranks']} ranks, not {number}")
@@ -77,14 +77,17 @@ def launch_line(given: str | None, ranks: int) -> list[str]:
     return words
 
 
-def _launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
+def launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
+    """Run a command of hvdclip's under a launcher, or alone; RuntimeError with its own words where it fails."""
     many = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
     # one process alone must not have more threads than each of several ranks
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with log.open("w") as out:
         environment = os.environ | many | as_root | threads
-        done = subprocess.run([*line, *command], env=environment, stdout=out, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [*line, sys.executable, "-m", "hvdclip", *command], env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
     if done.returncode:
         said = [text for text in log.read_text().splitlines() if text.startswith("hvdclip: ")]
         why = said[0].removeprefix("hvdclip: ") if said else f"exit status {done.returncode}"

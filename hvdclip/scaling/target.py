@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -13,6 +14,7 @@ from rich.table import Table
 from hvdclip.report.look import dress, look, save
 from hvdclip.scaling.cost import Cost
 from hvdclip.simulation.trace import Trace
+from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 Costs = dict[str, Callable[[int], Cost]]  # by the link's name, the cost on N ranks
 
@@ -32,6 +34,26 @@ class Steps:
     def seconds(self, cost: Cost) -> float:
         """Simulated steps times predicted seconds."""
         return self.mean * cost.at(self.interval)
+
+
+@dataclass(frozen=True)
+class Real:
+    """What one run of real ranks took to the loss, in local steps and in seconds without evaluations."""
+
+    steps: float
+    seconds: float
+
+    @classmethod
+    def of(cls, run: RunDirectory, loss: float) -> Real:
+        evaluations, lines = run.rows(EVALS), run.rows(METRICS)
+        watched = [row for row in evaluations if row["split"] == evaluations[0]["split"]]
+        steps = _crossing(_column(watched, "step"), _column(watched, "loss"), loss)
+        at = np.interp(steps, _column(lines, "step"), _column(lines, "round_s").cumsum())
+        return cls(steps, float(at) if np.isfinite(steps) else float("inf"))
+
+
+def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
+    return np.array([row[key] for row in rows], dtype=float)
 
 
 def steps_to(trace: Trace, loss: float) -> np.ndarray:
@@ -56,24 +78,44 @@ def best(found: Sequence[Steps], cost: Callable[[int], Cost], ranks: int) -> Ste
     return min(of_ranks, key=lambda each: each.seconds(cost(ranks)), default=None)
 
 
-def table(found: Sequence[Steps], costs: Costs, loss: float) -> Table:
-    """Steps as simulated, seconds as predicted from them; the best I of each link and number of ranks has a star."""
+def table(found: Sequence[Steps], costs: Costs, loss: float, real: Sequence[Real] = ()) -> Table:
+    """Steps as simulated, seconds as predicted from them; the best I of each link and number of ranks has a star.
+
+    Beside them, where there are real runs, what those took (with the first seed).
+    """
     shown = Table("ranks", title=f"to a loss of {loss:g}; seconds: simulated steps x predicted step (*: the best I)")
     for column in ("I", "steps, simulated", "±", *(f"{name}, s" for name in costs)):
         shown.add_column(column, justify="right")
-    for each in found:
+    for column in ("steps, real", "s, real", "predicted is off by") if real else ():
+        shown.add_column(column, justify="right")
+    for number, each in enumerate(found):
         reached = np.isfinite(each.mean)
         cells = []
         for cost in costs.values():
             star = " *" if each is best(found, cost, each.ranks) else ""
             cells.append(f"{each.seconds(cost(each.ranks)):.3g}{star}" if reached else "-")
         spread = f"{each.steps.std(ddof=1):.2g}" if len(each.steps) > 1 and reached else ""
+        if real:
+            cells += _beside(each, costs, real[number])
         shown.add_row(str(each.ranks), str(each.interval), f"{each.mean:,.0f}" if reached else "never", spread, *cells)
     return shown
 
 
-def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path) -> list[Path]:
-    """Steps over I, and seconds over I for each link, on the most ranks; no picture where no loss was reached."""
+def _beside(each: Steps, costs: Costs, real: Real) -> list[str]:
+    """The real run, and how far the seconds are off that were predicted of the same seed."""
+    if not np.isfinite(real.steps):
+        return ["never", "-", "-"]
+    (cost,) = costs.values()  # of a study
+    predicted = each.steps[0] * cost(each.ranks).at(each.interval)
+    off = f"{predicted / real.seconds - 1:+.1%}" if np.isfinite(predicted) else "-"
+    return [f"{real.steps:,.0f}", f"{real.seconds:.3g}", off]
+
+
+def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path, real: Sequence[Real] = ()) -> list[Path]:
+    """Steps over I, and seconds over I for each link, on the most ranks; no picture where no loss was reached.
+
+    Lines are simulated steps and predicted seconds; crosses are real runs.
+    """
     if not any(np.isfinite(each.mean) for each in found):
         return []
     ranks = max(each.ranks for each in found)
@@ -87,6 +129,13 @@ def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path) -> lis
     for number, (name, cost) in enumerate(costs.items()):
         times = [each.seconds(cost(ranks)) for each in of_most]
         seconds.plot([each.interval for each in of_most], times, marker="s", label=name, **look(number))
+    crosses = {"marker": "x", "markersize": 9, "linestyle": "", "color": "black"}
+    for axis, key in ((steps, "steps"), (seconds, "seconds")) if real else ():
+        of_real = [getattr(each, key) for each in real]
+        shown = [k for k, each in enumerate(found) if each.ranks == ranks and np.isfinite(of_real[k])]
+        axis.plot(
+            [found[k].interval for k in shown], [of_real[k] for k in shown], label=f"real run, N = {ranks}", **crosses
+        )
     steps.set(xlabel="I", ylabel=f"local steps to a loss of {loss:g}, simulated", xscale="log")
     seconds.set(xlabel="I", ylabel=f"seconds to it on {ranks} ranks, predicted", xscale="log", yscale="log")
     intervals = sorted({each.interval for each in found})

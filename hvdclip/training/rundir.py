@@ -93,11 +93,18 @@ class RunDirectory:
 
     def whole_rows(self, name: str) -> Iterator[dict[str, Any]]:
         """Up to one that was cut off."""
-        for line in self._lines(name):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+        yield from _whole(self._lines(name))
+
+    def last_rows(self, name: str, within: int = 1 << 16) -> list[dict[str, Any]]:
+        """Whole rows of the file's last bytes, so that a long run's file is not read again and again."""
+        file = self.path / name
+        if not file.exists():
+            return []
+        with file.open("rb") as lines:
+            start = max(0, lines.seek(0, os.SEEK_END) - within)
+            lines.seek(start)
+            found = lines.read().decode(errors="replace").splitlines()
+        return list(_whole(found[start > 0 :]))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._lines(name)]
@@ -141,6 +148,14 @@ class RunDirectory:
             return self.summary()["ranks"]
         newest = self.checkpoints.newest()
         return None if newest is None else self.checkpoints.manifest(newest).ranks
+
+
+def _whole(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
 
 
 def load_model(file: Path) -> dict[str, Tensor]:
