@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hvdclip.averaging import in_words
-from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 # settings of the average that a label names where they are set
 SHOWN = ("overlap", "delay", "compression", "node_interval")
@@ -75,11 +75,18 @@ def read(paths: Sequence[str | Path]) -> list[Run]:
         Run(
             label,
             [summaries[n] for n in members],
-            [directories[n].rows("metrics.jsonl") for n in members],
-            [directories[n].rows("evals.jsonl") for n in members],
+            [_rows(directories[n], METRICS) for n in members],
+            [_rows(directories[n], EVALS) for n in members],
         )
         for label, members in zip(labels, groups.values(), strict=True)
     ]
+
+
+def _rows(run: RunDirectory, name: str) -> list[dict[str, Any]]:
+    found = run.rows(name)
+    if not found:
+        raise ValueError(f"{run.path / name} is damaged: a run that is done has left lines in it")
+    return found
 
 
 def _but_for_the_seed(config: dict[str, Any], summary: dict[str, Any]) -> str:

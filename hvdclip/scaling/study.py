@@ -83,11 +83,14 @@ class Study:
             )
         try:
             found = json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file} is damaged: it is no JSON") from None
+        try:
             in_order = sorted((int(ranks), made["points"]) for ranks, made in found["ranks"].items())
             rows = [Row(ranks, point) for ranks, points in in_order for point in points]
             return cls(found, rows, [Row(1, point) for point in found[ALONE]["points"]])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged: {type(error).__name__}, {error}") from None
+        except (KeyError, TypeError):
+            raise ValueError(f"{file} is damaged: what bench scaling writes is not all there") from None
 
     def base(self, data: str = REAL) -> float:
         """X(1): samples a second of one process without Horovod that reads the same, over the blocks of all I."""

@@ -66,7 +66,14 @@ class RunDirectory:
         durable.write_text(self.path / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
 
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / CONFIG).read_text())
+        """config.yaml; ValueError, saying so, for a damaged one, as of the other files."""
+        try:
+            found = yaml.safe_load((self.path / CONFIG).read_text())
+        except yaml.YAMLError:
+            raise ValueError(f"{self.path / CONFIG} is damaged: it is no YAML") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path / CONFIG} is damaged: it holds no settings")
+        return found
 
     def go_back(self, step: int, lines: Mapping[str, int]) -> None:
         """Forget what was done after a checkpoint: lines, the best and the final model, the summary."""
@@ -107,7 +114,7 @@ class RunDirectory:
         return list(_whole(found[start > 0 :]))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._lines(name)]
+        return [_parsed(line, self.path / name) for line in self._lines(name)]
 
     def _lines(self, name: str) -> list[str]:
         file = self.path / name
@@ -128,7 +135,7 @@ class RunDirectory:
         file = self.path / SUMMARY
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no finished run: there is no summary.json in it")
-        return json.loads(file.read_text())
+        return _parsed(file.read_text(), file)
 
     def model_file(self, name: str) -> Path:
         """Where the model `final` or `best` is, or `last`, that of the newest checkpoint."""
@@ -156,6 +163,13 @@ def _whole(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
+
+
+def _parsed(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise ValueError(f"{file} is damaged: {text[:40]!r} is no JSON") from None
 
 
 def load_model(file: Path) -> dict[str, Tensor]:
