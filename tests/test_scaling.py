@@ -127,6 +127,7 @@ def test_the_model_is_found_again_and_held_against_what_it_was_not_shown():
     for n, cost in model.costs.items():
         assert cost.step == pytest.approx(step[n]) and cost.slack == pytest.approx(slack[n], abs=1e-9)
     assert model.alpha == pytest.approx(1e-3, rel=1e-6) and model.bandwidth == pytest.approx(1e8, rel=1e-6)
+    assert model.link_error < 1e-9
     slower = [dataclasses.replace(p, seconds=1.2 * p.seconds) for p in held_out]
     assert errors(model, slower) == pytest.approx([1 / 1.2 - 1] * 3)
 

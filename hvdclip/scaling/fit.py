@@ -30,11 +30,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Model:
-    """The costs by number of ranks, and the link that their averages tell of (None with fewer than two of them)."""
+    """The costs by number of ranks, and the link that their averages tell of (None with fewer than two of them).
+
+    `link_error` is the median of how far off an average's seconds are that this link would take, relative to them.
+    """
 
     costs: dict[int, Cost]
     alpha: float | None
     bandwidth: float | None
+    link_error: float | None
 
     def at(self, ranks: int, interval: int) -> float:
         return self.costs[ranks].at(interval)
@@ -56,8 +60,7 @@ def fit(points: Sequence[Measured]) -> Model:
         raise ValueError("there is nothing to fit a model to")
     costs = {ranks: _cost([p for p in points if p.ranks == ranks]) for ranks in sorted({p.ranks for p in points})}
     averaging = {n: cost.average for n, cost in costs.items() if n > 1}
-    alpha, bandwidth = _link(averaging, points[0].payload)
-    return Model(costs, alpha, bandwidth)
+    return Model(costs, *_link(averaging, points[0].payload))
 
 
 def errors(model: Model, points: Sequence[Measured]) -> list[float]:
@@ -78,12 +81,16 @@ def _through_zero(x: ArrayLike, y: ArrayLike) -> float:
     return max(0.0, float(np.dot(x, y) / np.dot(x, x)))
 
 
-def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, float | None]:
+def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, float | None, float | None]:
+    """(seconds a hop, bytes a second, median relative error) of one link for all numbers of ranks."""
     if len(averaging) < 2:
-        return None, None
+        return None, None, None
     terms = np.array([[2 * math.ceil(math.log2(n)), ring_share(n) * payload] for n in averaging])
-    alpha, per_byte = _not_negative(terms, np.array(list(averaging.values())))
-    return alpha, None if per_byte == 0 else 1 / per_byte
+    seconds = np.array(list(averaging.values()))
+    alpha, per_byte = _not_negative(terms, seconds)
+    off = np.abs(terms @ (alpha, per_byte) - seconds)
+    error = float(np.median(off / seconds)) if seconds.all() else None
+    return alpha, None if per_byte == 0 else 1 / per_byte, error
 
 
 def _not_negative(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:

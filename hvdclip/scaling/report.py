@@ -48,7 +48,8 @@ def findings(study: Study) -> Iterator[str]:
     yield "nothing was held out" if error is None else f"median error on what was held out: {error:.1%}"
     if model.alpha is not None and model.bandwidth is not None:
         rate = model.bandwidth / 1.25e8
-        yield f"the averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop"
+        off = "" if model.link_error is None else f" (median error {model.link_error:.0%})"
+        yield f"the averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop{off}"
     for ranks, cost in model.costs.items():
         if ranks > 1:
             times = (f"{1e3 * part:.3g}" for part in (cost.step, cost.average, cost.slack))
@@ -107,14 +108,16 @@ def plot(study: Study, folder: Path) -> list[Path]:
     axes[0][0].set(xlabel="ranks N", ylabel="speed-up X(N)/X(1)", xticks=ranks, ylim=(0, None))
     axes[0][1].set(xlabel="ranks N", ylabel="efficiency X(N)/(N X(1))", xticks=ranks, ylim=(0, None))
     axes[0][0].legend(frameon=False, fontsize="small")
-    _parts(axes[1][0], real)
+    _parts(axes[1][0], study.rows)
     _against(axes[1][1], study)
     dress(figure)
     return save(figure, folder, "scaling")
 
 
 def _parts(axis: Axes, rows: list[Row]) -> None:
-    labels = [f"{row.ranks}\n{row.interval}" for row in rows]
+    """Of the data as they come, and beside them of one batch again and again."""
+    rows = sorted(rows, key=lambda row: (row.ranks, row.interval, row.data))
+    labels = [f"{row.ranks}\n{row.interval}" + "\nsyn." * (row.data != REAL) for row in rows]
     under = np.zeros(len(rows))
     for number, part in enumerate(PARTS):
         heights = np.array([1e3 * row.part(part) for row in rows])
@@ -124,7 +127,8 @@ def _parts(axis: Axes, rows: list[Row]) -> None:
         )
         under += heights
     axis.set_xticks(range(len(rows)), labels, fontsize="small")
-    axis.set(xlabel="ranks N, I", ylabel="ms of a step, measured")
+    synthetic = ", syn.: one batch again and again" if any(row.data != REAL for row in rows) else ""
+    axis.set(xlabel=f"ranks N, I{synthetic}", ylabel="ms of a step, measured")
     axis.legend(frameon=False, fontsize="small")
 
 
