@@ -9,6 +9,9 @@
 #   HVDCLIP_MAX_REQUEUES   how often a job that was stopped or has died is started again (20)
 #   HVDCLIP                the command (.venv/bin/hvdclip of the project)
 
+# SLURM tells the batch shell that time is running out, which may be at once
+signalled=0
+trap 'signalled=1' USR2
 # what the job was submitted with, for another one that goes on with it
 arguments=("$@")
 # what stands before the command of each rank, and the options of srun, beside the site's
@@ -94,10 +97,8 @@ become_ranks() {
 
 # train RUN CONFIG [key.path=value]...: train, or go on, in the run directory; and start the job again if that is due.
 train() {
-  local run=${HVDCLIP_RUN_DIR:-$1} ended=0 signalled=0
+  local run=${HVDCLIP_RUN_DIR:-$1} ended=0
   shift
-  # SLURM tells the batch shell that time is running out, which may be at once
-  trap 'signalled=1' USR2
   load_site
   mkdir -p "$run"
   : >"$run/.attempt"

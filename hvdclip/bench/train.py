@@ -33,7 +33,7 @@ LANGUAGE: dict[str, dict[str, Any]] = {
 }
 PLAIN = {f"celgc_{interval}": interval for interval in (1, 4, 16, 64)}
 # The last average of a block hides behind nothing, so that a block of a delayed one has many.
-DELAYED_ROUNDS = 8
+DELAYED: dict[str, Any] = {"interval": 4, "overlap": "delayed", "delay": 3, "drift": False, "rounds": 8}
 
 
 class Way(NamedTuple):
@@ -212,10 +212,8 @@ WAYS: dict[str, Callable[[Task], Way]] = {
     "post_local_sgd_16": _post_local_sgd,
     "bucket_clip": partial(_ours, name="bucket_clip"),
     **{name: partial(_ours, interval=interval, drift=False) for name, interval in PLAIN.items()},
-    "celgc_4_delayed": partial(_ours, interval=4, overlap="delayed", delay=3, drift=False, rounds=DELAYED_ROUNDS),
-    "celgc_4_delayed_bf16": partial(
-        _ours, interval=4, overlap="delayed", delay=3, compression="bf16", drift=False, rounds=DELAYED_ROUNDS
-    ),
+    "celgc_4_delayed": partial(_ours, **DELAYED),
+    **{f"celgc_4_delayed_{way}": partial(_ours, compression=way, **DELAYED) for way in ("bf16", "int8", "topk")},
     "celgc_16_bf16": partial(_ours, interval=16, compression="bf16", drift=False),
     "celgc_16_int8": partial(_ours, interval=16, compression="int8", drift=False),
     "celgc_16_topk": partial(_ours, interval=16, compression="topk", drift=False),
