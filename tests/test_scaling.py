@@ -171,7 +171,7 @@ def test_a_study_runs_from_one_command_and_adds_up(tmp_path):
                 assert sum(parts.values()) == pytest.approx(seconds), "one rank waits for nobody"
             elif parts["communication"] > 0:
                 assert sum(parts.values()) <= seconds * 1.0001, "the mean over ranks of what the slowest one takes"
-        assert (row.bytes_a_sample > 0) == (row in found.rows)
+        assert (row.bytes_a_sample > 0) == (row in found.rows) and row.wire_a_sample >= 0
     two = {row.interval: row for row in found.rows if row.ranks == 2 and row.data == "real"}
     assert two[1].bytes_a_sample == pytest.approx(8 * two[8].bytes_a_sample)
     for data in ("real", "synthetic"):

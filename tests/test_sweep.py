@@ -236,6 +236,8 @@ def test_the_scaling_template_submits_a_job_for_each_number_of_nodes(slurm_clust
         assert states(slurm_cluster.wait(job, 120)) == ["COMPLETED"], (study / f"{nodes}-nodes.out").read_text()
     found = json.loads((study / "study.json").read_text())
     assert {ranks: len(set(made["hosts"])) for ranks, made in found["ranks"].items()} == {"1": 1, "2": 2}
+    (point, *_) = found["ranks"]["2"]["points"]
+    assert all(sent > point["bytes"] for sent in point["sent"]), "two nodes send what each has handed over, and headers"
     assert (study / "scaling.png").exists() and (study / "report/report.html").exists()
     assert "median error on what was held out: " in (study / "2-nodes.out").read_text()
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hvdclip.bench.blocks import wait_for_gpu
+from hvdclip.bench.traffic import bytes_sent
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
 from hvdclip.training.job import Job
@@ -42,12 +43,16 @@ class Clocked:
         trainer.model.train()
 
     def block(self, steps: int) -> dict[str, Any]:
-        """Of so many steps: samples, bytes and seconds, in all and by part, and each rank's own work in each round."""
+        """Of so many steps: samples, bytes and seconds, in all and by part, and each rank's own work in each round.
+
+        `bytes` is what this rank has handed over, `sent` what its host has put on the wire, told by one rank of a host.
+        """
         ledger, statistics = self.trainer.comm.ledger["round"], self.trainer.optimizer.statistics
         work, samples = [], 0
         self.seconds = dict.fromkeys(self.seconds, 0.0)
         statistics.pace.restart()
-        began, communicated, sent = time.perf_counter(), ledger.seconds, ledger.bytes
+        handed, sent = ledger.bytes, bytes_sent()
+        began, communicated = time.perf_counter(), ledger.seconds
         for step in range(1, steps + 1):
             self.trainer.step()
             samples += self.trainer.batch.samples
@@ -57,7 +62,9 @@ class Clocked:
         total, communicated = time.perf_counter() - began, ledger.seconds - communicated
         parts = self.seconds | {"communication": communicated}
         parts["step"] = total - sum(parts.values())
-        return {"total": total, "parts": parts, "work": work, "bytes": ledger.bytes - sent, "samples": samples}
+        found = {"total": total, "parts": parts, "work": work, "samples": samples}
+        of_host = bytes_sent() - sent if self.trainer.comm.local_rank == 0 else 0
+        return found | {"bytes": ledger.bytes - handed, "sent": of_host}
 
     def _timed(self, part: str, function: Callable[..., Result]) -> Callable[..., Result]:
         def timed(*arguments: Any) -> Result:
@@ -96,7 +103,8 @@ def measure(clocked: Sequence[Clocked], comm: Communicator, steps: int, blocks: 
 
 def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """Of a step, a list over the blocks each: samples of all ranks, and seconds; waiting is for the slowest rank."""
-    found: dict[str, Any] = {"interval": point.interval, "data": point.data, "samples": [], "seconds": [], "work": []}
+    found: dict[str, Any] = {"interval": point.interval, "data": point.data}
+    found |= {key: [] for key in ("samples", "seconds", "work", "sent")}
     parts: dict[str, list[float]] = {}
     for rows in blocks:
         steps = len(rows[0]["work"]) * point.interval
@@ -109,5 +117,6 @@ def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]]) -> dict[s
         found["samples"].append(sum(row["samples"] for row in rows) / steps)
         found["seconds"].append(max(row["total"] for row in rows) / steps)
         found["work"].append((work.sum(axis=0) / steps).tolist())
+        found["sent"].append(sum(row["sent"] for row in rows) / steps)
         found["bytes"] = rows[0]["bytes"] / steps
     return found | {"parts": parts}

@@ -25,7 +25,7 @@ def table(study: Study) -> Table:
     shown = Table("ranks", title=f"{kind} scaling; E = X(N)/(N X(1)), X(1) of one process without Horovod")
     for column in ("I", "reads", "samples/s", "mean ±", "E", *(f"{part}" for part in SHORT)):
         shown.add_column(column, justify="right")
-    for column in ("B/sample", "ms/step", "predicted", "error"):
+    for column in ("B/sample", "wire", "ms/step", "predicted", "error"):
         shown.add_column(column, justify="right")
     for alone, rows in ((True, study.alone), (False, study.rows)):
         for row in rows:
@@ -37,7 +37,8 @@ def table(study: Study) -> Table:
 
 NOTES = (
     "samples/s: median over blocks; mean ±: half the 95 % interval of the mean",
-    "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank; bytes of a rank",
+    "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank",
+    "B/sample: what a rank hands over for each of its samples; wire: what has left the hosts, for each sample of all",
     "predicted, ms a step: T_step + T_comm/I + slack/sqrt(I), fitted to the least and the largest I of each N (f)",
 )
 
@@ -76,6 +77,7 @@ def _cells(study: Study, row: Row, alone: bool) -> list[str]:
         f"{study.efficiency(row):.0%}",
         *(f"{row.part(part) / total:.0%}" for part in PARTS),
         f"{row.bytes_a_sample:,.0f}",
+        f"{row.wire_a_sample:,.0f}",
         f"{1e3 * row.seconds:.3g}",
         predicted,
         error,

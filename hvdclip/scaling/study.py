@@ -60,6 +60,11 @@ class Row:
         return self.found["bytes"] / (float(np.mean(self.found["samples"])) / self.ranks)
 
     @property
+    def wire_a_sample(self) -> float:
+        """What all hosts have put on the wire for each sample of all ranks, the median over the blocks."""
+        return float(np.median(self.found["sent"])) / float(np.mean(self.found["samples"]))
+
+    @property
     def payload(self) -> float:
         """Bytes that a rank hands over in a round."""
         return self.found["bytes"] * self.interval
