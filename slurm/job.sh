@@ -64,35 +64,31 @@ launch() {
   (become_ranks "$@")
 }
 
+# Sets launcher to the program that starts ranks, with the options that it always has.
+find_launcher() {
+  local kind=${HVDCLIP_LAUNCH:-srun-pmix}
+  # a rank that ends badly ends the others
+  # shellcheck disable=SC2206
+  case $kind in
+    mpirun) launcher=(mpirun --bind-to none) ;;
+    srun-*) launcher=(srun --mpi="${kind#srun-}" --kill-on-bad-exit=1 ${HVDCLIP_SRUN:-}) ;;
+    *) die "HVDCLIP_LAUNCH is '$kind'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
+  esac
+}
+
 # The line by which hvdclip bench scaling starts ranks, which fills in how many, and on how many nodes.
 launch_line() {
-  case ${HVDCLIP_LAUNCH:-srun-pmix} in
-    mpirun) echo "mpirun --bind-to none -np {ranks}" ;;
-    srun-*)
-      local mpi=${HVDCLIP_LAUNCH:-srun-pmix}
-      echo "srun --mpi=${mpi#srun-} --kill-on-bad-exit=1 ${HVDCLIP_SRUN:-} --nodes={nodes} --ntasks={ranks}"
-      ;;
-    *) die "HVDCLIP_LAUNCH is '$HVDCLIP_LAUNCH'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
-  esac
+  find_launcher
+  [[ ${launcher[0]} == mpirun ]] && echo "${launcher[*]} -np {ranks}" || echo "${launcher[*]} --nodes={nodes} --ntasks={ranks}"
 }
 
 # The same in place of the shell that calls it, which a signal then reaches.
 become_ranks() {
-  case ${HVDCLIP_LAUNCH:-srun-pmix} in
-    srun-*)
-      local mpi=${HVDCLIP_LAUNCH:-srun-pmix}
-      # a rank that ends badly ends the others
-      # shellcheck disable=SC2086
-      exec srun --mpi="${mpi#srun-}" --kill-on-bad-exit=1 --wait=60 --unbuffered ${HVDCLIP_SRUN:-} "${srun_options[@]}" \
-        "${inside[@]}" "$@"
-      ;;
-    mpirun)
-      ((${#srun_options[@]} == 0)) || die "HVDCLIP_LAUNCH is mpirun; allowed with ${srun_options[0]}: srun-pmix, srun-pmi2"
-      ((EUID > 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-      PATH=$(dirname "$hvdclip"):$PATH exec mpirun --bind-to none -np "${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" "${inside[@]}" "$@"
-      ;;
-    *) die "HVDCLIP_LAUNCH is '$HVDCLIP_LAUNCH'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
-  esac
+  find_launcher
+  [[ ${launcher[0]} == mpirun ]] || exec "${launcher[@]}" --wait=60 --unbuffered "${srun_options[@]}" "${inside[@]}" "$@"
+  ((${#srun_options[@]} == 0)) || die "HVDCLIP_LAUNCH is mpirun; allowed with ${srun_options[0]}: srun-pmix, srun-pmi2"
+  ((EUID > 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  PATH=$(dirname "$hvdclip"):$PATH exec "${launcher[@]}" -np "${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" "${inside[@]}" "$@"
 }
 
 # train RUN CONFIG [key.path=value]...: train, or go on, in the run directory; and start the job again if that is due.

@@ -18,8 +18,8 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour and line style of the curve of that number: first all colours, then the next style."""
-    return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
+    """Colour and line style of the curve of that number; neighbours differ in both."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number % len(STYLES)]}
 
 
 def dress(figure: Figure) -> None:

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from hvdclip.report.look import COLOURS, STYLES, dress, save
+from hvdclip.report.look import dress, look, save
 from hvdclip.report.runs import Run
 
 POINTS = 80
@@ -31,14 +31,14 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
     axes[1][0].set(xlabel="local steps", ylabel="clip fraction", ylim=(-0.03, 1.03))
     axes[1][1].set(xlabel="round", ylabel="drift, mean $||x_i - \\bar x||$")
     for number, run in enumerate(runs):
-        look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number % len(STYLES)]}
+        style = look(number)
         totals = (run.series("samples"), run.total("round_s"), run.total("bytes"))
         for axis, total in zip(loss_axes, totals, strict=True):
-            _loss(axis, run, total, look)
-        _curve(axes[1][0], *thinned(run.series("step"), run.series("clip_fraction")), **look)
+            _loss(axis, run, total, style)
+        _curve(axes[1][0], *thinned(run.series("step"), run.series("clip_fraction")), **style)
         drift = run.series("drift")
         if (drift[np.isfinite(drift)] > 0).any():  # ranks of gradient methods never differ
-            _curve(axes[1][1], *thinned(run.series("round"), drift), **look)
+            _curve(axes[1][1], *thinned(run.series("round"), drift), **style)
     if all(run.mean("bytes") for run in runs):
         loss_axes[2].set_xscale("log")
         loss_axes[2].xaxis.set_minor_formatter(NullFormatter())
@@ -47,19 +47,19 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
     return save(figure, directory, "comparison")
 
 
-def _loss(axis: Axes, run: Run, total: np.ndarray, look: dict[str, Any]) -> None:
-    axis.plot(*(c.mean(axis=0) for c in thinned(total, run.series("loss"))), alpha=0.35, linewidth=1, **look)
+def _loss(axis: Axes, run: Run, total: np.ndarray, style: dict[str, Any]) -> None:
+    axis.plot(*(c.mean(axis=0) for c in thinned(total, run.series("loss"))), alpha=0.35, linewidth=1, **style)
     losses = run.validation("loss")
-    _curve(axis, run.at_evaluations(total), losses, marker="o", markersize=4, label=_counted(run), **look)
+    _curve(axis, run.at_evaluations(total), losses, marker="o", markersize=4, label=_counted(run), **style)
 
 
-def _curve(axis: Axes, x: np.ndarray, y: np.ndarray, **look: Any) -> None:
+def _curve(axis: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     """The mean over the runs (rows), and where there are several a band of one standard deviation."""
     place, mean = x.mean(axis=0), y.mean(axis=0)
-    axis.plot(place, mean, **look)
+    axis.plot(place, mean, **style)
     if len(y) > 1:
         spread = y.std(axis=0, ddof=1)
-        axis.fill_between(place, mean - spread, mean + spread, color=look["color"], alpha=0.15, linewidth=0)
+        axis.fill_between(place, mean - spread, mean + spread, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -119,11 +119,15 @@ class Study:
     @cached_property
     def held_out(self) -> set[tuple[int, int]]:
         """(N, I) of the points that the model has not been fitted to."""
-        return {(point.ranks, point.interval) for point in split(list(self.measured.values()))[1]}
+        return {(point.ranks, point.interval) for point in self._halves[1]}
 
     @cached_property
     def model(self) -> Model:
-        return fit(split(list(self.measured.values()))[0])
+        return fit(self._halves[0])
+
+    @cached_property
+    def _halves(self) -> tuple[list[Measured], list[Measured]]:
+        return split(list(self.measured.values()))
 
     def stragglers(self) -> Iterator[tuple[int, str, int, float]]:
         """(ranks, host, rank, its own work to the mean over the ranks), the median over all points of these ranks."""
