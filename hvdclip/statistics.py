@@ -162,7 +162,7 @@ class Statistics:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._fold()
-        self._mine[:] = state["mine"].numpy()
+        torch.from_numpy(self._mine).copy_(state["mine"])
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:

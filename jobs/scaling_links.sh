@@ -23,4 +23,5 @@ for rate in $rates; do
   lab run bash slurm/scaling.sbatch "$folder/$rate" "1 2 3 4" "$config" --intervals 1,4,16 "$@"
   until [[ -z $(lab run squeue --noheader) ]]; do sleep 2; done
   cat "$folder/$rate"/*-nodes.out
+  [[ -f $folder/$rate/report/report.html ]] || { echo "$0: the study over $rate has failed" >&2; exit 1; }
 done

@@ -14,7 +14,7 @@ done
 shift $(($# > 0))
 # in the allocation: the site's settings, the project's tools, then the command or a shell that has both
 # shellcheck disable=SC2016
-start='source slurm/job.sh; load_site; PATH=$(dirname "$hvdclip"):$PATH; export PATH; export -f launch become_ranks die; export hvdclip'
+start='source slurm/job.sh; load_site; PATH=$(dirname "$hvdclip"):$PATH; export PATH; export -f launch become_ranks find_launcher die; export hvdclip'
 if (($#)); then
   exec salloc "${options[@]}" bash -euc "$start; \"\$@\"" interactive "$@"
 fi

@@ -71,7 +71,7 @@ find_launcher() {
   # shellcheck disable=SC2206
   case $kind in
     mpirun) launcher=(mpirun --bind-to none) ;;
-    srun-*) launcher=(srun --mpi="${kind#srun-}" --kill-on-bad-exit=1 ${HVDCLIP_SRUN:-}) ;;
+    srun-*) launcher=(srun --mpi="${kind#srun-}" --kill-on-bad-exit=1 --wait=60 --unbuffered ${HVDCLIP_SRUN:-}) ;;
     *) die "HVDCLIP_LAUNCH is '$kind'; allowed: srun-pmix, srun-pmi2, mpirun" ;;
   esac
 }
@@ -85,7 +85,7 @@ launch_line() {
 # The same in place of the shell that calls it, which a signal then reaches.
 become_ranks() {
   find_launcher
-  [[ ${launcher[0]} == mpirun ]] || exec "${launcher[@]}" --wait=60 --unbuffered "${srun_options[@]}" "${inside[@]}" "$@"
+  [[ ${launcher[0]} == mpirun ]] || exec "${launcher[@]}" "${srun_options[@]}" "${inside[@]}" "$@"
   ((${#srun_options[@]} == 0)) || die "HVDCLIP_LAUNCH is mpirun; allowed with ${srun_options[0]}: srun-pmix, srun-pmi2"
   ((EUID > 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
   PATH=$(dirname "$hvdclip"):$PATH exec "${launcher[@]}" -np "${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" "${inside[@]}" "$@"

@@ -1,7 +1,8 @@
-"""Every command of the README and of docs/ is run, as it stands there.
+"""The commands of the README and of docs/ are run.
 
 A page's blocks are one script, in a folder that holds the project's files, with smaller configurations under the same
-names. What would take too long gets further options, given here; what another test runs, or cannot be run, is named.
+names. What would take too long gets further options, given here, and of what another test runs, that test is named, and
+the options are looked up.
 """
 
 import os
@@ -186,19 +187,22 @@ def test_every_command_is_run_somewhere():
         assert any(part in command for blocks in BLOCKS.values() for b in blocks for command in commands(b)), part
 
 
-INLINE = sorted(
+LOOKED_UP = sorted(
     {
         command
-        for text in PAGES.values()
-        for command in re.findall(r"`((?:mpirun -np \d+ |horovodrun -np \d+ )?hvdclip [a-z][^`|]* [^`|]*)`", text)
-        if "..." not in command
+        for name, text in PAGES.items()
+        for command in (
+            *re.findall(r"`((?:mpirun -np \d+ |horovodrun -np \d+ )?hvdclip [a-z][^`|]* [^`|]*)`", text),
+            *(command for block in BLOCKS[name] for command in commands(block) if _elsewhere(command)),
+        )
+        if "..." not in command and " hvdclip " in f" {command}"
     }
 )
 
 
-@pytest.mark.parametrize("line", INLINE)
-def test_commands_in_the_text_have_options_that_there_are(line):
-    """They are not run, since most tell how a figure was made, but each command and option is looked up."""
+@pytest.mark.parametrize("line", LOOKED_UP)
+def test_commands_have_options_that_there_are(line):
+    """Of those in the text, most of which tell how a figure was made, and of those that other tests run."""
     words = shlex.split(line)
     words = words[words.index("hvdclip") + 1 :]
     command = main

@@ -57,7 +57,9 @@ def test_all_ranks_know_who_was_slow(settings):
 
     of_ranks = hvdclip.simulate(run, ranks=3)
     for zeroth, *others in zip(*of_ranks, strict=True):
-        assert all(other["worked"] == zeroth["worked"] and other["slowest"] == 1 for other in others)
-        slept = 0.2 * settings.get("interval", 1)
-        assert slept <= zeroth["worked"][1] and max(zeroth["worked"][0], zeroth["worked"][2]) < slept
-        assert zeroth["waiting_s"] == pytest.approx(zeroth["worked"][1] - sum(zeroth["worked"]) / 3)
+        assert all(other["worked"] == zeroth["worked"] for other in others)
+        assert zeroth["worked"][1] >= 0.2 * settings.get("interval", 1), "as long as it slept"
+        assert zeroth["worked"][zeroth["slowest"]] == max(zeroth["worked"])
+        assert zeroth["waiting_s"] == pytest.approx(max(zeroth["worked"]) - sum(zeroth["worked"]) / 3)
+    worked = [sum(of_rank) for of_rank in zip(*(row["worked"] for row in of_ranks[0]), strict=True)]
+    assert worked[1] == max(worked), "another rank's turn, and its evaluations, are no work of one's own"

@@ -135,11 +135,11 @@ def test_what_is_no_run_or_study_has_no_report(tmp_path):
     assert damaged.exit_code == 2 and "study.json is damaged: it is no JSON" in damaged.output
 
 
-@pytest.mark.parametrize("text", ["", "{"])
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"3\n"])
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"])
 def test_a_damaged_run_is_named(tmp_path, name, text):
     place = write(tmp_path / "run", 1, [3.0, 2.0])
-    (place / name).write_text(text)
+    (place / name).write_bytes(text)
     for command in ("report", "plot"):
         refused = CliRunner().invoke(main, [command, str(place)])
         assert refused.exit_code == 2 and f"{place / name}" in refused.output and refused.output.count("\n") == 1

@@ -14,7 +14,8 @@ from launch import Launch, run_ranks
 
 from hvdclip.bench.link import fit, sizes
 from hvdclip.cli import main
-from hvdclip.launch.following import look
+from hvdclip.launch import slurm
+from hvdclip.launch.following import Queue, look
 from hvdclip.scaling.cost import Cost, Link
 from hvdclip.scaling.fit import Measured, errors, split
 from hvdclip.scaling.fit import fit as study_fit
@@ -128,6 +129,8 @@ def test_the_model_is_found_again_and_held_against_what_it_was_not_shown():
         assert cost.step == pytest.approx(step[n]) and cost.slack == pytest.approx(slack[n], abs=1e-9)
     assert model.alpha == pytest.approx(1e-3, rel=1e-6) and model.bandwidth == pytest.approx(1e8, rel=1e-6)
     assert model.link_error < 1e-9
+    alone = [dataclasses.replace(p, payload=0.0) if p.ranks == 1 else p for p in fitted]
+    assert study_fit(alone) == model, "one rank without a launcher hands over nothing"
     slower = [dataclasses.replace(p, seconds=1.2 * p.seconds) for p in held_out]
     assert errors(model, slower) == pytest.approx([1 / 1.2 - 1] * 3)
 
@@ -136,6 +139,8 @@ def test_what_a_fit_would_make_negative_is_zero():
     noisy = [Measured(2, 1, 0.099, 0.1, 0.0, 1e6), Measured(2, 16, 0.101, 0.1, 0.0, 1e6)]
     cost = study_fit(noisy).costs[2]
     assert cost.average == cost.slack == 0
+    steep = [Measured(2, i, 0.1, 0.0011 if i == 1 else 0.00027, 0.0, 1e6) for i in (1, 4)]
+    assert study_fit(steep).costs[2].step == 0.00027, "no line goes below zero"
     falling = [Measured(n, i, 0.1 + c / i, 0.1, 0.0, 1e6) for n, c in ((2, 0.02), (3, 0.01)) for i in (1, 16)]
     assert study_fit(falling).alpha == 0 or study_fit(falling).bandwidth is None
 
@@ -223,17 +228,25 @@ def _add_one_rank(out, before, command):
     assert [row.found for row in after.alone] == [row.found for row in before.alone]
     assert [row.interval for row in after.rows if row.ranks == 1] == [1, 2, 8]
     same = (out / "study.json").read_bytes()
-    refused = CliRunner().invoke(main, [*map(str, again[1:]), "--add", "algorithm.lr=0.5"])
-    assert refused.exit_code == 2 and "--add: algorithm.lr is 0.5; allowed with " in refused.output, refused.output
+    for more, said in (
+        ("algorithm.lr=0.5", "--add: algorithm.lr is 0.5; allowed with "),
+        ("--intervals=1,2", "--add: --intervals is [1, 2]; allowed with "),
+    ):
+        refused = CliRunner().invoke(main, [*map(str, again[1:]), "--add", more])
+        assert refused.exit_code == 2 and said in refused.output, refused.output
+    unlike = [word for word in map(str, again[1:]) if word != "--synthetic"]
+    refused = CliRunner().invoke(main, [*unlike, "--add"])
+    assert refused.exit_code == 2 and "--add: --synthetic is False; allowed with " in refused.output, refused.output
     assert (out / "study.json").read_bytes() == same
 
 
 def test_a_damaged_study_is_named(tmp_path):
-    for text in ("{", "{}", '{"ranks": {"2": {}}}', '{"ranks": {}}'):
+    bare = '{"ranks": {"2": {"points": [{}]}}, "alone": {"points": []}, "strong": false, "config": {}}'
+    for text in ("{", "{}", '{"ranks": {"2": {}}}', '{"ranks": []}', '{"ranks": {"x": {"points": []}}}', "3", bare):
         (tmp_path / "study.json").write_text(text)
         for command in (["report", str(tmp_path)], ["predict", "--study", str(tmp_path)]):
             refused = CliRunner().invoke(main, command)
-            assert refused.exit_code == 2 and "study.json is damaged: " in refused.output, refused.output
+            assert refused.exit_code == 2 and "study.json is damaged" in refused.output, refused.output
 
 
 @pytest.mark.parametrize(
@@ -357,3 +370,22 @@ def test_a_run_is_followed_to_its_end(tmp_path):
     assert said[0].startswith("running: rank 0 on ") and said[-1].startswith("stopped by the file STOP at step ")
     steps = [int(line.partition("; step ")[2].split()[0].replace(",", "")) for line in said[:-1] if "; step" in line]
     assert steps == sorted(steps) and steps[0] < steps[-1]
+
+
+def test_only_the_end_of_a_long_file_is_read(tmp_path):
+    run = RunDirectory(tmp_path)
+    lines = [json.dumps({"step": step, "text": "ö" * 50}, ensure_ascii=False) for step in range(5000)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 50')
+    steps = [row["step"] for row in run.last_rows("metrics.jsonl")]
+    assert steps == list(range(steps[0], 5000)) and 100 < len(steps) < 1000
+    assert run.last_rows("evals.jsonl") == []
+
+
+def test_squeue_is_asked_again_after_a_while_or_of_another_job(monkeypatch):
+    asked, now = [], [0.0]
+    monkeypatch.setattr(slurm, "state", lambda job: asked.append(job) or f"{job} RUNNING")
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    queue = Queue()
+    assert [queue.state("7"), queue.state("7"), queue.state("8")] == ["7 RUNNING", "7 RUNNING", "8 RUNNING"]
+    now[0] = 11.0
+    assert queue.state("8") == "8 RUNNING" and asked == ["7", "8", "8"]

@@ -257,9 +257,8 @@ def test_the_sweep_template_and_the_interactive_one(slurm_cluster, tmp_path):
         ]
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    said = slurm_cluster.run(
-        "slurm/interactive.sh", "--nodes=2", "--ntasks-per-node=1", "--", "launch", "hvdclip", "doctor"
-    )
+    in_a_shell = "echo 'launch hvdclip doctor' | slurm/interactive.sh --nodes=2 --ntasks-per-node=1"
+    said = slurm_cluster.run("bash", "-c", in_a_shell)
     assert re.search(r"ok +ranks +2: 1 on \S+1, 1 on \S+2", said), said
 
 

@@ -25,13 +25,13 @@ class Queue:
     """What squeue says of a job, which is asked once in a while only, since one daemon answers a whole cluster."""
 
     def __init__(self) -> None:
-        self._asked = -math.inf
+        self._job, self._asked = "", -math.inf
         self._said: str | None = None
 
     def state(self, job: str) -> str | None:
         now = time.monotonic()
-        if now > self._asked + BETWEEN_S:
-            self._asked, self._said = now, slurm.state(job)
+        if job != self._job or now > self._asked + BETWEEN_S:
+            self._job, self._asked, self._said = job, now, slurm.state(job)
         return self._said
 
 
@@ -86,9 +86,11 @@ class Sight:
             read = (last["samples"] - lines[0]["samples"]) / (seconds - lines[0]["round_s"])
             yield "samples/s", f"{read:,.0f}"
             yield "in communication", f"{sum(line['comm_s'] for line in lines) / seconds:.0%}"
+            # a delayed average may hide what ranks would wait for each other
             waits = known(line.get("waiting_s") for line in lines)
             if waits and last["ranks"] > 1:
-                yield "waiting for the slowest", f"{sum(waits) / seconds:.0%}"
+                waited = min(sum(waits), sum(line["comm_s"] for line in lines))
+                yield "waiting for the slowest", f"{waited / seconds:.0%}"
 
 
 def look(run: RunDirectory, asked: Queue | None = None) -> Sight:

@@ -111,6 +111,7 @@ class LocalMethod(Apart):
             assert self._before is not None
             state["hvdclip"]["under_way"] = {
                 "received": [tensor.clone() for tensor in self.exchange.message.received or ()],
+                "statistics": self.statistics.size,
                 "snapshot": [flat.clone() for flat in self._before.flats],
                 "buffers": [tensor.clone() for tensor in self._moving.then],
                 "closed": dict(self._closed),
@@ -132,6 +133,8 @@ class LocalMethod(Apart):
         self._under_way = self._arrived = self.statistics.answered = "under_way" in own
         if self._under_way:
             assert self._before is not None
+            if own["under_way"].get("statistics") != self.statistics.size:
+                raise ValueError("the average that was under way is laid out in another way: an older hvdclip saved it")
             self.exchange.message.restore(own["under_way"]["received"])
             torch._foreach_copy_(self._before.flats, own["under_way"]["snapshot"])
             self._moving.then = [tensor.to(self.space.device) for tensor in own["under_way"]["buffers"]]

@@ -143,7 +143,7 @@ def scaling_command(
     first = next(iter(configs.values()))
     batch = bad_input(lambda: _batch(first, numbers)) if strong else None
     if add:
-        bad_input(lambda: launching.check_addition(out, first.resolved, strong))
+        bad_input(lambda: launching.check_addition(out, first.resolved, list(configs), synthetic, strong))
     arguments = [str(config), *overrides, "--intervals", intervals, "--steps", str(steps), "--blocks", str(blocks)]
     console = terminal.console()
     told = launching.run([*arguments, *["--synthetic"] * synthetic], numbers, batch, out, launcher, add)
@@ -203,7 +203,9 @@ def target_command(
             except FloatingPointError:  # it diverges
                 steps = np.full(seeds, np.inf)
             found.append(target.Steps(n, interval, steps))
-            if real:
+            if real and not np.isfinite(steps[0]):
+                of_real.append(target.NEVER)
+            elif real:
                 run = out / f"real-ranks={n}-interval={interval}"
                 words = [str(config), *overrides, f"algorithm.interval={interval}", "--run-dir", str(run)]
                 bad_input(partial(_train, lines[n], words, run))

@@ -60,7 +60,8 @@ def fit(points: Sequence[Measured]) -> Model:
         raise ValueError("there is nothing to fit a model to")
     costs = {ranks: _cost([p for p in points if p.ranks == ranks]) for ranks in sorted({p.ranks for p in points})}
     averaging = {n: cost.average for n, cost in costs.items() if n > 1}
-    return Model(costs, *_link(averaging, points[0].payload))
+    # one rank alone hands over nothing
+    return Model(costs, *_link(averaging, max(point.payload for point in points)))
 
 
 def errors(model: Model, points: Sequence[Measured]) -> list[float]:
@@ -77,9 +78,11 @@ def _cost(points: Sequence[Measured]) -> Cost:
 
 
 def _intercept(x: Sequence[float], y: Sequence[float]) -> float:
-    """Where a least-squares line meets zero; the mean where it would fall, or where there is but one x."""
+    """Where a least-squares line meets zero; where it would fall, or go below zero, the mean or the least."""
     slope, start = np.polyfit(x, y, 1) if len(set(x)) > 1 else (0.0, 0.0)
-    return float(start) if slope > 0 else float(np.mean(y))
+    if slope <= 0:
+        return float(np.mean(y))
+    return float(start) if start > 0 else min(y)
 
 
 def _through_zero(x: ArrayLike, y: ArrayLike) -> float:

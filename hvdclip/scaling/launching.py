@@ -15,19 +15,26 @@ from typing import Any
 
 from hvdclip import durable
 from hvdclip.config import differences
+from hvdclip.scaling.points import SYNTHETIC
 from hvdclip.scaling.study import ALONE, STUDY, Study
 
 
-def check_addition(folder: Path, config: dict[str, Any], strong: bool) -> None:
-    """ValueError where the folder holds a study of something else than the resolved configuration."""
+def check_addition(
+    folder: Path, config: dict[str, Any], intervals: Sequence[int], synthetic: bool, strong: bool
+) -> None:
+    """ValueError where the folder holds a study of something else."""
     if not (folder / STUDY).exists():
         return
-    made = Study.read(folder).made
-    if made["strong"] != strong:
-        kinds = ("weak", "strong")
-        raise ValueError(f"--add: {folder} is of {kinds[made['strong']]} scaling; allowed: not {kinds[strong]}")
-    for key, then, now in differences(made["config"], config):
-        raise ValueError(f"--add: {key} is {now}; allowed with {folder}: {then}, as in the study there")
+    study = Study.read(folder)
+    then: dict[str, Any] = {
+        "--intervals": sorted({row.interval for row in study.alone}),
+        "--synthetic": any(row.data == SYNTHETIC for row in study.alone),
+        "--strong": study.made["strong"],
+    }
+    now: dict[str, Any] = {"--intervals": sorted(intervals), "--synthetic": synthetic, "--strong": strong}
+    for key, was, given in (*differences(then, now), *differences(study.made["config"], config)):
+        if key != "algorithm.interval":
+            raise ValueError(f"--add: {key} is {given}; allowed with {folder}: {was}, as in the study there")
 
 
 def run(
@@ -85,6 +92,8 @@ def launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
     threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     with log.open("w") as out:
         environment = os.environ | many | as_root | threads
+        if line and line[0] != "srun":
+            environment.pop("SLURM_NTASKS", None)  # fewer ranks than the job has tasks are no mistake here
         done = subprocess.run(
             [*line, sys.executable, "-m", "hvdclip", *command], env=environment, stdout=out, stderr=subprocess.STDOUT
         )

@@ -62,6 +62,7 @@ class Clocked:
         total, communicated = time.perf_counter() - began, ledger.seconds - communicated
         parts = self.seconds | {"communication": communicated}
         parts["step"] = total - sum(parts.values())
+        work = work if self.trainer.comm.rank == 0 else []  # which is the same on all ranks
         found = {"total": total, "parts": parts, "work": work, "samples": samples}
         of_host = bytes_sent() - sent if self.trainer.comm.local_rank == 0 else 0
         return found | {"bytes": ledger.bytes - handed, "sent": of_host}

@@ -38,7 +38,8 @@ def table(study: Study) -> Table:
 NOTES = (
     "samples/s: median over blocks; mean ±: half the 95 % interval of the mean",
     "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank",
-    "B/sample: what a rank hands over for each of its samples; wire: what has left the hosts, for each sample of all",
+    "B/sample: what a rank hands over for each of its samples",
+    "wire: what has left the hosts for each sample of all ranks, by the kernel's interfaces, which do not see RDMA",
     "predicted, ms a step: T_step + T_comm/I + slack/sqrt(I), fitted to the least and the largest I of each N (f)",
 )
 

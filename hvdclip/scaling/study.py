@@ -16,6 +16,7 @@ from hvdclip.scaling.points import REAL
 
 STUDY, ALONE = "study.json", "alone"
 RESAMPLES = 2000
+KEYS = {"interval", "data", "samples", "seconds", "parts", "work", "bytes", "sent"}  # of a point
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,13 @@ class Study:
         try:
             in_order = sorted((int(ranks), made["points"]) for ranks, made in found["ranks"].items())
             rows = [Row(ranks, point) for ranks, points in in_order for point in points]
-            return cls(found, rows, [Row(1, point) for point in found[ALONE]["points"]])
-        except (KeyError, TypeError):
-            raise ValueError(f"{file} is damaged: what bench scaling writes is not all there") from None
+            alone = [Row(1, point) for point in found[ALONE]["points"]]
+            whole = {"strong", "config"} <= found.keys() and all(row.found.keys() >= KEYS for row in (*rows, *alone))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{file} is damaged, or of another version: what bench scaling writes is not all there")
+        return cls(found, rows, alone)
 
     def base(self, data: str = REAL) -> float:
         """X(1): samples a second of one process without Horovod that reads the same, over the blocks of all I."""

@@ -48,8 +48,12 @@ class Real:
         evaluations, lines = run.rows(EVALS), run.rows(METRICS)
         watched = [row for row in evaluations if row["split"] == evaluations[0]["split"]]
         steps = _crossing(_column(watched, "step"), _column(watched, "loss"), loss)
-        at = np.interp(steps, _column(lines, "step"), _column(lines, "round_s").cumsum())
-        return cls(steps, float(at) if np.isfinite(steps) else float("inf"))
+        if not np.isfinite(steps):
+            return NEVER
+        return cls(steps, float(np.interp(steps, _column(lines, "step"), _column(lines, "round_s").cumsum())))
+
+
+NEVER = Real(float("inf"), float("inf"))
 
 
 def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:

@@ -24,7 +24,7 @@ FILES = (CONFIG, METRICS, EVALS, SUMMARY, "checkpoints", "plots", "report", "ten
 
 
 class RunDirectory:
-    """Names and formats of what a run leaves; see the README for the keys."""
+    """Names and formats of what a run leaves; see docs/first_run.md for the keys."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -68,8 +68,8 @@ class RunDirectory:
     def config(self) -> dict[str, Any]:
         """config.yaml; ValueError, saying so, for a damaged one, as of the other files."""
         try:
-            found = yaml.safe_load((self.path / CONFIG).read_text())
-        except yaml.YAMLError:
+            found = yaml.safe_load((self.path / CONFIG).read_bytes())
+        except (yaml.YAMLError, UnicodeDecodeError):
             raise ValueError(f"{self.path / CONFIG} is damaged: it is no YAML") from None
         if not isinstance(found, dict):
             raise ValueError(f"{self.path / CONFIG} is damaged: it holds no settings")
@@ -118,7 +118,7 @@ class RunDirectory:
 
     def _lines(self, name: str) -> list[str]:
         file = self.path / name
-        return file.read_text().splitlines() if file.exists() else []
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         durable.write_text(self.path / SUMMARY, as_json(summary, indent=2) + "\n")
@@ -135,7 +135,7 @@ class RunDirectory:
         file = self.path / SUMMARY
         if not file.exists():
             raise FileNotFoundError(f"{self.path} holds no finished run: there is no summary.json in it")
-        return _parsed(file.read_text(), file)
+        return _parsed(file.read_text(errors="replace"), file)
 
     def model_file(self, name: str) -> Path:
         """Where the model `final` or `best` is, or `last`, that of the newest checkpoint."""
@@ -167,9 +167,12 @@ def _whole(lines: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 def _parsed(text: str, file: Path) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except json.JSONDecodeError:
-        raise ValueError(f"{file} is damaged: {text[:40]!r} is no JSON") from None
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged: {text[:40]!r} is no object in JSON")
+    return found
 
 
 def load_model(file: Path) -> dict[str, Tensor]:
