@@ -22,6 +22,7 @@ from hvdclip import data, models
 from hvdclip.comm import Backend
 from hvdclip.methods import METHODS, Method, register
 from hvdclip.mistakes import describe, lines
+from hvdclip.models.undrawn import undrawn
 from hvdclip.problems import PROBLEMS
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -464,7 +465,7 @@ def _try_model(settings: dict[str, Any], mistakes: list[str]) -> None:
     if name not in (*models.LANGUAGE, *models.SAMPLES):
         return
     try:
-        with torch.device("meta"):
+        with undrawn():
             models.build(**settings, **fitting)
     except ValueError as error:
         mistakes.append(f"model.{error}")

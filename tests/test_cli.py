@@ -434,9 +434,15 @@ def test_a_progress_bar_where_a_terminal_stands_behind_the_launcher(tmp_path):
     assert "\x1b[" in text and "24/24" in text and "valid" in text and "<stdout>" not in text
 
 
-def test_the_command_starts_without_what_few_jobs_need():
+@pytest.mark.parametrize("job", ["configs/quadratics.yaml", "configs/quickstart.yaml"])
+def test_a_run_starts_without_what_few_jobs_need(job, tmp_path):
     """torch's compiler alone takes as long to import as all the rest, on every rank of every run."""
     heavy = ["torch._dynamo", "torchvision", "matplotlib", "jinja2", "horovod"]
-    code = f"import sys, hvdclip.cli; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    short = [*SMALL, "train.steps=2"] if "quickstart" in job else ["train.steps=2"]
+    arguments = ["train", job, *short, "checkpoint.every_steps=2", "--run-dir", str(tmp_path / "run")]
+    code = (
+        f"import sys, hvdclip.cli; hvdclip.cli.main({arguments}, standalone_mode=False); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hvdclip.comm import Communicator
 from hvdclip.models import build
+from hvdclip.models.undrawn import undrawn
 from hvdclip.statistics import Statistics
 
 Shape = tuple[int, ...]
@@ -17,7 +18,7 @@ Shape = tuple[int, ...]
 
 def awd_lstm() -> list[Shape]:
     """The AWD-LSTM for the Penn Treebank's 10,000 words: few tensors, large ones."""
-    with torch.device("meta"):
+    with undrawn():
         return [tuple(p.shape) for p in build("awd_lstm", vocabulary=10_000).parameters()]
 
 

@@ -18,6 +18,7 @@ from hvdclip.messages import Rider
 from hvdclip.methods.agreement import check_agreement, kind
 from hvdclip.methods.groups import Parameters, trainable_groups
 from hvdclip.methods.settings import CommonSettings
+from hvdclip.methods.torch_optimizer import TorchOptimizer
 from hvdclip.numbers import Number, finite_or_zero, is_bad, on_host
 from hvdclip.stack import kit_of
 
@@ -26,7 +27,7 @@ class NonFiniteGradient(FloatingPointError):
     """A gradient was not finite on some rank; raised on every rank, naming rank and step."""
 
 
-class Method(torch.optim.Optimizer):
+class Method(TorchOptimizer):
     """A distributed optimizer: `step()` moves x by one gradient and communicates when the method says so.
 
     Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient in
