@@ -348,6 +348,8 @@ def test_a_run_that_is_over_is_told_once(tmp_path):
     assert "samples/s" in said
     rows = look(RunDirectory(run)).picture().renderables
     assert len(rows) == 4, "what it is, its progress, its evaluations, its ranks"
+    (run / "metrics.jsonl").unlink()
+    assert look(RunDirectory(run)).text() == "done at step 400", "as before the first line"
     nothing = CliRunner().invoke(main, ["watch", str(tmp_path / "none")])
     assert nothing.exit_code == 2 and "none holds no run" in nothing.output
 

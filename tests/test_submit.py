@@ -81,14 +81,14 @@ def test_a_submitted_job_is_the_same_as_under_mpirun(slurm_cluster, tmp_path, no
     )
     job = re.findall(r"submitted job (\d+): on (\d) nodes", said)[0]
     assert job[1] == str(nodes)
+    watched = slurm_cluster.run("hvdclip", "watch", str(tmp_path / "slurm"), "--every=0.5", timeout=90).splitlines()
+    assert watched[0].startswith(f"job {job[0]}: {job[0]} ") and "done at step 16; step 16 round " in watched[-1], (
+        watched
+    )
     run_ranks(
         [HVDCLIP, "train", "configs/quickstart.yaml", *small, "--run-dir", str(tmp_path / "mpirun")],
         nodes * tasks,
         cwd=PROJECT,
-    )
-    watched = slurm_cluster.run("hvdclip", "watch", str(tmp_path / "slurm"), "--every=0.5", timeout=90).splitlines()
-    assert watched[0].startswith(f"job {job[0]}: {job[0]} ") and "done at step 16; step 16 round " in watched[-1], (
-        watched
     )
     ours, theirs = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("slurm", "mpirun"))
     assert ours["exit"] == "done" and ours["ranks"] == nodes * tasks

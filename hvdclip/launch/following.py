@@ -54,7 +54,9 @@ class Sight:
         """In one line."""
         told = [self.heading] if self.heading else []
         told.append("has not begun" if self.found is None else self.found.text)
-        return "; ".join(told + [" ".join(f"{key} {value}" for key, value in self._progress())] * bool(self.lines))
+        if self.lines:
+            told.append(" ".join(f"{key} {value}" for key, value in self._progress()))
+        return "; ".join(told)
 
     def picture(self) -> Group:
         parts: list[Any] = [

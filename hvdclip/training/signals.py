@@ -41,11 +41,16 @@ class Signals:
         os.write(self._write, b"\0")
 
     def end(self, handler: signal.Handlers | None = None) -> None:
-        """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter."""
+        """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter.
+
+        SIGUSR2 does not end the process any more: SLURM may send it when all that is left is the exit.
+        """
         global _heard_here
         _heard_here = False
         for number, before in self._before.items():
             signal.signal(number, handler or before or signal.SIG_DFL)
+        if self._before[signal.SIGUSR2] is signal.SIG_DFL:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._read)
         os.close(self._write)
