@@ -73,7 +73,7 @@ def test_logistic_regression_on_ten_ranks(data, algorithm, printed):
 @pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "ranks"), [("cancelling", 2), ("quartics", 2), pytest.param("logistic", 10, marks=needs_libsvm)]
+    ("name", "ranks"), [("cancelling", 2), ("quartics", 2), pytest.param("logistic", 4, marks=needs_libsvm)]
 )
 @pytest.mark.timeout(900)
 def test_real_ranks_take_the_same_way(name, ranks, tmp_path):

@@ -220,7 +220,8 @@ def _hold_against_real_runs(out, study, folder):
 
 
 def _add_one_rank(out, before, command):
-    again = [HVDCLIP, *command, "--ranks", "1", "--intervals", "1,2,8", "--steps", "8", "--blocks", "1", "--out", out]
+    how = ["--intervals", "1,2,8", "--synthetic", "--steps", "8", "--blocks", "1"]
+    again = [HVDCLIP, *command, "--ranks", "1", *how, "--out", out]
     done = subprocess.run([*again, "--add"], cwd=PROJECT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and "without Horovod\n" not in done.stdout, done.stdout + done.stderr
     after = Study.read(out)

@@ -6,7 +6,8 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -56,8 +57,18 @@ class Signals:
         os.close(self._write)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Inside, what asks to stop waits, and so it does in a process that is forked there, until that lets it through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class InWorker:
-    """A DataLoader's worker_init_fn: what is sent to the whole process group does not end the worker.
+    """A DataLoader's worker_init_fn: what is sent to the whole process group does not end the worker, begun in `held`.
 
     Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker.
     """

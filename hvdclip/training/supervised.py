@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hvdclip.comm import Communicator
 from hvdclip.training import randomness
-from hvdclip.training.signals import InWorker
+from hvdclip.training.signals import InWorker, held
 from hvdclip.training.task import Batch, Evaluation, Task
 
 
@@ -106,7 +106,8 @@ class Supervised(Task):
 
 def _after(number: int, loader: Iterable[Any]) -> Iterator[Any]:
     """The loader's batches without its first ones."""
-    batches = iter(loader)
+    with held():
+        batches = iter(loader)
     for _ in itertools.islice(batches, number):
         pass
     return batches
