@@ -52,6 +52,8 @@ def findings(study: Study) -> Iterator[str]:
         rate = model.bandwidth / 1.25e8
         off = "" if model.link_error is None else f" (median error {model.link_error:.0%})"
         yield f"the averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop{off}"
+    elif model.alpha is not None:
+        yield "no one link with a latency and a bandwidth explains the averages of all numbers of ranks"
     for ranks, cost in model.costs.items():
         if ranks > 1:
             times = (f"{1e3 * part:.3g}" for part in (cost.step, cost.average, cost.slack))
