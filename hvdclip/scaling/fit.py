@@ -70,19 +70,15 @@ def errors(model: Model, points: Sequence[Measured]) -> list[float]:
 
 
 def _cost(points: Sequence[Measured]) -> Cost:
-    """The step and the slack as measured, the round from what is left of the time: its average, and own work for it."""
-    step = _intercept([1 / point.interval for point in points], [point.work for point in points])
+    """The step and the slack as measured, the round from what is left of the time: its average, and own work for it.
+
+    Own work of a round weighs least where I is largest; where noise says otherwise the mean over all I is the step.
+    """
+    rarest = max(points, key=lambda point: point.interval)
+    step = min(rarest.work, float(np.mean([point.work for point in points])))
     slack = _through_zero([1 / math.sqrt(point.interval) for point in points], [point.slack for point in points])
     left = [point.seconds - step - slack / math.sqrt(point.interval) for point in points]
     return Cost(step, _through_zero([1 / point.interval for point in points], left), slack)
-
-
-def _intercept(x: Sequence[float], y: Sequence[float]) -> float:
-    """Where a least-squares line meets zero; where it would fall, or go below zero, the mean or the least."""
-    slope, start = np.polyfit(x, y, 1) if len(set(x)) > 1 else (0.0, 0.0)
-    if slope <= 0:
-        return float(np.mean(y))
-    return float(start) if start > 0 else min(y)
 
 
 def _through_zero(x: ArrayLike, y: ArrayLike) -> float:
