@@ -854,3 +854,17 @@ def test_warm_up_by_gradients_needs_one_gradient_a_step():
         "ian_sgd",
         **settings,
     )
+
+
+def test_an_average_under_way_that_an_older_hvdclip_has_saved_is_refused():
+    model = torch.nn.Linear(2, 1)
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=1.0, interval=3, overlap="delayed", delay=2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    state = optimizer.state_dict()
+    optimizer.load_state_dict(state)
+    del state["hvdclip"]["under_way"]["statistics"]
+    with pytest.raises(ValueError, match="an older hvdclip saved it"):
+        optimizer.load_state_dict(state)
