@@ -208,9 +208,9 @@ def _hold_against_real_runs(out, study, folder):
     rows = [line.strip("│").split("│") for line in done.stdout.splitlines() if line.startswith("│ 2")]
     for (_, interval, simulated, _, seconds, steps, taken, off), expected in zip(rows, (1, 8), strict=True):
         assert int(interval) == expected and steps.strip() == simulated.strip() != "never"
-        run = RunDirectory(folder / f"real-ranks=2-interval={expected}")
+        run = folder / f"real-ranks=2-interval={expected}"
         of_run = Real.of(run, 3)
-        assert run.summary()["ranks"] == 2 and 0 < of_run.seconds < run.summary()["seconds"]
+        assert RunDirectory(run).summary()["ranks"] == 2 and 0 < of_run.seconds < RunDirectory(run).summary()["seconds"]
         predicted = of_run.steps * study.model.at(2, expected)
         assert float(taken) == pytest.approx(of_run.seconds, rel=0.01)
         assert float(seconds.strip(" *")) == pytest.approx(predicted, rel=0.02)

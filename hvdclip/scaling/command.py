@@ -19,7 +19,6 @@ from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
-from hvdclip.training.rundir import RunDirectory
 
 if TYPE_CHECKING:
     from hvdclip.scaling.target import Costs
@@ -209,7 +208,7 @@ def target_command(
                 run = out / f"real-ranks={n}-interval={interval}"
                 words = [str(config), *overrides, f"algorithm.interval={interval}", "--run-dir", str(run)]
                 bad_input(partial(_train, lines[n], words, run))
-                of_real.append(target.Real.of(RunDirectory(run), loss))
+                of_real.append(target.Real.of(run, loss))
     console = terminal.console()
     console.print(target.table(found, costs, loss, of_real))
     for file in target.plot(found, costs, loss, out, of_real):

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from rich.table import Table
 
+from hvdclip.report import runs
 from hvdclip.report.look import dress, look, save
 from hvdclip.scaling.cost import Cost
 from hvdclip.simulation.trace import Trace
-from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 Costs = dict[str, Callable[[int], Cost]]  # by the link's name, the cost on N ranks
 
@@ -44,20 +43,15 @@ class Real:
     seconds: float
 
     @classmethod
-    def of(cls, run: RunDirectory, loss: float) -> Real:
-        evaluations, lines = run.rows(EVALS), run.rows(METRICS)
-        watched = [row for row in evaluations if row["split"] == evaluations[0]["split"]]
-        steps = _crossing(_column(watched, "step"), _column(watched, "loss"), loss)
+    def of(cls, run: Path, loss: float) -> Real:
+        (found,) = runs.read([run])
+        steps = _crossing(found.validation("step")[0], found.validation("loss")[0], loss)
         if not np.isfinite(steps):
             return NEVER
-        return cls(steps, float(np.interp(steps, _column(lines, "step"), _column(lines, "round_s").cumsum())))
+        return cls(steps, float(np.interp(steps, found.series("step")[0], found.total("round_s")[0])))
 
 
 NEVER = Real(float("inf"), float("inf"))
-
-
-def _column(rows: Sequence[dict[str, Any]], key: str) -> np.ndarray:
-    return np.array([row[key] for row in rows], dtype=float)
 
 
 def steps_to(trace: Trace, loss: float) -> np.ndarray:
