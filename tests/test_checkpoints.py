@@ -221,6 +221,29 @@ def test_what_was_being_written_is_removed_and_what_is_damaged_is_set_aside(run)
     assert found(run).manifest.step == 30
 
 
+def test_a_failed_one_is_removed_after_every_rank_has_done_with_it(run, monkeypatch):
+    """What a rank writes into a folder that is being removed stays, and would be taken for part of the next try."""
+    done, write_text, rmtree = [], durable.write_text, shutil.rmtree
+
+    def slow(path, text):
+        if path.name == "rank-00001.json":
+            time.sleep(0.2)
+            done.append("noted")
+        return write_text(path, text)
+
+    def remove(path, **how):
+        done.append("removed")
+        rmtree(path, **how)
+
+    monkeypatch.setattr(durable, "write_text", slow)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    (run.path / METRICS).write_text("too short")
+    said = []
+    assert write(run, said, (40,), lines=run.path) == (0, 1) and len(said) == 1
+    assert "noted" in done and done[-1] == "removed" and not run.checkpoints.part(40).exists()
+    assert write(run, said, (40,)) == (1, 0) and len(said) == 1
+
+
 # what cannot be written
 
 

@@ -74,7 +74,10 @@ class Writer:
         """Wait until what was started is on the disk, or has failed; all ranks must call it."""
         if self._thread is None:
             return
-        self._written.wait()
+        if self.comm.rank == 0:
+            self._written.wait()
+        else:
+            self._thread.join()  # nobody writes in the part once the ranks have met
         # so rank 0 hears of every rank, also where notes cannot be written or are slow to be seen
         self._everyones = self.comm.gather(self._note, "checkpoint")
         self._thread.join()
