@@ -305,6 +305,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror or error}; hvdclip configs lists those that come along") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply to be read") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no sections; valid are {', '.join(SECTIONS)}")
     return raw
@@ -319,6 +321,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {text!r} is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: its value is nested too deeply to be read") from None
     for key in keys[:-1]:
         inside = raw.get(key)
         raw[key] = {"name": inside} if isinstance(inside, str) else copy.copy(inside or {})

@@ -11,14 +11,11 @@ import digits
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
+from command import hvdclip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hvdclip import endings
 from hvdclip.checkpoints import Store
-from hvdclip.cli import main
-from hvdclip.training import watch
 
 CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in Path("configs").glob("*.yaml")}
 # What no setting of any section takes.
@@ -30,27 +27,15 @@ NEVER = (
 )
 
 
-class Ended(SystemExit):
-    """os._exit, which would end the tests."""
-
-
-@pytest.fixture(autouse=True)
-def no_hard_exit(monkeypatch):
-    def end(code):
-        raise Ended(code)
-
-    monkeypatch.setattr(endings.os, "_exit", end)
-    monkeypatch.setattr(watch.os, "_exit", end)
-
-
 def refused(*arguments):
     """What the command says; it must end with status 2 and say all in lines of its own."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, (arguments, result.exit_code, result.output, result.exception)
-    lines = result.output.splitlines()
-    assert lines and all(line.startswith("hvdclip: ") for line in lines), (arguments, result.output)
+    done = hvdclip(*arguments, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, (arguments, done.returncode, said)
+    lines = said.splitlines()
+    assert lines and all(line.startswith("hvdclip: ") for line in lines), (arguments, said)
     assert not any("Traceback" in line for line in lines)
-    return result.output
+    return said
 
 
 def generated(examples):
@@ -108,12 +93,18 @@ def test_files_that_are_no_configuration(name, seed, tmp_path_factory):
     broken = [
         b"", b"\xff\xfe" + text, text.replace(b":", b"", 1), b"- " + text, text[: text.index(b"train")],
         draw.randbytes(200), text + b"\n\t: [", text.replace(b"algorithm:", b"algorithm: &a [*a"),
-        b"!!python/object/apply:os.system ['touch " + bytes(folder / "pwned") + b"']", b"[" * 5000,
+        b"!!python/object/apply:os.system ['touch " + bytes(folder / "pwned") + b"']",
     ]  # fmt: skip
     file = folder / "broken.yaml"
     file.write_bytes(draw.choice(broken))
     refused("train", file, "--run-dir", folder / "run")
     assert os.listdir(folder) == ["broken.yaml"]
+
+
+def test_what_is_nested_too_deeply(tmp_path):
+    (tmp_path / "deep.yaml").write_text("[" * 600)
+    assert "deep.yaml is nested too deeply" in refused("train", tmp_path / "deep.yaml")
+    assert "data: its value is nested too deeply" in refused("train", "configs/quickstart.yaml", "data=" + "[" * 600)
 
 
 @given(
@@ -178,9 +169,7 @@ def broken(content, draw):
 def test_small_data_are_read(name, tmp_path):
     write, arguments = SMALL[name]
     write(tmp_path)
-    arguments = [f"configs/{name}.yaml", *arguments, f"data.root={tmp_path}", "--run-dir", str(tmp_path / "run")]
-    result = CliRunner().invoke(main, ["train", *arguments])
-    assert result.exit_code == 0, result.output
+    hvdclip("train", f"configs/{name}.yaml", *arguments, f"data.root={tmp_path}", "--run-dir", tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -196,8 +185,8 @@ def test_broken_data(name, seed, tmp_path_factory):
     file.write_bytes(content)
     run = root / "run"
     line = ["train", f"configs/{name}.yaml", *arguments, f"data.root={root}", "--run-dir", str(run)]
-    result = CliRunner().invoke(main, line)
-    if result.exit_code != 0 or how == "empty" or (name == "mnist" and how in ("cut", "noise", "zeros")):
+    done = hvdclip(*line, check=False)
+    if done.returncode != 0 or how == "empty" or (name == "mnist" and how in ("cut", "noise", "zeros")):
         refused(*line)
         assert not run.exists()
 
@@ -209,9 +198,7 @@ def test_broken_data(name, seed, tmp_path_factory):
 def saved(tmp_path_factory):
     """A run of two checkpoints that has been cut off."""
     run = tmp_path_factory.mktemp("saved") / "run"
-    arguments = [*QUADRATICS, "--run-dir", str(run)]
-    result = CliRunner().invoke(main, ["train", *arguments])
-    assert result.exit_code == 0, result.output
+    hvdclip("train", *QUADRATICS, "--run-dir", run)
     (run / "summary.json").unlink()
     return run
 

@@ -11,13 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command
 import pytest
 import torch
-from click.testing import CliRunner
 from launch import run_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from hvdclip.cli import main
 
 HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
 PROJECT = Path(__file__).parent.parent
@@ -29,6 +27,9 @@ METRICS = {
 
 
 def hvdclip(*arguments, ranks=1, launcher="alone", check=True, cwd=PROJECT, timeout=120):
+    """As a process of its own where it has several ranks or imports what is in its folder."""
+    if launcher == "alone" and cwd == PROJECT:
+        return command.hvdclip(*arguments, check=check)
     return run_ranks([HVDCLIP, *map(str, arguments)], ranks, launcher, cwd=cwd, check=check, timeout=timeout)
 
 
@@ -126,10 +127,9 @@ def test_tensorboard_files_if_asked_for(tmp_path):
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
     arguments = ["configs/quadratics.yaml", "train.steps=20", "train.evaluate_every_steps=20", "log.tensorboard=true"]
     arguments += ["checkpoint.every_steps=8", "--run-dir", str(tmp_path / "run")]
-    assert CliRunner().invoke(main, ["train", *arguments]).exit_code == 0
+    hvdclip("train", *arguments)
     (tmp_path / "run/summary.json").unlink()
-    resumed = CliRunner().invoke(main, ["train", *arguments, "--resume"])
-    assert resumed.exit_code == 0 and "goes on from step 16" in resumed.output
+    assert "goes on from step 16" in hvdclip("train", *arguments, "--resume").stdout
     events = EventAccumulator(str(tmp_path / "run/tensorboard"))
     events.Reload()
     assert [scalar.step for scalar in events.Scalars("train/loss")] == [4, 8, 12, 16, 20]
@@ -141,8 +141,8 @@ def test_tensorboard_on_a_full_disk_ends_no_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     arguments = ["configs/quadratics.yaml", "train.steps=20", "log.tensorboard=true"]
-    done = CliRunner().invoke(main, ["train", *arguments, "--run-dir", str(tmp_path / "run")])
-    assert done.exit_code == 0 and done.output.count("TensorBoard's file: [Errno 28] No space left") == 1
+    done = hvdclip("train", *arguments, "--run-dir", tmp_path / "run")
+    assert done.stderr.count("TensorBoard's file: [Errno 28] No space left") == 1
 
 
 @pytest.mark.slow
@@ -347,8 +347,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, argumen
     if "train.device=cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     monkeypatch.chdir(PROJECT)
-    done = CliRunner().invoke(main, ["train", *arguments, "--run-dir", str(tmp_path / "run")])
-    assert done.exit_code == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
+    done = hvdclip("train", *arguments, "--run-dir", tmp_path / "run", check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()
 
 

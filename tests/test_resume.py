@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+from command import hvdclip
 from disks import file_system
 from kills import HVDCLIP, LANGUAGE, PROBLEM, PROJECT, Job, has_come_to, read
 from launch import run_ranks
@@ -83,9 +84,11 @@ SHORT = ["configs/quadratics.yaml", "data.dimension=5", "train.steps=40", "train
 SHORT += ["checkpoint.every_steps=16"]
 
 
-def train(run, *more, ranks=1, launcher="alone", check=True):
-    command = [HVDCLIP, "train", *SHORT, *more, "--run-dir", str(run)]
-    return run_ranks(command, ranks, launcher, cwd=PROJECT, check=check)
+def train(run, *more, ranks=1, check=True):
+    line = ["train", *SHORT, *more, "--run-dir", str(run)]
+    if ranks == 1:
+        return hvdclip(*line, check=check)
+    return run_ranks([HVDCLIP, *line], ranks, "mpirun", cwd=PROJECT, check=check)
 
 
 def resume(run, *more, **how):
@@ -128,7 +131,7 @@ def test_without_a_checkpoint_it_starts_from_step_0_and_says_so(small, tmp_path)
 
 
 def test_resume_needs_to_know_of_which_run():
-    done = run_ranks([HVDCLIP, "train", *SHORT, "--resume"], 1, "alone", cwd=PROJECT, check=False)
+    done = hvdclip("train", *SHORT, "--resume", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--resume needs --run-dir" in done.stderr
 
 
@@ -164,8 +167,7 @@ def test_what_does_no_harm_may_change(run, small):
 @pytest.mark.ranks
 def test_another_number_of_ranks_is_said_aloud_or_refused(run):
     (run / "summary.json").unlink()
-    two = {"ranks": 2, "launcher": "mpirun"}
-    said = resume(run, **two)
+    said = resume(run, ranks=2)
     assert "it was on 1 rank and is on 2 now: the data are shared out anew" in said
     found = read(run)
     assert [line["step"] for line in found["metrics"]] == list(range(4, 41, 4)) and found["step"] == 40
@@ -173,16 +175,16 @@ def test_another_number_of_ranks_is_said_aloud_or_refused(run):
     momentum = run.parent / "momentum"
     train(momentum, "algorithm.momentum=0.9")
     (momentum / "summary.json").unlink()
-    assert refused(momentum, "algorithm.momentum=0.9", **two) == [
+    assert refused(momentum, "algorithm.momentum=0.9", ranks=2) == [
         "hvdclip: the run was on 1 rank and cannot go on on 2: each rank of celgc keeps its own momentum; "
         "checkpoint.other_ranks: reset begins that anew"
     ]
-    said = resume(momentum, "algorithm.momentum=0.9", "checkpoint.other_ranks=reset", **two)
+    said = resume(momentum, "algorithm.momentum=0.9", "checkpoint.other_ranks=reset", ranks=2)
     assert "goes on from step 32" in said and read(momentum)["step"] == 40
 
 
 def evaluate(*arguments, check=True):
-    done = run_ranks([HVDCLIP, "eval", *map(str, arguments)], 1, "alone", cwd=PROJECT, check=check)
+    done = hvdclip("eval", *arguments, check=check)
     return [float(loss) for loss in re.findall(r"loss (\S+)", done.stdout)] if check else done
 
 

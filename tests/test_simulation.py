@@ -7,19 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from command import hvdclip
 from launch import run_ranks
 from test_costs import NEEDED
 
 from hvdclip import simulation
-from hvdclip.cli import main
 from hvdclip.config import ConfigError, check
 from hvdclip.methods import METHODS
 from hvdclip.simulation.run import one_by_one, stacked, vectorises
 from hvdclip.simulation.trace import Trace
 
 PROJECT = Path(__file__).parent.parent
-HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
 RULES = {name: NEEDED.get(name, {}) for name in METHODS} | {
     "ef21_norm": {},
     "sketched": {"gamma": 0.1, "width": 3, "server_lr": 0.1},
@@ -99,8 +97,8 @@ def test_what_is_each_ranks_own_is_not_stacked():
 def test_a_divergence_is_one_line(monkeypatch):
     monkeypatch.chdir(PROJECT)
     line = ["configs/quartics.yaml", "algorithm.lr=5", "algorithm.gamma=1000", "train.steps=40"]
-    done = CliRunner().invoke(main, ["simulate", *line])
-    assert done.exit_code == 1 and re.match(r"hvdclip: N = 2: the gradient is not finite on .* rank", done.stderr)
+    done = hvdclip("simulate", *line, check=False)
+    assert done.returncode == 1 and re.match(r"hvdclip: N = 2: the gradient is not finite on .* rank", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -153,7 +151,7 @@ def test_a_target_is_reached_by_the_mean_of_the_squares():
 def test_the_command(tmp_path):
     line = ["simulate", "configs/quadratics.yaml", "train.steps=240", "--ranks", "64,256,1024", "--intervals", "1,4"]
     options = ["--seeds", "4", "--target", "0.3", "--scale-lr", "--out", str(tmp_path)]
-    shown = run_ranks([HVDCLIP, *line, *options], 1, "alone", cwd=PROJECT).stdout
+    shown = hvdclip(*line, *options).stdout
     rows = [row.split() for row in shown.splitlines() if re.match(r" *(64|256|1,024) ", row)]
     assert [row[:2] for row in rows] == [[n, i] for i in "14" for n in ("64", "256", "1,024")]
     assert -1.15 < float(re.search(r"slope (-?[\d.]+)", shown)[1]) < -0.8
@@ -175,8 +173,8 @@ def test_the_command(tmp_path):
 )
 def test_bad_input_is_one_line(arguments, said, monkeypatch):
     monkeypatch.chdir(PROJECT)
-    done = CliRunner().invoke(main, ["simulate", *arguments])
-    assert done.exit_code == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.output
+    done = hvdclip("simulate", *arguments, check=False)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def test_a_point_goes_with_problems_only():
