@@ -37,7 +37,9 @@ class Stack(Communicator):
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         return [value] * self.size
 
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
+    def start_average_(
+        self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
+    ) -> Waiting[None]:
         raise NotImplementedError("stacked ranks meet in messages only")
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
@@ -54,10 +56,10 @@ class Stack(Communicator):
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         shifts = {shift % self.size: shift for shift in (0, 1, -1)}  # one neighbour twice counts once
         payload = sum(t[..., 0, :].numel() * t.element_size() for t in tensors) // len(tensors[0])
-        with self.ledger.entry(purpose, 0, payload * (len(shifts) - 1)) as cost:
-            for tensor in tensors:
-                tensor.copy_(torch.stack([tensor.roll(shift, dims=-2) for shift in shifts.values()]).mean(dim=0))
-        return cost[0]
+        self.ledger.begin(purpose)
+        for tensor in tensors:
+            tensor.copy_(torch.stack([tensor.roll(shift, dims=-2) for shift in shifts.values()]).mean(dim=0))
+        return self.ledger.end(purpose, 0, payload * (len(shifts) - 1))
 
 
 class StackedVector(Vector):
@@ -119,14 +121,14 @@ class StackedMessage(Message):
         itemsize = space.parameters[0].element_size()
         self.payload = (vectors * space.size + sum(rider.size for rider in riders)) * itemsize
 
-    def start(self, purpose: str = "round") -> None:
+    def start(self, purpose: str = "round", meanwhile: bool = True) -> None:
         self.purpose = purpose
 
     def wait(self) -> None:
-        with self.comm.ledger.entry(self.purpose, 1, self.payload) as cost:
-            for flat in (vector.flats[0] for vector in self.vectors):
-                flat.copy_(flat.mean(dim=-2, keepdim=True).expand_as(flat))
-        self.cost = cost[0]
+        self.comm.ledger.begin(self.purpose)
+        for flat in (vector.flats[0] for vector in self.vectors):
+            flat.copy_(flat.mean(dim=-2, keepdim=True).expand_as(flat))
+        self.cost = self.comm.ledger.end(self.purpose, 1, self.payload)
 
     def finish(self) -> None:
         for statistics in self.statistics:
@@ -171,7 +173,7 @@ class StackedStatistics(Statistics):
         self.pack(tail)
         tail[NORM] /= self.seeds
         self.unpack(tail / self.ranks)
-        self.worked = []  # by itself no row does
+        self._paces_known = False  # by itself no row works
 
 
 class Kit(NamedTuple):

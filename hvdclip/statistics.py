@@ -17,7 +17,7 @@ COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
 SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
-ASKED = [SUMS.index(request) for request in REQUESTS]
+ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 # Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
 PER_OCTAVE, LEAST, MOST = 8, -20, 20
@@ -38,12 +38,12 @@ class Statistics:
     def __init__(self, comm: Communicator):
         self.rank, self.ranks = comm.rank, comm.size
         self.size = len(SUMS) + self.ranks + BINS + self.ranks
-        sent = np.zeros(self.size)
-        self._mine, self._paces = sent[: -self.ranks], sent[-self.ranks :]
-        self._staged = torch.from_numpy(sent)  # the same memory
-        self._agreed = [0.0] * len(self._mine)  # means over the ranks
+        self._sent = np.zeros(self.size)
+        self._agreed = self._sent  # means over the ranks, once there was a message
+        self._mine, self._paces = self._sent[: -self.ranks], self._sent[-self.ranks :]
+        self._tail: Tensor | None = None
         self.pace = Pace(comm.ledger)
-        self.worked: list[float] = []  # each rank's seconds of own work up to the last message
+        self._paces_known = False
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Number] = []
         self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
@@ -80,7 +80,10 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._paces[self.rank] = self.pace.lap()
-        tail.copy_(self._staged)
+        if tail.is_cpu:
+            self._memory_of(tail)[:] = self._sent
+        else:
+            tail.copy_(torch.from_numpy(self._sent))
         self._mine.fill(0)
         self._common.clear()
 
@@ -103,15 +106,28 @@ class Statistics:
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        means = tail.tolist()
-        self._agreed, paces = means[: -self.ranks], means[-self.ranks :]
-        self.worked = [seconds * self.ranks for seconds in paces]
-        slots = self._agreed[len(SUMS) : len(SUMS) + self.ranks]
-        self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(slots) if step > 0}
-        self.overflowed = self._agreed[OVERFLOWED] > 0
-        if not self.answered:
-            self.asked |= {request for request in REQUESTS if self._agreed[SUMS.index(request)] > 0}
+        self._agreed = self._memory_of(tail).copy() if tail.is_cpu else tail.cpu().numpy()
+        self._paces_known = True
+        # numbers of Python's, since a message would feel an operation of NumPy's
+        self.overflowed = self._agreed.item(OVERFLOWED) > 0
+        self.failed = {}
+        failed = self._agreed[len(SUMS) : len(SUMS) + self.ranks].tolist()
+        if any(failed):
+            self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(failed) if step > 0}
+        asked = self._agreed[ASKED].tolist()
+        if any(asked) and not self.answered:
+            self.asked |= {request for request, share in zip(REQUESTS, asked, strict=True) if share > 0}
         self.answered = False
+
+    def _memory_of(self, tail: Tensor) -> np.ndarray:
+        if tail is not self._tail:  # most messages have one for all rounds
+            self._tail, self._memory = tail, tail.numpy()
+        return self._memory
+
+    @property
+    def worked(self) -> list[float]:
+        """Each rank's seconds of own work up to the last message; none where there was no message."""
+        return self._summed(slice(-self.ranks, None)).tolist() if self._paces_known else []
 
     def agree_alone(self) -> None:
         """Without a message: as if all ranks had done what this one has; its requests stay to be told."""
@@ -119,7 +135,7 @@ class Statistics:
         untold = self.take_requests()
         self.pack(tail)
         self.unpack(tail)
-        self.worked = []
+        self._paces_known = False
         for request in untold:
             self.ask(request)
 
@@ -132,11 +148,14 @@ class Statistics:
     @property
     def norm_counts(self) -> np.ndarray:
         """How many of the last message's gradient norms fell into each bin, over all ranks and steps."""
-        return np.rint(np.multiply(self._agreed[-BINS:], self.ranks))
+        return np.rint(self._summed(slice(-BINS - self.ranks, -self.ranks)))
+
+    def _summed(self, part: slice) -> np.ndarray:
+        return np.multiply(self._agreed[part], self.ranks, dtype=np.float64)
 
     def summary(self) -> dict[str, Any]:
         """The agreed sums of the last message as the metrics of its round, over all ranks and steps."""
-        sums = {name: mean * self.ranks for name, mean in zip(SUMS, self._agreed, strict=False)}
+        sums = dict(zip(SUMS, self._summed(slice(len(SUMS))).tolist(), strict=True))
         if self.counts_are_whole:
             sums |= {name: round(sums[name]) for name in COUNTS}
         for name, value in self._common.items():

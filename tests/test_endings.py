@@ -10,6 +10,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
+import hvdclip
 from hvdclip.cli import main
 from hvdclip.comm import Ledger, Pending
 from hvdclip.training import heartbeats, lock, watch
@@ -177,13 +178,24 @@ def test_each_collective_is_waited_for_anew():
 def test_the_ledger_knows_what_is_pending_and_the_longest_stretch():
     ledger = Ledger()
     time.sleep(0.02)
-    with ledger.entry("round", 1, 4):
-        assert ledger.pending.purpose == "round" and ledger.pending.worked >= 0.02
-        time.sleep(0.01)
+    ledger.begin("round")
+    assert ledger.pending.purpose == "round" and ledger.pending.worked >= 0.02
+    time.sleep(0.01)
+    assert ledger.end("round", 1, 4).bytes == 4
     assert ledger.pending is None and 0.03 <= ledger["round"].longest < 1
-    with pytest.raises(RuntimeError), ledger.entry("round", 1, 4):
-        raise RuntimeError
-    assert ledger.pending is not None, "an error out of a collective is known as such"
+
+
+def test_an_error_out_of_a_collective_is_known_as_such():
+    def meet(comm):
+        try:
+            comm.gather(None, purpose=f"of rank {comm.rank}")  # simulated ranks do not meet in it
+        finally:
+            pending.append(comm.ledger.pending)
+
+    pending = []
+    with pytest.raises(RuntimeError, match="do not meet"):
+        hvdclip.simulate(meet, 2)
+    assert len(pending) == 2 and all(one.purpose.startswith("of rank") for one in pending)
 
 
 def test_late_ranks_are_those_that_do_not_wait_or_are_silent(monkeypatch):

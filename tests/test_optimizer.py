@@ -94,6 +94,21 @@ def test_gamma_and_max_norm_are_two_spellings():
     assert torch.equal(flat(models[0]), flat(models[1]))
 
 
+def test_hooks_and_profilers_are_told_of_steps():
+    model, told = network(), []
+    optimizer = hvdclip.optimizer("celgc", model, comm=SingleRank(), lr=0.1, gamma=0.1, interval=2)
+    before = optimizer.register_step_pre_hook(lambda *_: told.append("before"))
+    after = optimizer.register_step_post_hook(lambda *_: told.append("after"))
+    train(model, optimizer, 1)
+    before.remove()
+    after.remove()
+    train(model, optimizer, 1)
+    assert told == ["before", "after"] and optimizer.steps == 2
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        train(model, optimizer, 1)
+    assert "Optimizer.step#CELGC.step" in {event.key for event in profiler.key_averages()}
+
+
 def test_a_closure_gives_the_gradient_and_its_loss_is_recorded():
     model = network()
     optimizer = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=2)

@@ -16,13 +16,15 @@ def test_a_pace_leaves_out_what_is_waited_for_and_what_is_paused(monkeypatch):
     ledger = Ledger()
     watch = pace.Pace(ledger)
     now[0] += 3
-    with ledger.entry("round", 1, 8):
-        now[0] += 5
+    ledger.begin("round")
+    now[0] += 5
+    ledger.end("round", 1, 8)
     now[0] += 1
     with watch.paused():
         now[0] += 7
-        with ledger.entry("evaluation", 1, 8):
-            now[0] += 2
+        ledger.begin("evaluation")
+        now[0] += 2
+        ledger.end("evaluation", 1, 8)
     assert watch.lap() == pytest.approx(4)
     now[0] += 6
     watch.restart()

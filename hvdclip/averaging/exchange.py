@@ -42,7 +42,7 @@ class InPlace:
         self.message, self.x = message, x
 
     def start(self, key: tuple[int, ...]) -> None:
-        self.message.start()
+        self.message.start(meanwhile=False)
 
     def wait(self) -> None:
         self.message.wait()

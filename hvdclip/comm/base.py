@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -62,7 +62,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = defaultdict(Tally)
-        self._last_end = time.perf_counter()
+        self._start = self._end = time.perf_counter()
         self.seconds = 0.0  # of all purposes
         self.pending: Pending | None = None
 
@@ -72,21 +72,22 @@ class Ledger:
     def purposes(self) -> list[str]:
         return sorted(self._tallies)
 
-    @contextmanager
-    def entry(self, purpose: str, collectives: int, payload: int) -> Iterator[list[Cost]]:
-        """Enters what happens inside; the list holds its cost afterwards."""
-        tally, cost = self._tallies[purpose], list[Cost]()
-        start = time.perf_counter()
-        self.pending = Pending(purpose, start - self._last_end)
-        yield cost
-        self.pending, end = None, time.perf_counter()
-        cost.append(Cost(payload, end - start))
-        tally.longest = max(tally.longest, end - self._last_end)
-        self._last_end = end
-        tally.seconds += cost[0].seconds
-        self.seconds += cost[0].seconds
+    def begin(self, purpose: str) -> None:
+        """This rank begins to wait."""
+        self._start = time.perf_counter()
+        self.pending = Pending(purpose, self._start - self._end)
+
+    def end(self, purpose: str, collectives: int, payload: int) -> Cost:
+        """It has waited for what began last, which is entered."""
+        end, tally = time.perf_counter(), self._tallies[purpose]
+        seconds = end - self._start
+        tally.longest = max(tally.longest, end - self._end)
+        tally.seconds += seconds
         tally.collectives += collectives
         tally.bytes += payload
+        self.seconds += seconds
+        self.pending, self._end = None, end
+        return Cost(payload, seconds)
 
 
 class Communicator(ABC):
@@ -110,13 +111,18 @@ class Communicator(ABC):
         """A name that no other call returns; that of a rank's n-th call is the same on all ranks."""
         return str(next(self._names))
 
-    def average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
+    def average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""
-        return self.start_average_(tensors, purpose)()[1]
+        return self.start_average_(tensors, purpose, name, meanwhile=False)()[1]
 
     @abstractmethod
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
-        """Start average_; what is under way at one time has different names."""
+    def start_average_(
+        self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
+    ) -> Waiting[None]:
+        """Start average_; what is under way at one time has different names.
+
+        `meanwhile` says that this rank has something else to do before it waits; else it may begin when it waits.
+        """
 
     @abstractmethod
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
@@ -161,8 +167,10 @@ class Communicator(ABC):
 class Network(Communicator):
     """Ranks that really exchange messages, each of which is entered in the ledger."""
 
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
-        return self._waiting(purpose, tensors, self._start_average_(tensors, _full(purpose, name)))
+    def start_average_(
+        self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
+    ) -> Waiting[None]:
+        return self._waiting(purpose, tensors, self._start_average_(tensors, _full(purpose, name), meanwhile))
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         return self._waiting(purpose, [tensor], self._start_gather(tensor, _full(purpose, name)))
@@ -174,35 +182,37 @@ class Network(Communicator):
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
-        payload = sum(t.numel() * t.element_size() for t in tensors) * len(neighbours)
-        with self.ledger.entry(purpose, 0, payload) as cost:
-            for tensor in tensors:
-                tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
-        return cost[0]
+        payload = sum(t.nbytes for t in tensors) * len(neighbours)
+        self.ledger.begin(purpose)
+        for tensor in tensors:
+            tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
+        return self.ledger.end(purpose, 0, payload)
 
     def broadcast_(self, tensors: Sequence[Tensor], purpose: str = "setup") -> None:
         if tensors:
-            with self._entry(purpose, tensors):
-                self._broadcast_(tensors, purpose)
+            self.ledger.begin(purpose)
+            self._broadcast_(tensors, purpose)
+            self._end(purpose, tensors)
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
-        with self._entry(purpose, []):
-            return self._gather(value, purpose)
+        self.ledger.begin(purpose)
+        values = self._gather(value, purpose)
+        self._end(purpose, [])
+        return values
 
     def _waiting(self, purpose: str, tensors: Sequence[Tensor], finish: Callable[[], Result]) -> Waiting[Result]:
         def wait() -> tuple[Result, Cost]:
-            with self._entry(purpose, tensors) as cost:
-                result = finish()
-            return result, cost[0]
+            self.ledger.begin(purpose)
+            result = finish()
+            return result, self._end(purpose, tensors)
 
         return wait
 
-    def _entry(self, purpose: str, tensors: Sequence[Tensor]) -> AbstractContextManager[list[Cost]]:
-        payload = sum(t.numel() * t.element_size() for t in tensors)
-        return self.ledger.entry(purpose, max(1, len(tensors)), payload)
+    def _end(self, purpose: str, tensors: Sequence[Tensor]) -> Cost:
+        return self.ledger.end(purpose, max(1, len(tensors)), sum(t.nbytes for t in tensors))
 
     @abstractmethod
-    def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]: ...
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]: ...
 
     @abstractmethod
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]: ...

@@ -53,7 +53,7 @@ class Horovod(Network):
                 mine = SingleRank() if chosen is None else _Node(self, chosen, ranks)
         return mine
 
-    def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
         how = {"name": f"{self.prefix}.{name}", "op": hvd.Average, "process_set": self.set}
         if len(tensors) == 1:

@@ -6,7 +6,7 @@ import functools
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -34,9 +34,10 @@ class Mpi4py(Network):
         here = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
         self.local_rank, self.local_size = here.index(self.rank), len(here)
         self._colour = here[0]
-        # All of MPI is called from one thread, in order, so that ranks go on while an average is under way and still
-        # meet in the same collectives.
+        # What this rank does not wait for is done by one thread, in order; what comes after it waits for its turn, so
+        # that all ranks meet in the same collectives.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mpi")
+        self._last: Future[Any] | None = None
 
     def node(self) -> Communicator:
         node = Mpi4py(self._now(self._mpi.Split, self._colour, self.rank))
@@ -44,10 +45,19 @@ class Mpi4py(Network):
         return node
 
     def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return self._thread.submit(call, *arguments).result()
+        """Wait for the call, which this thread makes itself where the other one is idle: that is sooner done."""
+        if self._last is None or self._last.done():
+            return call(*arguments)
+        return self._later(call, *arguments)()
 
-    def _start_average_(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
-        return self._thread.submit(self._average, tensors).result
+    def _later(self, call: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+        self._last = self._thread.submit(call, *arguments)
+        return self._last.result
+
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
+        if meanwhile:
+            return self._later(self._average, tensors)
+        return lambda: self._now(self._average, tensors)
 
     def _average(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
@@ -58,7 +68,7 @@ class Mpi4py(Network):
                 tensor.copy_(mine)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
-        return self._thread.submit(self._all_gather, tensor).result
+        return self._later(self._all_gather, tensor)
 
     def _all_gather(self, tensor: Tensor) -> list[Tensor]:
         mine = tensor.detach().cpu()
@@ -67,7 +77,7 @@ class Mpi4py(Network):
         return list(everyone.to(tensor.device))
 
     def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
-        return self._thread.submit(lambda: self._all_gather(reduce(self._all_to_all(rows)))).result
+        return self._later(lambda: self._all_gather(reduce(self._all_to_all(rows))))
 
     def _all_to_all(self, rows: Tensor) -> Tensor:
         mine = rows.detach().cpu()

@@ -16,7 +16,9 @@ class SingleRank(Communicator):
     rank = 0
     size = 1
 
-    def start_average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Waiting[None]:
+    def start_average_(
+        self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
+    ) -> Waiting[None]:
         return lambda: (None, Cost())
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:

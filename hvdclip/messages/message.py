@@ -62,17 +62,17 @@ class Message:
 
     def average(self, purpose: str = "round") -> None:
         """Average vectors and riders over the ranks: one collective a dtype."""
-        self.start(purpose)
+        self.start(purpose, meanwhile=False)
         self.wait()
         self.finish()
 
-    def start(self, purpose: str = "round") -> None:
-        """Hand over vectors and riders, to be averaged while this rank goes on."""
+    def start(self, purpose: str = "round", meanwhile: bool = True) -> None:
+        """Hand over vectors and riders, to be averaged while this rank goes on, if it has something else to do."""
         self._stage()
         if self.weight != 1.0:
             torch._foreach_mul_(self._bodies, self.weight)
         self.riders.pack(self._tail)
-        self._waiting = self.comm.start_average_(self.received, purpose, self.name)
+        self._waiting = self.comm.start_average_(self.received, purpose, self.name, meanwhile)
 
     def wait(self) -> None:
         _, self.cost = self._waiting()

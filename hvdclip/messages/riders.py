@@ -24,8 +24,8 @@ class Riders:
     """Several riders, one after another in one tail of `size` floats."""
 
     def __init__(self, riders: Sequence[Rider]):
-        self._riders = list(riders)
-        self._sizes = [rider.size for rider in riders]
+        self._riders = [rider for rider in riders if rider.size]
+        self._sizes = [rider.size for rider in self._riders]
         self.size = sum(self._sizes)
         self._tail: Tensor | None = None
         self._places: tuple[Tensor, ...] = ()

@@ -404,7 +404,8 @@ class Method(TorchOptimizer):
     def _complete_round(self) -> None:
         """The round's message has been taken."""
         self.rounds += 1
-        first, closed = self._closed["first"], {key: self._closed[key] for key in ("step", "lr", "gamma", "interval")}
+        closed = dict(self._closed)
+        first = closed.pop("first")
         cost = Cost()
         for message in self.messages:
             cost, message.cost = cost.plus(message.cost), Cost()

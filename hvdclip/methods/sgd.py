@@ -26,7 +26,7 @@ def sgd_step_(
     device, so that a GPU is never waited for.
     """
     on_cpu = x[0].device.type == "cpu"
-    if on_cpu and skip.any():
+    if on_cpu and (skip.any() if skip.dim() else skip):  # of one rank, which is sooner read than reduced
         return
     of_each = isinstance(step_size, Tensor) and step_size.dim() > 0  # of stacked ranks
     if of_each or (on_cpu and x[0].dtype in HALVES):

@@ -79,5 +79,5 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *wanted: Tensor) -> tuple[Tensor, None, None]:
         total = wanted[0].contiguous()
-        ctx.comm.start_average_([total], PURPOSE, f"{ctx.name}.backward")()
+        ctx.comm.average_([total], PURPOSE, f"{ctx.name}.backward")
         return total[ctx.comm.rank] * ctx.comm.size, None, None
