@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, then runs the whole test suite; arguments go to pytest: jobs/test.sh -k setup
-# First the fast tests, on several cores. Then those that start ranks or take long, one at a time; beside them those on
-# the emulated cluster, which wait for time limits and lost nodes most of the time, and are shown when both have ended.
+# First the fast tests, on several cores. Then those that start ranks, one at a time; beside them those on the emulated
+# cluster, which wait for time limits and lost nodes most of the time, and are shown when both have ended. Last the slow
+# ones of one process, on several cores.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 jobs/setup.sh || exit
@@ -18,16 +19,19 @@ note() {
   esac
 }
 
-OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 -m "not ranks and not slow and not slurm" "$@"
+export OMP_NUM_THREADS=1
+python -m pytest -n auto --maxprocesses 4 -m "not ranks and not slow and not slurm" "$@"
 note $?
 log=$(mktemp)
 python -m pytest -m slurm "$@" >"$log" 2>&1 &
 slurm=$!
 trap 'kill "$slurm" 2>/dev/null; rm -f "$log"' EXIT
-python -m pytest -m "(ranks or slow) and not slurm" "$@"
+python -m pytest -m "ranks and not slurm" "$@"
 note $?
 wait "$slurm"
 note $?
 cat "$log"
-((empty < 3)) || status=5
+python -m pytest -n auto --maxprocesses 4 -m "slow and not ranks and not slurm" "$@"
+note $?
+((empty < 4)) || status=5
 exit "$status"

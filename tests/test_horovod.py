@@ -167,15 +167,23 @@ def test_a_rank_that_dies_ends_the_job(tmp_path, error):
     assert re.search(rf"rank 1 on host \S+ failed at step 6: {error}: '?no such sample", done.stderr + done.stdout)
 
 
+CYCLE, PIECE = "HOROVOD_CYCLE_TIME", "OMPI_MCA_btl_tcp_rdma_pipeline_frag_size"
+
+
 @pytest.mark.parametrize(
     ("launcher", "given", "seen"),
-    [("mpirun", {}, "0.1"), ("mpirun", {"HOROVOD_CYCLE_TIME": "2"}, "2"), ("horovodrun-gloo", {}, "none")],
+    [
+        ("mpirun", {}, {CYCLE: "0.1", PIECE: "262144"}),
+        ("mpirun", {CYCLE: "2"}, {CYCLE: "2", PIECE: "262144"}),
+        ("horovodrun-gloo", {}, {}),
+    ],
 )
-def test_horovod_looks_for_work_often_unless_the_environment_says_otherwise(launcher, given, seen):
-    source = """
+def test_ranks_run_with_what_suits_them_unless_the_environment_says_otherwise(launcher, given, seen):
+    source = f"""
         import os
         from hvdclip.comm import launched
         comm = launched()
-        assert comm.gather(os.environ.get("HOROVOD_CYCLE_TIME", "none")) == [%r] * 2
+        found = {{name: os.environ[name] for name in ({CYCLE!r}, {PIECE!r}) if name in os.environ}}
+        assert comm.gather(found) == [{seen!r}] * 2
         """
-    python_ranks(source % seen, 2, launcher, env=given)
+    python_ranks(source, 2, launcher, env=given)

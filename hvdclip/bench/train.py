@@ -33,7 +33,7 @@ LANGUAGE: dict[str, dict[str, Any]] = {
 }
 PLAIN = {f"celgc_{interval}": interval for interval in (1, 4, 16, 64)}
 # The last average of a block hides behind nothing, so that a block of a delayed one has many.
-DELAYED: dict[str, Any] = {"interval": 4, "overlap": "delayed", "delay": 3, "drift": False, "rounds": 8}
+DELAYED: dict[str, Any] = {"interval": 4, "overlap": "delayed", "delay": 3, "drift": False, "rounds": 16}
 
 
 class Way(NamedTuple):

@@ -24,6 +24,9 @@ MPIRUN = ("mpirun", "mpiexec", "prterun", "orterun")
 TUNED = {
     # A rank that waits, and Horovod's thread that looks for work, leave the core to steps that have some.
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    # Bytes that Open MPI hands to a TCP connection at once. By default that is all of a message, behind which the word
+    # that lets the other rank send waits: ranks that do not begin together then send one after the other.
+    "OMPI_MCA_btl_tcp_rdma_pipeline_frag_size": str(2**18),
     # Milliseconds between two looks; the default, 1, is longer than a small model's average takes.
     "HOROVOD_CYCLE_TIME": "0.1",
 }
