@@ -1,5 +1,6 @@
 """What the README shows is what there is."""
 
+import json
 import re
 import subprocess
 import sys
@@ -30,6 +31,13 @@ def test_the_script_runs_alone(tmp_path):
     (tmp_path / "example.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "'bytes'" in done.stdout, done.stderr
+
+
+def test_the_guides_simulated_ranks_learn(capsys):
+    script = re.search(r"```python\n(.*?)```", (PROJECT / "docs/own_loop.md").read_text(), re.DOTALL)[1]
+    exec(script, {})
+    losses = json.loads(capsys.readouterr().out)
+    assert len(losses) == 4 and len(set(losses)) == 1 and losses[0] < 0.01
 
 
 def test_the_files_and_links_it_names_are_there():
