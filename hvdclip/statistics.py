@@ -17,6 +17,7 @@ COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
 SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
+# REQUESTS stand last
 ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 # Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
@@ -38,10 +39,11 @@ class Statistics:
     def __init__(self, comm: Communicator):
         self.rank, self.ranks = comm.rank, comm.size
         self.size = len(SUMS) + self.ranks + BINS + self.ranks
-        self._sent = np.zeros(self.size)
-        self._agreed = self._sent  # means over the ranks, once there was a message
-        self._mine, self._paces = self._sent[: -self.ranks], self._sent[-self.ranks :]
-        self._tail: Tensor | None = None
+        sent = np.zeros(self.size)
+        self._mine, self._paces = sent[: -self.ranks], sent[-self.ranks :]
+        self._staged = torch.from_numpy(sent)  # the same memory
+        self._agreed = np.zeros(self.size)  # means over the ranks
+        self._tail, self._memory = self._staged, sent
         self.pace = Pace(comm.ledger)
         self._paces_known = False
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
@@ -80,10 +82,7 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._paces[self.rank] = self.pace.lap()
-        if tail.is_cpu:
-            self._memory_of(tail)[:] = self._sent
-        else:
-            tail.copy_(torch.from_numpy(self._sent))
+        tail.copy_(self._staged)
         self._mine.fill(0)
         self._common.clear()
 

@@ -1,24 +1,45 @@
 """The hvdclip command inside the tests' own process, which saves the start of Python and of torch."""
 
+import contextlib
 import os
+import signal
 import subprocess
+from pathlib import Path
 from unittest import mock
 
+import torch
 from click.testing import CliRunner
 
 from hvdclip.cli import main
+from hvdclip.training.signals import ASK_TO_STOP
 
-
-class Ended(SystemExit):
-    """os._exit, which would end the tests."""
+PROJECT = Path(__file__).parent.parent
 
 
 def hvdclip(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """What the command says and its exit status; with `check`, a status that is not 0 fails."""
+    """What the command says, started in the project's folder, and its exit status; with `check`, one of 0."""
     line = [str(argument) for argument in arguments]
-    with mock.patch.object(os, "_exit", side_effect=Ended):
+    with contextlib.chdir(PROJECT), _left_as_it_was():
         result = CliRunner().invoke(main, line)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert not check or result.exit_code == 0, (line, result.exit_code, result.output)
     return subprocess.CompletedProcess(line, result.exit_code, result.stdout, result.stderr)
+
+
+@contextlib.contextmanager
+def _left_as_it_was():
+    """What a process of its own would take with it at its end, os._exit included."""
+    tests, end = os.getpid(), os._exit
+
+    def end_command(status):
+        if os.getpid() != tests:
+            end(status)
+        raise SystemExit(status)
+
+    handlers, threads = {number: signal.getsignal(number) for number in ASK_TO_STOP}, torch.get_num_threads()
+    with mock.patch.dict(os.environ), mock.patch.object(os, "_exit", end_command):
+        yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(threads)

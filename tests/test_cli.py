@@ -373,6 +373,16 @@ def test_a_run_that_fails_says_why(own):
     assert done.returncode == 2 and "holds a run that is not done" in done.stderr
 
 
+def test_a_crash_is_one_line_its_traceback_and_status_1(tmp_path, monkeypatch):
+    def crash(trainer):
+        raise IndexError("no such thing")
+
+    monkeypatch.setattr("hvdclip.training.loop.Trainer.step", crash)
+    done = hvdclip("train", "configs/quadratics.yaml", "--run-dir", tmp_path / "run", check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert re.match(r"hvdclip: rank 0 on host \S+ failed at step 0: IndexError: no such thing\n", done.stderr)
+
+
 def test_a_loader_that_is_empty_or_lies_about_its_length(own):
     done = hvdclip("train", "own.yaml", "data.n=60", "--run-dir", "run", cwd=own, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (own / "run").exists()

@@ -77,10 +77,10 @@ def train(ranks, algorithm, steps, problem, data=own, scale=1.0, keep=(), **chos
         before, x, read, kept, sent, sent_at = [], [], [], [], [], []
         start_average_ = comm.start_average_
 
-        def listen(tensors, *arguments):
+        def listen(tensors, *arguments, **how):
             sent.append(np.concatenate([tensor.numpy() for tensor in tensors]))
             sent_at.append(parameters(model))
-            return start_average_(tensors, *arguments)
+            return start_average_(tensors, *arguments, **how)
 
         comm.start_average_ = listen
         batch = -1

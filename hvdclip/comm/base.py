@@ -73,7 +73,7 @@ class Ledger:
         return sorted(self._tallies)
 
     def begin(self, purpose: str) -> None:
-        """This rank begins to wait."""
+        """This rank begins to wait; waits do not nest."""
         self._start = time.perf_counter()
         self.pending = Pending(purpose, self._start - self._end)
 

@@ -45,7 +45,10 @@ class Mpi4py(Network):
         return node
 
     def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Wait for the call, which this thread makes itself where the other one is idle: that is sooner done."""
+        """Wait for the call, which this thread makes itself where the other one is idle: that is sooner done.
+
+        As with Horovod, no KeyboardInterrupt comes through before it returns.
+        """
         if self._last is None or self._last.done():
             return call(*arguments)
         return self._later(call, *arguments)()

@@ -88,14 +88,14 @@ class LocalMethod(Apart):
             metrics["drift"] = None
         return metrics
 
+    @torch.no_grad()
     def synchronize(self) -> None:
         """Take the average that is under way, if there is one, and average the incomplete last round."""
-        with torch.no_grad():
-            if self._under_way:
-                self._receive()
-            if self.steps_in_round:
-                self._send()
-                self._receive()
+        if self._under_way:
+            self._receive()
+        if self.steps_in_round:
+            self._send()
+            self._receive()
 
     def state_dict(self) -> dict[str, Any]:
         """As elsewhere; where a delayed average is under way all ranks must call it, and wait for that."""
