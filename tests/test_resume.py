@@ -1,6 +1,7 @@
 """Runs that go on: on real ranks, after kills, to the bit of the run that nobody disturbed; and what is refused."""
 
 import contextlib
+import gc
 import os
 import random
 import re
@@ -88,6 +89,7 @@ def train(run, *more, ranks=1, check=True):
     line = ["train", *SHORT, *more, "--run-dir", str(run)]
     if ranks == 1:
         return hvdclip(*line, check=check)
+    gc.collect()  # with a run inside this process goes its lock
     return run_ranks([HVDCLIP, *line], ranks, "mpirun", cwd=PROJECT, check=check)
 
 
