@@ -48,12 +48,13 @@ LOGISTIC = [
 ]
 
 
-def logistic(data: str, algorithm: dict) -> Job:
-    return algorithm | {"lr": ETA[data]}, {"name": "libsvm", "file": data}, 1000
+def logistic(data: str, algorithm: dict, steps: int = 1000) -> Job:
+    return algorithm | {"lr": ETA[data]}, {"name": "libsvm", "file": data}, steps
 
 
+# what real ranks do, of the longer ones the beginning
 JOBS = {
     "cancelling": CANCELLING,
-    "quartics": [quartics(algorithm, h) for algorithm in ("celgc", "episode") for h in QUARTICS],
-    "logistic": [logistic(data, algorithm) for data, algorithm, _ in LOGISTIC],
+    "quartics": [quartics(algorithm, h, rounds=150) for algorithm in ("celgc", "episode") for h in QUARTICS],
+    "logistic": [logistic(data, algorithm, steps=300) for data, algorithm, _ in LOGISTIC],
 }
