@@ -74,7 +74,7 @@ class Supervised(Task):
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         total, correct, count = 0.0, 0, 0
-        for inputs, targets in self.loaders[split]:
+        for inputs, targets in _after(0, self.loaders[split]):
             inputs, targets = inputs.to(self.device), targets.to(self.device)
             outputs = model(inputs)
             total += self.loss_function(outputs, targets).item() * len(targets)
