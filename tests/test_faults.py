@@ -195,6 +195,16 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
     assert status(RunDirectory(run)).text.startswith("failed: rank 0 on ")
 
 
+def test_workers_of_training_and_evaluation_start_with_signals_held(tmp_path):
+    """One that is just being forked would die of them."""
+    own(tmp_path, "pass", workers=1)
+    with (tmp_path / "own.py").open("a") as module:
+        module.write(TELLING)
+    with train(tmp_path / "run", "own.yaml", ranks=1, launcher="alone", cwd=tmp_path) as job:
+        said = job.finish(BOUND).stdout
+    assert said.count("signals held: True") == 2 and "signals held: False" not in said
+
+
 def test_loader_workers_leave_signals_to_their_rank(tmp_path):
     """What is sent to the whole process group, as a batch system does, is a clean stop, not a loader that fails."""
     own(tmp_path, "time.sleep(0.01)", workers=1)
@@ -237,6 +247,18 @@ def build():
 def loaders(rank, ranks):
     how = {{"batch_size": 2, "num_workers": {workers}}}
     return {{"train": DataLoader(Rows(rank, 24), **how), "valid": DataLoader(Rows(9, 4), **how)}}
+"""
+TELLING = """
+import signal
+
+
+class Telling(DataLoader):
+    def __iter__(self):
+        print("signals held:", signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return super().__iter__()
+
+
+DataLoader = Telling
 """
 CONFIG = """
 algorithm: {name: celgc, lr: 0.01, gamma: 0.01, interval: 4}
