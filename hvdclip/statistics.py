@@ -43,7 +43,6 @@ class Statistics:
         self._mine, self._paces = sent[: -self.ranks], sent[-self.ranks :]
         self._staged = torch.from_numpy(sent)  # the same memory
         self._agreed = np.zeros(self.size)  # means over the ranks
-        self._tail, self._memory = self._staged, sent
         self.pace = Pace(comm.ledger)
         self._paces_known = False
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
@@ -105,7 +104,7 @@ class Statistics:
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        self._agreed = self._memory_of(tail).copy() if tail.is_cpu else tail.cpu().numpy()
+        self._agreed = tail.cpu().numpy().copy()
         self._paces_known = True
         # numbers of Python's, since a message would feel an operation of NumPy's
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
@@ -117,11 +116,6 @@ class Statistics:
         if any(asked) and not self.answered:
             self.asked |= {request for request, share in zip(REQUESTS, asked, strict=True) if share > 0}
         self.answered = False
-
-    def _memory_of(self, tail: Tensor) -> np.ndarray:
-        if tail is not self._tail:  # most messages have one for all rounds
-            self._tail, self._memory = tail, tail.numpy()
-        return self._memory
 
     @property
     def worked(self) -> list[float]:

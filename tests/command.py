@@ -4,16 +4,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from pathlib import Path
 from unittest import mock
 
 import torch
 from click.testing import CliRunner
+from conftest import PROJECT
 
 from hvdclip.cli import main
 from hvdclip.training.signals import ASK_TO_STOP
-
-PROJECT = Path(__file__).parent.parent
 
 
 def hvdclip(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

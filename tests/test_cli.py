@@ -343,10 +343,9 @@ def test_hosts_with_different_text_are_refused(tmp_path):
         (["configs/quickstart.yaml", "train.device=cuda"], "torch sees no CUDA device"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, arguments, said):
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, said):
     if "train.device=cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    monkeypatch.chdir(PROJECT)
     done = hvdclip("train", *arguments, "--run-dir", tmp_path / "run", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,6 @@ from hvdclip.methods import METHODS
 from hvdclip.simulation.run import one_by_one, stacked, vectorises
 from hvdclip.simulation.trace import Trace
 
-PROJECT = Path(__file__).parent.parent
 RULES = {name: NEEDED.get(name, {}) for name in METHODS} | {
     "ef21_norm": {},
     "sketched": {"gamma": 0.1, "width": 3, "server_lr": 0.1},
@@ -94,8 +93,7 @@ def test_what_is_each_ranks_own_is_not_stacked():
         assert not vectorises(check(given))
 
 
-def test_a_divergence_is_one_line(monkeypatch):
-    monkeypatch.chdir(PROJECT)
+def test_a_divergence_is_one_line():
     line = ["configs/quartics.yaml", "algorithm.lr=5", "algorithm.gamma=1000", "train.steps=40"]
     done = hvdclip("simulate", *line, check=False)
     assert done.returncode == 1 and re.match(r"hvdclip: N = 2: the gradient is not finite on .* rank", done.stderr)
@@ -171,8 +169,7 @@ def test_the_command(tmp_path):
         (["configs/mushrooms.yaml", "data.root=/nowhere"], "/nowhere/libsvm/mushrooms not found"),
     ],
 )
-def test_bad_input_is_one_line(arguments, said, monkeypatch):
-    monkeypatch.chdir(PROJECT)
+def test_bad_input_is_one_line(arguments, said):
     done = hvdclip("simulate", *arguments, check=False)
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
