@@ -31,6 +31,7 @@ from hvdclip.launch.command import (
 )
 from hvdclip.launch.start import may_fuse, start
 from hvdclip.launch.submission import submitted
+from hvdclip.memory import keep_freed
 from hvdclip.methods import method
 from hvdclip.mistakes import default_in_words as in_words
 from hvdclip.numbers import whole_numbers
@@ -51,6 +52,7 @@ def main() -> None:
 
     The same train line works alone, under horovodrun -np N, mpirun -np N and srun.
     """
+    keep_freed()
 
 
 for command in (
