@@ -209,9 +209,10 @@ class Space:
             g if _in_order(g, p) else torch.empty_like(p).copy_(g) for g, p in zip(parts, self.parameters, strict=True)
         ]
 
-    def flatten(self, v: Vector) -> Tensor:
-        """The entries of v in the order of the parameters, (P,), in the widest dtype."""
-        return torch.cat([part.flatten().to(self.widest) for part in v.parts])
+    def flatten(self, v: Vector, out: Tensor | None = None) -> Tensor:
+        """The entries of v in the order of the parameters, (P,), in the dtype of `out`, or the widest."""
+        dtype = self.widest if out is None else out.dtype
+        return torch.cat([part.flatten().to(dtype) for part in v.parts], out=out)
 
     def unflatten(self, entries: Tensor) -> Vector:
         """The vector of these entries."""

@@ -370,7 +370,9 @@ def test_int8_rounds_to_both_neighbours_and_right_in_the_mean():
     rows = torch.randn(2, 3 * BLOCK, generator=generator) * torch.tensor([[1.0], [1e-3]])
     rows[1, :BLOCK] = 0
     count = 400
-    said = torch.stack([coder.decode(coder.encode(rows)) for _ in range(count)])
+    said = torch.empty(count, *rows.shape)
+    for one in said:
+        coder.decode(coder.encode(rows), one)
     quantum = (rows.view(2, 3, BLOCK).abs().amax(dim=-1, keepdim=True) / 127).expand(-1, -1, BLOCK).reshape(2, -1)
     assert ((said - rows).abs() <= quantum * 1.001).all() and (said[:, 1, :BLOCK] == 0).all()
     # the deviation of one draw is at most half a quantum

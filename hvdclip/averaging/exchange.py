@@ -90,8 +90,7 @@ class Compressed:
 
     def start(self, key: tuple[int, ...]) -> None:
         self.generator.manual_seed(int(np.random.SeedSequence((*key, self.message.comm.rank)).generate_state(1)[0]))
-        way = self.message.vectors[0].copy_(self.x).sub_(self.common)
-        self.error.add_(way)
+        self.error.add_(self.x - self.common)
         self.error.sub_(self.message.take(self.error))
         self.message.start()
 

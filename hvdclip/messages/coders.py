@@ -12,13 +12,13 @@ LARGEST = 127
 
 
 class Coder(Protocol):
-    """Codes rows of float32, (k, width), as rows of bytes, (k, bytes(width))."""
+    """Codes rows of float32, (k, width), as rows of bytes, (k, bytes(width)), and writes rows that such bytes say."""
 
     def bytes(self, width: int) -> int: ...
 
     def encode(self, rows: Tensor) -> Tensor: ...
 
-    def decode(self, codes: Tensor) -> Tensor: ...
+    def decode(self, codes: Tensor, rows: Tensor) -> None: ...
 
 
 class Half:
@@ -34,8 +34,8 @@ class Half:
         largest = torch.finfo(self.dtype).max
         return rows.clamp(-largest, largest).to(self.dtype).view(torch.uint8)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return codes.contiguous().view(self.dtype).float()
+    def decode(self, codes: Tensor, rows: Tensor) -> None:
+        rows.copy_(codes.contiguous().view(self.dtype))
 
 
 class Int8:
@@ -51,12 +51,17 @@ class Int8:
         blocks = rows.view(len(rows), -1, BLOCK)
         scales = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
         scaled = blocks / scales.where(scales > 0, 1.0)
-        draws = torch.rand(blocks.shape, dtype=torch.float32, generator=self.generator, device=rows.device)
-        codes = scaled.add_(draws).floor_().clamp_(-LARGEST, LARGEST).to(torch.int8)
+        codes = self._rounded_(scaled).clamp_(-LARGEST, LARGEST).to(torch.int8)
         return torch.cat([codes.flatten(1).view(torch.uint8), scales.flatten(1).view(torch.uint8)], dim=1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        width = codes.shape[1] * BLOCK // (BLOCK + 4)
-        integers = codes[:, :width].contiguous().view(torch.int8).view(len(codes), -1, BLOCK)
-        scales = codes[:, width:].contiguous().view(torch.float32)
-        return (integers * scales[..., None]).flatten(1)
+    def decode(self, codes: Tensor, rows: Tensor) -> None:
+        width = rows.shape[1]
+        blocks = rows.view(len(rows), -1, BLOCK)
+        blocks.copy_(codes[:, :width].view(torch.int8).view(blocks.shape))
+        blocks.mul_(codes[:, width:].contiguous().view(torch.float32)[..., None])
+
+    def _rounded_(self, scaled: Tensor) -> Tensor:
+        """Round up or down by draws in steps of 2^-16, four to a random number: float32 has no finer ones at 127."""
+        words = torch.empty(scaled.numel() // 4, dtype=torch.int64, device=scaled.device)
+        draws = words.random_(-(2**63), None, generator=self.generator).view(torch.int16).view(scaled.shape)
+        return scaled.add_(draws.float().add_(2**15 + 0.5), alpha=2**-16).floor_()

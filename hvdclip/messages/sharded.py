@@ -35,13 +35,20 @@ class ShardedMessage:
         self.sent = torch.zeros(comm.size, coded + 4 * self.tail.shape[1], dtype=torch.uint8, device=space.device)
         self.codes, self.tail_bytes = self.sent[:, :coded], self.sent[:, coded:]
         self.received: list[Tensor] | None = None
+        shards = (comm.size, self.width)
+        self._entries, self._lost = (torch.zeros(shards, dtype=torch.float32, device=space.device) for _ in range(2))
 
     def take(self, v: Vector) -> Vector:
-        """Put v into the message; returns what the message says of it."""
-        entries = torch.zeros(self.comm.size * self.width, dtype=torch.float32, device=self.space.device)
-        entries[: self.space.size] = self.space.flatten(v)
-        self.codes.copy_(self.coder.encode(entries.mul_(self.weight).view(self.comm.size, -1)))
-        return self._vector(self.coder.decode(self.codes) / self.weight)
+        """Put v into the message; returns what the message says of it, which lies there until the mean comes."""
+        self._entries.view(-1)[self.space.size :].zero_()
+        entries = self.space.flatten(v, self._entries.view(-1)[: self.space.size])
+        if self.weight != 1.0:
+            entries.mul_(self.weight)
+        self.codes.copy_(self.coder.encode(self._entries))
+        self.coder.decode(self.codes, self._entries)
+        if self.weight != 1.0:
+            entries.div_(self.weight)
+        return self._vector(self._entries)
 
     def start(self, purpose: str = "round") -> None:
         """Send each rank its shard and all ranks the mean of one's own, while this rank goes on."""
@@ -51,20 +58,22 @@ class ShardedMessage:
         self._everyone: Waiting[list[Tensor]] = self.comm.start_reduction(self.sent, self._mean, purpose, self.name)
 
     def _mean(self, shards: Tensor) -> Tensor:
-        """The mean of the shard that this rank owns, coded; `_lost` is what the code leaves out."""
+        """The mean of the shard that this rank owns, coded; what the code leaves out is this rank's part in `_lost`."""
         coded = self.codes.shape[1]
-        mean = self.coder.decode(shards[:, :coded]).mean(dim=0, keepdim=True)
-        tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
+        rows = torch.empty_like(self._entries)
+        self.coder.decode(shards[:, :coded], rows)
+        mean = rows.mean(dim=0, keepdim=True)
         codes = self.coder.encode(mean)
-        self._lost = mean - self.coder.decode(codes)
+        said = torch.empty_like(mean)
+        self.coder.decode(codes, said)
+        self._lost[self.comm.rank] = mean.sub_(said)[0] * (self.comm.size / self.weight)
+        tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
         return torch.cat([codes, tail.view(torch.uint8)], dim=1)[0]
 
     def wait(self) -> Vector:
         """Wait for all means; returns what coding this rank's lost, as its part in the mean over the ranks."""
         self.received, self.cost = self._everyone()
-        lost = torch.zeros(self.comm.size, self.width, dtype=torch.float32, device=self.space.device)
-        lost[self.comm.rank] = self._lost[0] * self.comm.size / self.weight
-        return self._vector(lost)
+        return self._vector(self._lost)
 
     def restore(self, received: Sequence[Tensor]) -> None:
         """As if this had come back."""
@@ -73,10 +82,11 @@ class ShardedMessage:
     def finish(self) -> None:
         """Take the means, once `wait` is done."""
         assert self.received is not None
-        rows = torch.stack(self.received)
         coded = self.codes.shape[1]
-        self.vectors[0].copy_(self._vector(self.coder.decode(rows[:, :coded])))
-        tail = rows[:, coded:].contiguous().view(torch.float32)
+        for received, row in zip(self.received, self._entries, strict=True):
+            self.coder.decode(received[None, :coded], row[None])
+        self.vectors[0].copy_(self._vector(self._entries))
+        tail = torch.stack([received[coded:] for received in self.received]).view(torch.float32)
         self.riders.unpack(self._ridden(tail))
 
     def _ridden(self, tail: Tensor) -> Tensor:
