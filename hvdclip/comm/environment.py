@@ -24,9 +24,11 @@ MPIRUN = ("mpirun", "mpiexec", "prterun", "orterun")
 TUNED = {
     # A rank that waits, and Horovod's thread that looks for work, leave the core to steps that have some.
     "OMPI_MCA_mpi_yield_when_idle": "1",
-    # Bytes that Open MPI hands to a TCP connection at once. By default that is all of a message, behind which the word
-    # that lets the other rank send waits: ranks that do not begin together then send one after the other.
-    "OMPI_MCA_btl_tcp_rdma_pipeline_frag_size": str(2**18),
+    # By default Open MPI and the kernel take all of a large message for a TCP connection at once, and the word that
+    # lets the other rank send waits behind it: ranks that do not begin together send one after the other. Without
+    # "put" a message goes piece by piece, and the kernel takes no more than so many bytes of it at a time.
+    "OMPI_MCA_btl_tcp_flags": "send,inplace",
+    "OMPI_MCA_btl_tcp_sndbuf": str(2**18),
     # Milliseconds between two looks; the default, 1, is longer than a small model's average takes.
     "HOROVOD_CYCLE_TIME": "0.1",
 }
