@@ -76,6 +76,8 @@ class Compressed:
     Error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019. What is lost when the owner of a
     shard codes the mean again goes into its own error (as in Tang et al., DoubleSqueeze, ICML 2019), so that over a run
     the means that were taken differ from the exact ones by the mean of the present errors only.
+
+    The mean is taken into `mean`, which may be `common` itself.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Compressed:
         common: Vector,
         error: Vector,
         generator: torch.Generator,
+        mean: Vector,
     ):
         self.message, self.x, self.common, self.error, self.generator = message, x, common, error, generator
+        self.mean = mean
 
     def start(self, key: tuple[int, ...]) -> None:
         self.generator.manual_seed(int(np.random.SeedSequence((*key, self.message.comm.rank)).generate_state(1)[0]))
@@ -101,7 +105,7 @@ class Compressed:
 
     def finish(self) -> Vector:
         self.message.finish()
-        return self.message.vectors[0].add_(self.common)
+        return self.mean.copy_(self.common).add_(self.message.vectors[0])
 
 
 def compressed(
@@ -114,6 +118,7 @@ def compressed(
     name: str,
     common: Vector,
     error: Vector,
+    mean: Vector,
 ) -> Compressed:
     """The exchange of one of the compressions fp16, bf16, int8 and topk."""
     generator = torch.Generator(space.device)
@@ -124,4 +129,4 @@ def compressed(
         halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
         coder: Coder = Int8(generator) if compression == "int8" else Half(halves[compression])
         message = ShardedMessage(space, coder, riders, comm, weight, name)
-    return Compressed(message, space.vector(), common, error, generator)
+    return Compressed(message, space.vector(), common, error, generator, mean)

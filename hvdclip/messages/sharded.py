@@ -18,14 +18,14 @@ from hvdclip.messages.riders import Rider, Riders
 
 
 class ShardedMessage:
-    """A coded vector and the riders, these in float32; `vectors[0]` is the mean over the ranks."""
+    """A coded vector and the riders, in float32; `vectors[0]` is the mean over the ranks, until the next `take`."""
 
     def __init__(
         self, space: Space, coder: Coder, riders: Sequence[Rider], comm: Communicator, weight: float, name: str
     ):
         self.space, self.coder, self.comm, self.weight, self.name = space, coder, comm, weight, name
         self.cost = Cost()
-        self.vectors = [space.vector()]
+        self.vectors: list[Vector] = []
         self.width = BLOCK * _share(space.size, BLOCK * comm.size)  # entries of a shard
         self.riders = Riders(riders)
         self.tail = torch.zeros(
@@ -85,7 +85,7 @@ class ShardedMessage:
         coded = self.codes.shape[1]
         for received, row in zip(self.received, self._entries, strict=True):
             self.coder.decode(received[None, :coded], row[None])
-        self.vectors[0].copy_(self._vector(self._entries))
+        self.vectors = [self._vector(self._entries)]
         tail = torch.stack([received[coded:] for received in self.received]).view(torch.float32)
         self.riders.unpack(self._ridden(tail))
 

@@ -25,7 +25,7 @@ class TopKMessage:
         sizes = [k, k, self.riders.size]
         self.sent = torch.zeros(sum(sizes), dtype=self.dtype, device=space.device)
         self.parts = self.sent.split(sizes)
-        self.vectors = [space.vector()]
+        self.vectors: list[Vector] = []
         self.received: list[Tensor] | None = None
 
     def take(self, v: Vector) -> Vector:
@@ -61,7 +61,7 @@ class TopKMessage:
         for received in self.received:
             values, places = received[: self.k], received[self.k : 2 * self.k].view(self.places)
             mean.index_add_(0, places.long(), values / self.comm.size)
-        self.vectors[0].copy_(self.space.unflatten(mean))
+        self.vectors = [self.space.unflatten(mean)]
         self.riders.unpack(torch.stack([received[2 * self.k :] for received in self.received]).mean(dim=0))
 
 

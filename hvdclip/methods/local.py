@@ -208,6 +208,8 @@ class LocalMethod(Apart):
                 self.label,
                 common=self.vectors["common"],
                 error=self.vectors["error"],
+                # an outer step begins from the common x of before
+                mean=self.vectors["common"] if self.settings.outer == "none" else self.space.vector(),
             )
         else:
             message = self.message_of(1 + len(self.travels()), riders)
