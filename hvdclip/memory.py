@@ -6,9 +6,10 @@ import resource
 
 import torch
 
-# Of glibc's mallopt; 32 MiB is the most that older ones take as the second.
+# Of glibc's mallopt: how much free memory is kept at the end of the heap, and how large a block lies in it at most.
 TRIM, MMAP = -1, -3
-LARGE, LARGEST_OF_OLD = 2**30, 2**25
+KEPT, LARGEST_BLOCK = 2**30, 2**30
+LARGEST_BLOCK_OF_OLD = 2**25  # which takes no more
 MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 
@@ -19,8 +20,8 @@ def keep_freed() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     told = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(v in os.environ for v in MALLOC_VARIABLES)
-    if mallopt is not None and not told and (mallopt(MMAP, LARGE) or mallopt(MMAP, LARGEST_OF_OLD)):
-        mallopt(TRIM, LARGE)
+    if mallopt is not None and not told and (mallopt(MMAP, LARGEST_BLOCK) or mallopt(MMAP, LARGEST_BLOCK_OF_OLD)):
+        mallopt(TRIM, KEPT)
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
     python jobs/kept_memory.py [PAIRS]
 
-An LSTM language model with the vocabulary of WikiText-2, whose tensors are larger than what glibc keeps of itself. Each
+An LSTM language model with the vocabulary of WikiText-2, whose logits are larger than what glibc keeps of itself. Each
 pair is two processes, one after the other, in an order that alternates.
 """
 
@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 # a tunable's default: that one is given is enough for hvdclip to leave glibc alone
-WAYS = {"kept": {}, "glibc's": {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}}
+ENVIRONMENTS = {"kept": {}, "glibc's": {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}}
 LANGUAGE = {"vocabulary": 33278, "embedding": 200, "hidden": 200, "layers": 2}
 
 
@@ -37,11 +37,12 @@ def seconds_of_a_step() -> float:
 
 
 def compare(pairs: int) -> None:
+    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
     ratios = []
     for pair in range(pairs):
         found = {}
-        for way in sorted(WAYS, reverse=bool(pair % 2)):
-            environment = os.environ | {"OMP_NUM_THREADS": "1"} | WAYS[way]
+        for way in sorted(ENVIRONMENTS, reverse=bool(pair % 2)):
+            environment = plain | {"OMP_NUM_THREADS": "1"} | ENVIRONMENTS[way]
             command = [sys.executable, __file__, "step"]
             found[way] = float(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
         ratios.append(found["kept"] / found["glibc's"])

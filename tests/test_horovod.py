@@ -167,14 +167,15 @@ def test_a_rank_that_dies_ends_the_job(tmp_path, error):
     assert re.search(rf"rank 1 on host \S+ failed at step 6: {error}: '?no such sample", done.stderr + done.stdout)
 
 
-CYCLE, BUFFER = "HOROVOD_CYCLE_TIME", "OMPI_MCA_btl_tcp_sndbuf"
+CYCLE, FLAGS, BUFFER = "HOROVOD_CYCLE_TIME", "OMPI_MCA_btl_tcp_flags", "OMPI_MCA_btl_tcp_sndbuf"
+TCP = {FLAGS: "send,inplace", BUFFER: "262144"}
 
 
 @pytest.mark.parametrize(
     ("launcher", "given", "seen"),
     [
-        ("mpirun", {}, {CYCLE: "0.1", BUFFER: "262144"}),
-        ("mpirun", {CYCLE: "2"}, {CYCLE: "2", BUFFER: "262144"}),
+        ("mpirun", {}, {CYCLE: "0.1"} | TCP),
+        ("mpirun", {CYCLE: "2"}, {CYCLE: "2"} | TCP),
         ("horovodrun-gloo", {}, {}),
     ],
 )
@@ -183,7 +184,7 @@ def test_ranks_run_with_what_suits_them_unless_the_environment_says_otherwise(la
         import os
         from hvdclip.comm import launched
         comm = launched()
-        found = {{name: os.environ[name] for name in ({CYCLE!r}, {BUFFER!r}) if name in os.environ}}
+        found = {{name: os.environ[name] for name in ({CYCLE!r}, {FLAGS!r}, {BUFFER!r}) if name in os.environ}}
         assert comm.gather(found) == [{seen!r}] * 2
         """
     python_ranks(source, 2, launcher, env=given)

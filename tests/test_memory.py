@@ -1,6 +1,7 @@
 """Memory that a step frees stays with the process, for the next step."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -23,6 +24,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 LARGEST_PAGES = 64_000_000 // 2**21  # of one tensor
 
 
+LIBRARY, VERSION = platform.libc_ver()
+
+
+@pytest.mark.skipif(
+    LIBRARY != "glibc" or tuple(map(int, VERSION.split("."))) < (2, 35), reason="this libc keeps no blocks of 64 MB"
+)
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
@@ -33,9 +40,10 @@ LARGEST_PAGES = 64_000_000 // 2**21  # of one tensor
     ids=["default", "variable", "tunable"],
 )
 def test_freed_memory_is_kept_unless_the_environment_tells_glibc_otherwise(given, kept):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+    own = ("GLIBC_TUNABLES", "LD_PRELOAD")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k not in own}
     done = subprocess.run(
         [sys.executable, "-c", SOURCE], env=environment | given, capture_output=True, text=True, timeout=60, check=True
     )
     faults = int(done.stdout.split()[-1])
-    assert faults < 50 if kept else faults > 10 * LARGEST_PAGES
+    assert faults < 5 * LARGEST_PAGES if kept else faults > 9 * LARGEST_PAGES

@@ -32,7 +32,7 @@ class Exchange(Protocol):
         """Wait for what the others have sent; nothing of this rank's changes by it."""
 
     def finish(self) -> Vector:
-        """The mean of what was handed over, which may lie in x's own memory; riders take their means."""
+        """The mean of what was handed over, maybe in the memory of x or of the last mean; riders take theirs."""
 
 
 class InPlace:

@@ -26,7 +26,7 @@ TUNED = {
     "OMPI_MCA_mpi_yield_when_idle": "1",
     # By default Open MPI and the kernel take all of a large message for a TCP connection at once, and the word that
     # lets the other rank send waits behind it: ranks that do not begin together send one after the other. Without
-    # "put" a message goes piece by piece, and the kernel takes no more than so many bytes of it at a time.
+    # "put" a message goes piece by piece, and the kernel keeps about so many bytes that are not sent yet.
     "OMPI_MCA_btl_tcp_flags": "send,inplace",
     "OMPI_MCA_btl_tcp_sndbuf": str(2**18),
     # Milliseconds between two looks; the default, 1, is longer than a small model's average takes.

@@ -39,7 +39,7 @@ class Half:
 
 
 class Int8:
-    """Integers from -127 to 127 times their block's scale, rounded up or down at random, so that the mean is exact."""
+    """Integers from -127 to 127 times their block's scale, rounded up or down at random, so that the mean is right."""
 
     def __init__(self, generator: torch.Generator):
         self.generator = generator
@@ -61,7 +61,7 @@ class Int8:
         blocks.mul_(codes[:, width:].contiguous().view(torch.float32)[..., None])
 
     def _rounded_(self, scaled: Tensor) -> Tensor:
-        """Round up or down by draws in steps of 2^-16, four to a random number: float32 has no finer ones at 127."""
+        """Round up or down by draws, four to a random number: odd multiples of 2^-17, float32's step at 127."""
         words = torch.empty(scaled.numel() // 4, dtype=torch.int64, device=scaled.device)
         draws = words.random_(-(2**63), None, generator=self.generator).view(torch.int16).view(scaled.shape)
         return scaled.add_(draws.float().add_(2**15 + 0.5), alpha=2**-16).floor_()

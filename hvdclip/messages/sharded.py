@@ -35,11 +35,10 @@ class ShardedMessage:
         self.sent = torch.zeros(comm.size, coded + 4 * self.tail.shape[1], dtype=torch.uint8, device=space.device)
         self.codes, self.tail_bytes = self.sent[:, :coded], self.sent[:, coded:]
         self.received: list[Tensor] | None = None
-        shards = (comm.size, self.width)
-        self._entries, self._lost = (torch.zeros(shards, dtype=torch.float32, device=space.device) for _ in range(2))
+        self._entries = torch.zeros(comm.size, self.width, dtype=torch.float32, device=space.device)
 
     def take(self, v: Vector) -> Vector:
-        """Put v into the message; returns what the message says of it, which lies there until the mean comes."""
+        """Put v into the message; returns what the message says of it, in memory that is this message's."""
         self._entries.view(-1)[self.space.size :].zero_()
         entries = self.space.flatten(v, self._entries.view(-1)[: self.space.size])
         if self.weight != 1.0:
@@ -58,22 +57,24 @@ class ShardedMessage:
         self._everyone: Waiting[list[Tensor]] = self.comm.start_reduction(self.sent, self._mean, purpose, self.name)
 
     def _mean(self, shards: Tensor) -> Tensor:
-        """The mean of the shard that this rank owns, coded; what the code leaves out is this rank's part in `_lost`."""
+        """The mean of the shard that this rank owns, coded; `_lost` is what the code leaves out."""
         coded = self.codes.shape[1]
-        rows = torch.empty_like(self._entries)
-        self.coder.decode(shards[:, :coded], rows)
-        mean = rows.mean(dim=0, keepdim=True)
-        codes = self.coder.encode(mean)
-        said = torch.empty_like(mean)
+        mean, said = torch.zeros_like(self._entries[:1]), torch.empty_like(self._entries[:1])
+        for shard in shards:
+            self.coder.decode(shard[None, :coded], said)
+            mean.add_(said)
+        codes = self.coder.encode(mean.div_(self.comm.size))
         self.coder.decode(codes, said)
-        self._lost[self.comm.rank] = mean.sub_(said)[0] * (self.comm.size / self.weight)
+        self._lost = mean.sub_(said)[0]
         tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
         return torch.cat([codes, tail.view(torch.uint8)], dim=1)[0]
 
     def wait(self) -> Vector:
         """Wait for all means; returns what coding this rank's lost, as its part in the mean over the ranks."""
         self.received, self.cost = self._everyone()
-        return self._vector(self._lost)
+        self._entries.zero_()
+        self._entries[self.comm.rank] = self._lost * (self.comm.size / self.weight)
+        return self._vector(self._entries)
 
     def restore(self, received: Sequence[Tensor]) -> None:
         """As if this had come back."""

@@ -298,8 +298,6 @@ class LocalMethod(Apart):
             self.statistics.add("drift", self._before.sub_(mean).norm() / self.drawn)
         if self.outer is not None:
             self.outer.step(mean)
-        elif "common" in self.vectors:
-            self.vectors["common"].copy_(mean)
         if delayed:
             self.x.add_(mean)
         elif mean is not self.x:
