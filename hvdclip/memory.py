@@ -9,7 +9,7 @@ import torch
 # Of glibc's mallopt: how much free memory is kept at the end of the heap, and how large a block lies in it at most.
 TRIM, MMAP = -1, -3
 KEPT, LARGEST_BLOCK = 2**30, 2**30
-LARGEST_BLOCK_OF_OLD = 2**25  # which takes no more
+LARGEST_BLOCK_OF_OLD = 2**25  # an older glibc refuses more
 MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_TOP_PAD_")
 
 

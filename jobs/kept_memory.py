@@ -9,8 +9,6 @@ pair is two processes, one after the other, in an order that alternates.
 import os
 import subprocess
 import sys
-import time
-from statistics import median
 
 import numpy as np
 
@@ -20,20 +18,15 @@ LANGUAGE = {"vocabulary": 33278, "embedding": 200, "hidden": 200, "layers": 2}
 
 
 def seconds_of_a_step() -> float:
+    from hvdclip.bench.blocks import Peer, measure
     from hvdclip.bench.train import STEP, WAYS, Task
     from hvdclip.comm import SingleRank
     from hvdclip.memory import keep_freed
 
     keep_freed()
-    step = WAYS[STEP](Task(LANGUAGE, SingleRank())).step
-    for _ in range(4):
-        step()
-    seconds = []
-    for _ in range(12):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+    comm = SingleRank()
+    step = WAYS[STEP](Task(LANGUAGE, comm)).step
+    return measure([Peer(STEP, step)], comm, 15).median(STEP)
 
 
 def compare(pairs: int) -> None:
