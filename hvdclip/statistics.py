@@ -17,7 +17,7 @@ COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
 SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
 OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
-# REQUESTS stand last
+# REQUESTS stand last, right before the ranks' failed steps
 ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 # Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
@@ -39,10 +39,11 @@ class Statistics:
     def __init__(self, comm: Communicator):
         self.rank, self.ranks = comm.rank, comm.size
         self.size = len(SUMS) + self.ranks + BINS + self.ranks
-        sent = np.zeros(self.size)
-        self._mine, self._paces = sent[: -self.ranks], sent[-self.ranks :]
-        self._staged = torch.from_numpy(sent)  # the same memory
+        self._sent = np.zeros(self.size)
+        self._mine, self._paces = self._sent[: -self.ranks], self._sent[-self.ranks :]
         self._agreed = np.zeros(self.size)  # means over the ranks
+        self._tail: Tensor | None = None
+        self._array: np.ndarray | None = None
         self.pace = Pace(comm.ledger)
         self._paces_known = False
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
@@ -81,7 +82,11 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._paces[self.rank] = self.pace.lap()
-        tail.copy_(self._staged)
+        array = self._on_cpu(tail)
+        if array is None:
+            tail.copy_(torch.from_numpy(self._sent))
+        else:
+            array[:] = self._sent
         self._mine.fill(0)
         self._common.clear()
 
@@ -104,18 +109,26 @@ class Statistics:
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        self._agreed = tail.cpu().numpy().copy()
+        array = self._on_cpu(tail)
+        self._agreed[:] = tail.numpy(force=True) if array is None else array
         self._paces_known = True
         # numbers of Python's, since a message would feel an operation of NumPy's
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
+        told = self._agreed[ASKED.start : len(SUMS) + self.ranks].tolist()
+        asked, failed = told[: len(REQUESTS)], told[len(REQUESTS) :]
         self.failed = {}
-        failed = self._agreed[len(SUMS) : len(SUMS) + self.ranks].tolist()
         if any(failed):
             self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(failed) if step > 0}
-        asked = self._agreed[ASKED].tolist()
         if any(asked) and not self.answered:
             self.asked |= {request for request, share in zip(REQUESTS, asked, strict=True) if share > 0}
         self.answered = False
+
+    def _on_cpu(self, tail: Tensor) -> np.ndarray | None:
+        """The tail's own memory, if it lies there."""
+        if tail is not self._tail:
+            # most messages have one tail for all rounds, and would feel the cost of an array of it
+            self._tail, self._array = tail, tail.numpy() if tail.is_cpu else None
+        return self._array
 
     @property
     def worked(self) -> list[float]:

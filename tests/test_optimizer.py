@@ -460,6 +460,20 @@ def test_broadcast_buffers_arrive_bit_for_bit():
         assert third.tolist() == [1 / 3, 1 / 3] and torch.equal(wave, torch.tensor([0.1 + 0.7j]))
 
 
+def test_a_buffer_that_requires_a_gradient_is_averaged_outside_of_steps_too():
+    def one(comm):
+        model = nn.Linear(4, 1)
+        model.register_buffer("scale", torch.full((2,), float(comm.rank), requires_grad=True))
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.1, interval=2)
+        train(model, optimizer, 1)
+        with torch.no_grad():
+            model.scale.fill_(comm.rank)
+        optimizer.synchronize()
+        return model.scale.tolist()
+
+    assert hvdclip.simulate(one, 3) == [[1.0, 1.0]] * 3
+
+
 # averaged, synchronize, statistics
 
 

@@ -192,24 +192,24 @@ class Network(Communicator):
         if tensors:
             self.ledger.begin(purpose)
             self._broadcast_(tensors, purpose)
-            self._end(purpose, tensors)
+            self.ledger.end(purpose, *_size(tensors))
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         self.ledger.begin(purpose)
         values = self._gather(value, purpose)
-        self._end(purpose, [])
+        self.ledger.end(purpose, 1, 0)
         return values
 
     def _waiting(self, purpose: str, tensors: Sequence[Tensor], finish: Callable[[], Result]) -> Waiting[Result]:
+        # counted while the message is under way, since a round on small tensors would feel it afterwards
+        collectives, payload = _size(tensors)
+
         def wait() -> tuple[Result, Cost]:
             self.ledger.begin(purpose)
             result = finish()
-            return result, self._end(purpose, tensors)
+            return result, self.ledger.end(purpose, collectives, payload)
 
         return wait
-
-    def _end(self, purpose: str, tensors: Sequence[Tensor]) -> Cost:
-        return self.ledger.end(purpose, max(1, len(tensors)), sum(t.nbytes for t in tensors))
 
     @abstractmethod
     def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]: ...
@@ -237,6 +237,11 @@ def in_bytes(tensor: Tensor) -> Iterator[Tensor]:
     sent = tensor.detach().contiguous().flatten().view(torch.uint8)
     yield sent
     tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+
+
+def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
+    """The collectives that they take, and their bytes."""
+    return max(1, len(tensors)), sum(t.nbytes for t in tensors)
 
 
 def _full(purpose: str, name: str) -> str:

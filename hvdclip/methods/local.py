@@ -88,7 +88,6 @@ class LocalMethod(Apart):
             metrics["drift"] = None
         return metrics
 
-    @torch.no_grad()
     def synchronize(self) -> None:
         """Take the average that is under way, if there is one, and average the incomplete last round."""
         if self._under_way:
