@@ -47,12 +47,14 @@ from hvdclip.training.watch import STOP, Watch
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Train with local clipped steps and one average of the parameters every I steps.
 
     The same train line works alone, under horovodrun -np N, mpirun -np N and srun.
     """
-    keep_freed()
+    if context.invoked_subcommand != bench.name:
+        keep_freed()
 
 
 for command in (

@@ -23,11 +23,16 @@ MOST_REPEATS = 64
 
 @dataclass
 class Peer:
-    """Something to measure: `run` is timed, `prepare` before it is not; times are those of one of its `steps`."""
+    """Something to measure: only `run` is timed; times are those of one of its `steps`.
+
+    `prepare` comes before the ranks meet, `begin` right before the clock is started, `end` after it is stopped.
+    """
 
     name: str
     run: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
+    begin: Callable[[], Any] = lambda: None
+    end: Callable[[], Any] = lambda: None
     steps: int = 1
 
 
@@ -94,11 +99,13 @@ def _seconds(peer: Peer, repeats: int, comm: Communicator) -> float:
     for _ in range(repeats):
         peer.prepare()
         comm.average_([torch.zeros(1)], "bench")  # a barrier
+        peer.begin()
         wait_for_gpu()
         start = time.perf_counter()
         peer.run()
         wait_for_gpu()
         own.append(time.perf_counter() - start)
+        peer.end()
     return median(map(max, zip(*comm.gather(own, "bench"), strict=True)))
 
 

@@ -32,18 +32,21 @@ LANGUAGE: dict[str, dict[str, Any]] = {
     "small": {"vocabulary": 50, "embedding": 8, "hidden": 8, "layers": 1},
 }
 PLAIN = {f"celgc_{interval}": interval for interval in (1, 4, 16, 64)}
-# The last average of a block hides behind nothing, so that a block of a delayed one has many.
-DELAYED: dict[str, Any] = {"interval": 4, "overlap": "delayed", "delay": 3, "drift": False, "rounds": 16}
+DELAYED: dict[str, Any] = {"interval": 4, "overlap": "delayed", "delay": 3, "drift": False}
 
 
 class Way(NamedTuple):
-    """A way to train: one step, and the steps of one of its rounds; `finish` ends a block with the ranks agreed."""
+    """A way to train: one step, and the steps of one of its rounds; `finish` leaves the ranks agreed.
+
+    `lead` are steps before a block, so that an average is under way at its start, as one is at its end: a block then
+    costs what as many steps cost within a long training.
+    """
 
     model: nn.Module
     step: Callable[[], Any]
     round: int = 1
     finish: Callable[[], Any] = lambda: None
-    rounds: int = 1  # of a block, at least
+    lead: int = 0
 
 
 class Task:
@@ -113,17 +116,18 @@ def _peer(name: str, task: Task, steps: int, traffic: Traffic) -> Peer:
     if name == AVERAGE:
         return _average(task, traffic)
     way = WAYS[name](task)
-    steps = way.round * max(way.rounds, math.ceil(steps / way.round))
+    steps = way.round * math.ceil(steps / way.round)
 
-    def train(number: int) -> None:
+    def take(number: int) -> None:
         for _ in range(number):
             way.step()
-        way.finish()
 
-    train(way.round)
+    take(way.round)
+    way.finish()
     if name != STEP:
         check_agreed(name, way.model, task.comm)
-    return Peer(name, partial(traffic.during, partial(train, steps)), steps=steps)
+    run = partial(traffic.during, partial(take, steps))
+    return Peer(name, run, begin=partial(take, way.lead), end=way.finish, steps=steps)
 
 
 def _average(task: Task, traffic: Traffic) -> Peer:
@@ -139,7 +143,7 @@ def check_agreed(name: str, model: nn.Module, comm: Communicator) -> None:
         raise AssertionError(f"{name}: the ranks' parameters differ after a block")
 
 
-def _ours(task: Task, name: str = "celgc", rounds: int = 1, **settings: Any) -> Way:
+def _ours(task: Task, name: str = "celgc", **settings: Any) -> Way:
     model = task.model()
     ours = optimizer(name, model, comm=task.comm, lr=LR, max_norm=MAX_NORM, **settings)
     state = model.initial_state(BATCH)
@@ -149,7 +153,8 @@ def _ours(task: Task, name: str = "celgc", rounds: int = 1, **settings: Any) -> 
         task.backward(model, state)
         ours.step()
 
-    return Way(model, step, settings.get("interval", 1), ours.synchronize, rounds)
+    interval = settings.get("interval", 1)
+    return Way(model, step, interval, ours.synchronize, lead=interval if "overlap" in settings else 0)
 
 
 def _alone(task: Task) -> Way:
