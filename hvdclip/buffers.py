@@ -107,7 +107,7 @@ def _tensor(buffer: tuple[nn.Module, str]) -> Tensor:
     owner, name = buffer
     tensor = owner._buffers[name]
     assert tensor is not None
-    return tensor.detach()  # what is written to it is no part of a graph
+    return tensor
 
 
 def _is_float(tensor: Tensor) -> bool:

@@ -41,6 +41,7 @@ class Statistics:
         self.size = len(SUMS) + self.ranks + BINS + self.ranks
         self._sent = np.zeros(self.size)
         self._mine, self._paces = self._sent[: -self.ranks], self._sent[-self.ranks :]
+        self._mine_by_python = self._mine.data.cast("B").cast("d")  # the same memory
         self._agreed = np.zeros(self.size)  # means over the ranks
         self._tail: Tensor | None = None
         self._array: np.ndarray | None = None
@@ -82,7 +83,7 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._paces[self.rank] = self.pace.lap()
-        array = self._on_cpu(tail)
+        array = self._array_of(tail)
         if array is None:
             tail.copy_(torch.from_numpy(self._sent))
         else:
@@ -95,21 +96,21 @@ class Statistics:
         left, norms = self._left, self._norms
         numbers = [*(number for _, number in left), *norms, *(failed for _, failed in self._failures)]
         # a message's few numbers are summed sooner by Python than by NumPy or torch
-        read = iter(_on_host(numbers))
+        read, mine = iter(_on_host(numbers)), self._mine_by_python
         for (place, _), number in zip(left, read, strict=False):
-            self._mine[place] += number
+            mine[place] += number
         for _, norm in zip(norms, read, strict=False):
             if math.isfinite(norm):
-                self._mine[NORM] += norm
-                self._mine[_bin(norm) - BINS] += 1
+                mine[NORM] += norm
+                mine[_bin(norm) - BINS] += 1
         slot = len(SUMS) + self.rank
         for (step, _), failed in zip(self._failures, read, strict=True):
-            if failed and self._mine[slot] == 0:
-                self._mine[slot] = step
+            if failed and mine[slot] == 0:
+                mine[slot] = step
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        array = self._on_cpu(tail)
+        array = self._array_of(tail)
         self._agreed[:] = tail.numpy(force=True) if array is None else array
         self._paces_known = True
         # numbers of Python's, since a message would feel an operation of NumPy's
@@ -123,8 +124,8 @@ class Statistics:
             self.asked |= {request for request, share in zip(REQUESTS, asked, strict=True) if share > 0}
         self.answered = False
 
-    def _on_cpu(self, tail: Tensor) -> np.ndarray | None:
-        """The tail's own memory, if it lies there."""
+    def _array_of(self, tail: Tensor) -> np.ndarray | None:
+        """The tail's own memory, where it lies on the host."""
         if tail is not self._tail:
             # most messages have one tail for all rounds, and would feel the cost of an array of it
             self._tail, self._array = tail, tail.numpy() if tail.is_cpu else None

@@ -7,6 +7,7 @@ import tempfile
 import textwrap
 import time
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +17,12 @@ BIN = Path(sys.executable).parent
 LAUNCHERS = ("alone", "mpirun", "horovodrun-mpi", "horovodrun-gloo")
 # Ranks leave their launcher's process group, so a mark in their environment is what finds them all.
 MARK = "HVDCLIP_TEST_LAUNCH"
-# What Open MPI 5 says when it loses a race of its own before the program begins: rarely, and more often under load. The
-# first is that of a rank which is still in MPI_Init when another's message reaches it (open-mpi/ompi, issue 11438).
-LOST_BY_MPI = ("mca_pml_ob1_recv_frag_callback_match", "listener thread failed to start")
+# What Open MPI 5 says, all words of a line here, when it loses a race of its own before the program has begun: rarely,
+# more often under load. The first is a rank in MPI_Init which another's message reaches (open-mpi/ompi, issue 11438).
+LOST_BY_MPI = (
+    ("mca_pml_ob1_recv_frag_callback_match", "MPI_Init"),
+    ("listener thread failed to start",),
+)
 
 
 class Launch:
@@ -75,8 +79,9 @@ def run_ranks(
     for _ in range(2):
         with Launch(command, ranks, launcher, env, cwd) as launch:
             done = launch.finish(timeout, check=False)
-        if done.returncode == 0 or not any(sign in done.stderr for sign in LOST_BY_MPI):
+        if done.returncode == 0 or not any(all(word in done.stderr for word in said) for said in LOST_BY_MPI):
             break
+        warnings.warn(f"Open MPI lost a launch before the program began:\n{done.stderr}", stacklevel=2)
     return _checked(done) if check else done
 
 

@@ -460,7 +460,7 @@ def test_broadcast_buffers_arrive_bit_for_bit():
         assert third.tolist() == [1 / 3, 1 / 3] and torch.equal(wave, torch.tensor([0.1 + 0.7j]))
 
 
-def test_a_buffer_that_requires_a_gradient_is_averaged_outside_of_steps_too():
+def test_what_requires_a_gradient_is_averaged_outside_of_steps_too():
     def one(comm):
         model = nn.Linear(4, 1)
         model.register_buffer("scale", torch.full((2,), float(comm.rank), requires_grad=True))

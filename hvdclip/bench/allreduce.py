@@ -81,7 +81,8 @@ def compare(of: list[Shape], comm: Communicator, blocks: int) -> Report:
     task, roster = Task(of, comm), Roster(comm)
     for name, make in WAYS.items():
         roster.add(name, partial(task.peer, name, make))
-    measured = measure(list(roster.peers.values()), comm, blocks)
+    with torch.no_grad():  # as inside a step, where a round's average comes
+        measured = measure(list(roster.peers.values()), comm, blocks)
     gloo.stop()
     title = f"one average over {comm.size} ranks of {in_words(of)}"
     return Report(title, measured, {"to bare": lambda name: BARE, "to hvdclip": lambda name: OURS}, roster.absent)

@@ -201,7 +201,7 @@ class Network(Communicator):
         return values
 
     def _waiting(self, purpose: str, tensors: Sequence[Tensor], finish: Callable[[], Result]) -> Waiting[Result]:
-        # counted while the message is under way, since a round on small tensors would feel it afterwards
+        # counted while the message may be under way: afterwards a round on small tensors would feel it
         collectives, payload = _size(tensors)
 
         def wait() -> tuple[Result, Cost]:

@@ -90,6 +90,10 @@ class LocalMethod(Apart):
 
     def synchronize(self) -> None:
         """Take the average that is under way, if there is one, and average the incomplete last round."""
+        if torch.is_grad_enabled():
+            # only then: a round on small tensors would feel what it costs to enter what `step` has entered already
+            with torch.no_grad():
+                return self.synchronize()
         if self._under_way:
             self._receive()
         if self.steps_in_round:
