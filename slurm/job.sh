@@ -47,6 +47,8 @@ load_site() {
   if [[ -n ${HVDCLIP_NIC:-} ]]; then
     export OMPI_MCA_btl_tcp_if_include=$HVDCLIP_NIC HOROVOD_GLOO_IFACE=$HVDCLIP_NIC NCCL_SOCKET_IFNAME=$HVDCLIP_NIC
   fi
+  # SLURM's other ways to fence let a rank out of MPI_Init before all others can receive: jobs/start_race.sh
+  export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
   # srun does not take --cpus-per-task from the job since SLURM 22.05
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
