@@ -11,7 +11,7 @@ from hvdclip.comm import Communicator
 from hvdclip.config import check
 from hvdclip.models.point import Point
 from hvdclip.problems import PROBLEMS
-from hvdclip.stack import Stack
+from hvdclip.simulation.stack import Stack
 
 Job = tuple[dict[str, Any], dict[str, Any], int]  # algorithm, data, steps
 

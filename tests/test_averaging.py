@@ -624,7 +624,8 @@ class Slow(Int8):
 def test_coding_is_time_of_the_average_and_not_of_the_steps(extra):
     def one(comm):
         model, optimizer = build(comm, "celgc", CLIPPED | {"interval": "auto", "drift_budget": 1e-9} | extra)
-        optimizer.exchange.message.coder = Slow(optimizer.exchange.generator)
+        exchange = getattr(optimizer.averaging.rule, "rule", optimizer.averaging.rule).exchange
+        exchange.message.coder = Slow(exchange.generator)
         steps(model, optimizer, 0, 8)
         tail = torch.zeros(optimizer.intervals.size)
         optimizer.intervals.pack(tail)
@@ -835,7 +836,7 @@ def test_methods_that_send_more_than_x_refuse(algorithm):
 
 def test_a_method_whose_steps_start_from_the_mean_is_not_delayed():
     refused(
-        "overlap is 'delayed', but x_round is a mean; allowed with fedprox: none",
+        "overlap is 'delayed'; allowed: none, since the local steps need the common x",
         algorithm="fedprox",
         mu=1.0,
         **DELAYED,

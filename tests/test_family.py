@@ -15,7 +15,7 @@ from torch import nn
 import hvdclip
 from hvdclip.comm import SingleRank
 from hvdclip.methods import LocalMethod, LocalSettings
-from hvdclip.statistics import quantiles
+from hvdclip.messages.statistics import quantiles
 
 PROJECT = Path(__file__).parent.parent
 

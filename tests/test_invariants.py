@@ -637,8 +637,8 @@ def test_in_episode_pp_ranks_that_are_not_drawn_read_and_move_nothing(data, rank
     read = np.diff(run.read, axis=1, prepend=0)
     read[:, 0] -= interval  # every rank's first correction
     for round_ in range(3):
-        drawn = run.optimizers[0].participants(round_)
-        assert all(optimizer.participants(round_) == drawn for optimizer in run.optimizers)
+        drawn = run.optimizers[0].participation.of_round(round_)
+        assert all(optimizer.participation.of_round(round_) == drawn for optimizer in run.optimizers)
         assert len(set(drawn)) == participants and set(drawn) <= set(range(ranks))
         steps = slice(round_ * interval, (round_ + 1) * interval)
         idle = sorted(set(range(ranks)) - set(drawn))

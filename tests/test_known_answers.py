@@ -13,7 +13,7 @@ from launch import run_ranks
 
 import hvdclip
 from hvdclip import simulation
-from hvdclip.stack import Stack
+from hvdclip.simulation.stack import Stack
 
 STAYS, REACHES = CANCELLING
 

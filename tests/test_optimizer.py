@@ -625,7 +625,7 @@ def test_drift_can_be_left_out():
     model = network()
     optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.1, drift=False)
     train(model, optimizer, 3)
-    assert optimizer.last_round["drift"] is None and optimizer._before is None
+    assert optimizer.last_round["drift"] is None and optimizer.averaging.rule.before is None
 
 
 def test_two_optimizers_on_one_communicator_count_their_own_bytes():

@@ -1,17 +1,37 @@
-"""How and when local methods average their parameters: exchanges, averages inside a node, intervals."""
+"""How and when local methods average their parameters: intervals, rules, exchanges, an outer step."""
 
-from hvdclip.averaging.exchange import Compressed, Copied, Exchange, InPlace, compressed
+from hvdclip.averaging.compressed import Compressed, compressed
+from hvdclip.averaging.delayed import Delayed
+from hvdclip.averaging.exchange import Copied, Exchange, InPlace
+from hvdclip.averaging.fragments import Fragments
 from hvdclip.averaging.intervals import Intervals, MeasuredIntervals, in_words
-from hvdclip.averaging.node import NodeAverage
+from hvdclip.averaging.node import NodeAverage, NodeFirst
+from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.participation import Everyone, Participation, Sample
+from hvdclip.averaging.plain import Plain
+from hvdclip.averaging.rounds import Rounds
+from hvdclip.averaging.rule import Rule
+from hvdclip.averaging.warmup import GradientWarmup
 
 __all__ = [
     "Compressed",
     "Copied",
+    "Delayed",
+    "Everyone",
     "Exchange",
+    "Fragments",
+    "GradientWarmup",
     "InPlace",
     "Intervals",
     "MeasuredIntervals",
     "NodeAverage",
+    "NodeFirst",
+    "OuterStep",
+    "Participation",
+    "Plain",
+    "Rounds",
+    "Rule",
+    "Sample",
     "compressed",
     "in_words",
 ]

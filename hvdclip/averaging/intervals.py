@@ -33,7 +33,10 @@ class Intervals:
 
     def at(self, step: int) -> int:
         # from the end, where the present round is however long the log has become
-        return next(self.starts[start] for start in reversed(self.starts) if start <= step)
+        for start in reversed(self.starts):
+            if start <= step:
+                return self.starts[start]
+        raise ValueError(f"no interval is given for step {step}")
 
 
 @dataclass

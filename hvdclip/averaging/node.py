@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from hvdclip.averaging.rule import Priced, Rule, Steps, Wrapper
 from hvdclip.comm import Communicator, Cost
-from hvdclip.flat import HALVES, Vector
+from hvdclip.vectors import HALVES, Vector
 
 
 class NodeAverage:
@@ -36,3 +39,21 @@ class NodeAverage:
         for flat, wire in zip(x.flats, wires, strict=True):
             if flat is not wire:
                 flat.copy_(wire)
+
+
+class NodeFirst(Wrapper):
+    """Averages over this host's ranks every I1 steps, and another rule over all."""
+
+    def __init__(self, rule: Rule, node: NodeAverage):
+        super().__init__(rule)
+        self.node = node
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        return [*self.rule.messages, self.node]
+
+    def after_step(self, method: Steps, ends: bool) -> None:
+        self.rule.after_step(method, ends)
+        # an average over all ranks that comes at once does this one's work
+        if method.steps_in_round % self.node.interval == 0 and not (ends and self.rule.settles):
+            self.node.average(self.x)

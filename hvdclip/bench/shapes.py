@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hvdclip.comm import Communicator
+from hvdclip.messages.statistics import Statistics
 from hvdclip.models import build
 from hvdclip.models.undrawn import undrawn
-from hvdclip.statistics import Statistics
 
 Shape = tuple[int, ...]
 

@@ -7,9 +7,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from hvdclip.comm import Communicator, default
+from hvdclip.engine import (
+    COMMON,
+    OWN,
+    TRAVELS,
+    Disagreement,
+    GradientMethod,
+    LocalMethod,
+    Method,
+    NonFiniteGradient,
+    Parameters,
+    Sharing,
+)
 from hvdclip.methods.adam_prox import AdamProx
-from hvdclip.methods.agreement import Disagreement
-from hvdclip.methods.base import Method, NonFiniteGradient
 from hvdclip.methods.bucket_clip import BucketClip
 from hvdclip.methods.celgc import CELGC
 from hvdclip.methods.clip21 import Clip21
@@ -21,10 +31,7 @@ from hvdclip.methods.ef21_norm import EF21Norm
 from hvdclip.methods.episode import Episode
 from hvdclip.methods.episode_pp import EpisodePP
 from hvdclip.methods.fedprox import FedProx
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.groups import Parameters
 from hvdclip.methods.ian_sgd import IANSGD
-from hvdclip.methods.local import LocalMethod
 from hvdclip.methods.local_sgd import LocalSGD
 from hvdclip.methods.minibatch_clip import MinibatchClip
 from hvdclip.methods.minibatch_sgd import MinibatchSGD
@@ -35,14 +42,17 @@ from hvdclip.methods.norm_ec import NormEC
 from hvdclip.methods.normalized_sgd import NormalizedSGD
 from hvdclip.methods.scaffold import Scaffold
 from hvdclip.methods.scaffold_clip import ScaffoldClip
-from hvdclip.methods.settings import CommonSettings, Finite, LocalSettings, Positive, ThresholdSettings, setting
 from hvdclip.methods.sgdol import SGDOL
 from hvdclip.methods.sketched import Sketched
 from hvdclip.methods.spider_clip import SpiderClip
 from hvdclip.mistakes import one_line
+from hvdclip.settings import CommonSettings, Finite, LocalSettings, Positive, ThresholdSettings, setting
 
 __all__ = [
+    "COMMON",
     "METHODS",
+    "OWN",
+    "TRAVELS",
     "CommonSettings",
     "Disagreement",
     "Finite",
@@ -52,6 +62,7 @@ __all__ = [
     "Method",
     "NonFiniteGradient",
     "Positive",
+    "Sharing",
     "ThresholdSettings",
     "method",
     "optimizer",

@@ -3,12 +3,9 @@
 Zhuang, Liu, Cutkosky, Orabona: Understanding AdamW through Proximal Methods and Scale-Freeness. TMLR 2022.
 """
 
-from typing import Any
-
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, setting
+from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.settings import AveragingSettings, Finite, setting
+from hvdclip.vectors import Gradient
 
 
 class AdamProx(LocalMethod):
@@ -28,12 +25,11 @@ class AdamProx(LocalMethod):
         beta2: Finite = setting(0.999, ge=0, lt=1, description="decay rate of the second moment v")
         eps: Finite = setting(1e-8, gt=0, description="eps, added to sqrt(v^)", unit="g")
 
-    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
-        super().__init__(model_or_params, settings, comm)
+    def set_up(self) -> None:
         self.space.refuse_float16(self.name)
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("m", "v")
+    def keeps(self) -> dict[str, Sharing]:
+        return {"m": OWN, "v": OWN}
 
     def local_step(self, g: Gradient) -> None:
         beta1, beta2, eps = self.settings.beta1, self.settings.beta2, self.settings.eps
@@ -43,4 +39,4 @@ class AdamProx(LocalMethod):
         v.copy_(beta2 * v + (1 - beta2) * g**2)
         m_hat, v_hat = 1 / (1 - beta1**t) * m, 1 / (1 - beta2**t) * v
         self.move(m_hat / (v_hat**0.5 + eps), weight_decay=False)  # x -= lr * m^/(sqrt(v^) + eps)
-        self.shrink(self.eta * self.step_scale / self.settings.lr)  # x /= 1 + wd * lr/lr_0
+        self.descent.shrink(self.eta * self.step_scale / self.settings.lr)  # x /= 1 + wd * lr/lr_0

@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvdclip.flat import Gradient, Vector
+from hvdclip.engine import GradientMethod
 from hvdclip.messages import Message, Rider
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import Positive, SgdSettings, ThresholdSettings, setting
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.settings import Positive, SgdSettings, ThresholdSettings, setting
+from hvdclip.vectors import Gradient, Vector
 
 
 class Bucket:
     """Some of the parameters and the message of their gradients; `places` are theirs in a vector's parts."""
 
     def __init__(self, method: "BucketClip", places: list[int], number: int, riders: list[Rider]):
-        space = method.kit.space([method.space.parameters[i] for i in places])
+        space = method.types.space([method.space.parameters[i] for i in places])
         self.places, self.space, self.parameters = places, space, space.parameters
         self.message: Message = method.message_of(1, riders, space=space, name=f"bucket{number}")
         self.share = math.sqrt(space.size / method.space.size)
@@ -37,7 +36,7 @@ class Bucket:
         self.missing.clear()
 
 
-class BucketClip(SgdFamily, GradientMethod):
+class BucketClip(GradientMethod):
     name = "bucket_clip"
     formula = "x -= eta d, d from mean clip(g_ib, c sqrt(P_b/P)) in each bucket b of P_b floats, c = gamma/eta"
     paper = "Kim et al., 2024 (Breaking MLPerf Training)"
@@ -53,9 +52,15 @@ class BucketClip(SgdFamily, GradientMethod):
     def vectorises(cls, settings: Any) -> bool:
         return False
 
-    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
-        super().__init__(model_or_params, settings, comm)
-        self.messages = [bucket.message for bucket in self.buckets]
+    def make_messages(self) -> list[Message]:
+        groups = self._fill()
+        self.buckets = [
+            Bucket(self, places, n, [self.buffers, self.statistics] if n == len(groups) - 1 else [])
+            for n, places in enumerate(groups)
+        ]
+        return [bucket.message for bucket in self.buckets]
+
+    def set_up(self) -> None:
         for bucket in self.buckets:
             for i, parameter in enumerate(bucket.parameters):
                 parameter.register_post_accumulate_grad_hook(self._hook(bucket, i))
@@ -66,7 +71,7 @@ class BucketClip(SgdFamily, GradientMethod):
         for bucket in self.buckets:
             for place, part in zip(bucket.places, bucket.message.vectors[0].parts, strict=True):
                 parts[place] = part
-        self.descend(self.direction(Vector(parts)))  # x -= eta * d
+        self.sgd.descend(self.sgd.direction(Vector(parts)))  # x -= eta * d
 
     def communicate(self) -> None:
         # The last bucket closes when backward ends; it has waited for step() to take the riders along.
@@ -75,14 +80,6 @@ class BucketClip(SgdFamily, GradientMethod):
             bucket.message.wait()
             bucket.message.finish()
             bucket.missing = set(range(len(bucket.places)))
-
-    def _lay_out(self) -> tuple[Message, Vector]:
-        groups = self._fill()
-        self.buckets = [
-            Bucket(self, places, n, [self.buffers, self.statistics] if n == len(groups) - 1 else [])
-            for n, places in enumerate(groups)
-        ]
-        return self.buckets[-1].message, self.space.vector()
 
     def _fill(self) -> list[list[int]]:
         """Places of the parameters by bucket, in reverse registration order, which is about that of backward."""
@@ -116,15 +113,15 @@ class BucketClip(SgdFamily, GradientMethod):
     def _gradient(self) -> Gradient:
         if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None:
             raise TypeError("bucket_clip clips during backward(), before GradScaler could unscale: train without it")
-        parts = self._parts()
+        parts = self.gradients.parts()
         for bucket in self.buckets:
             if bucket is self.buckets[-1] or bucket.missing:
                 self._close(bucket)
         norms, ratios = zip(*((bucket.norm, bucket.ratio) for bucket in self.buckets), strict=True)
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        self._observe(norm, None)
+        self.gradients.observe(norm)
         # a step counts as clipped if one of its buckets is
-        self.statistics.add("clipped", (torch.stack(ratios) < 1).any() * (1 - self._skip))
+        self.statistics.add("clipped", (torch.stack(ratios) < 1).any() * (1 - self.skip.flag))
         return Gradient(parts, norm)
 
     def _close(self, bucket: Bucket) -> None:

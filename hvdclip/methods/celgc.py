@@ -4,14 +4,12 @@ Liu, Zhuang, Lei, Liao: A Communication-Efficient Distributed Gradient Clipping 
 Networks. NeurIPS 2022, Algorithm 1.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import LocalSgdSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import ClippedSgdSettings
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.engine import LocalMethod
+from hvdclip.settings import ClippedSgdSettings, LocalSgdSettings
+from hvdclip.vectors import Gradient
 
 
-class CELGC(SgdFamily, LocalMethod):
+class CELGC(LocalMethod):
     name = "celgc"
     formula = "x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x"
     paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1"
@@ -22,5 +20,5 @@ class CELGC(SgdFamily, LocalMethod):
         """eta is lr, I is interval."""
 
     def local_step(self, g: Gradient) -> None:
-        d = self.direction(g)
-        self.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||g||) * d
+        d = self.sgd.direction(g)
+        self.sgd.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||g||) * d

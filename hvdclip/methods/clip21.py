@@ -4,9 +4,9 @@ Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21: Error Feedback 
 Algorithm 1.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import CommonSettings, Positive, setting
+from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing
+from hvdclip.settings import CommonSettings, Positive, setting
+from hvdclip.vectors import Gradient
 
 
 class Clip21(GradientMethod):
@@ -21,8 +21,8 @@ class Clip21(GradientMethod):
 
         tau: Positive = setting(description="tau, the norm that no message exceeds", unit="g")
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("v_i", "v")
+    def keeps(self) -> dict[str, Sharing]:
+        return {"v_i": OWN, "v": COMMON}
 
     def gradient_step(self, g: Gradient) -> None:
         v_i, v = self.vectors["v_i"], self.vectors["v"]

@@ -6,13 +6,12 @@ Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21, 2023, section 1
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.gradient import GradientMethod, StepLeftOut
-from hvdclip.methods.settings import ClippedSgdSettings
-from hvdclip.methods.sgd_family import Direction, SgdFamily
+from hvdclip.engine import Direction, GradientMethod, StepLeftOut
+from hvdclip.settings import ClippedSgdSettings
+from hvdclip.vectors import Gradient
 
 
-class ClipThenAverage(SgdFamily, GradientMethod):
+class ClipThenAverage(GradientMethod):
     name = "clip_then_average"
     formula = "x -= eta d, d from mean clip(g_i, c), c = gamma/eta"
     paper = "Khirirat et al., Clip21, 2023, section 1"
@@ -24,9 +23,9 @@ class ClipThenAverage(SgdFamily, GradientMethod):
 
     def gradient_step(self, g: Gradient) -> None:
         with self._momentum_unless_left_out():
-            d = self.direction(g)
+            d = self.sgd.direction(g)
             m = self.mean(d.vector, self.clip_message(d.vector, self.threshold))  # mean clip(g_i, c)
-        self.descend(Direction(m, d.decayed))  # x -= eta * m
+        self.sgd.descend(Direction(m, d.decayed))  # x -= eta * m
 
     @contextmanager
     def _momentum_unless_left_out(self) -> Iterator[None]:

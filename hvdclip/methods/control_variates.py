@@ -6,10 +6,9 @@ ICML 2020.
 
 from __future__ import annotations
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, setting
-from hvdclip.numbers import Number
+from hvdclip.engine import COMMON, OWN, TRAVELS, LocalMethod, Sharing
+from hvdclip.settings import Finite, LocalSettings, setting
+from hvdclip.vectors import Gradient, Scalar, Vector
 
 
 class ControlledSettings(LocalSettings):
@@ -18,60 +17,47 @@ class ControlledSettings(LocalSettings):
     momentum: Finite = setting(0.0, ge=0, lt=1, description="momentum of g + wd*x; the correction does not go into it")
 
 
-class Corrected(LocalMethod):
-    """Local steps along u, a gradient corrected by c - c_i: what this rank's gradients differ from the ranks' mean."""
-
-    def keeps(self) -> tuple[str, ...]:
-        return ("momentum",) if self.settings.momentum else ()
-
-    def corrected(self, g: Gradient, c_i: Vector, c: Vector) -> Vector:
-        """u = g - c_i + c, or with momentum u = buf(g + wd*x) - c_i + c."""
-        if not self.settings.momentum:
-            return g - c_i + c
-        buf = self.vectors["momentum"]
-        buf.copy_(self.settings.momentum * buf + self.with_weight_decay(g))
-        return buf - c_i + c
-
-    def descend(self, u: Vector, factor: Number = 1.0) -> None:
-        """x -= eta * factor * u; without momentum the weight decay joins here."""
-        self.move(u, factor, weight_decay=not self.settings.momentum)
+def momentum_of(settings: ControlledSettings) -> dict[str, Sharing]:
+    """The momentum, where there is one."""
+    return {"momentum": OWN} if settings.momentum else {}
 
 
-class Controlled(Corrected):
-    """c_i stands for rank i's gradient, c for the mean over the ranks; after a round c_i+ replaces c_i.
+def corrected(method: LocalMethod, g: Gradient, c_i: Vector, c: Vector) -> Vector:
+    """u = g - c_i + c, or with momentum u = buf(g + wd*x) - c_i + c."""
+    if not method.settings.momentum:
+        return g - c_i + c
+    buf = method.vectors["momentum"]
+    buf.copy_(method.settings.momentum * buf + method.with_weight_decay(g))
+    return buf - c_i + c
 
-    A method's file defines `new_control()`, and its step from `controlled(g)`.
-    """
 
-    def new_control(self) -> Vector:
-        """c_i+, from the round that ends."""
-        raise NotImplementedError
+def descend(method: LocalMethod, u: Vector, factor: Scalar = 1.0) -> None:
+    """x -= eta * factor * u; without momentum the weight decay joins here."""
+    method.move(u, factor, weight_decay=not method.settings.momentum)
 
-    def has_new_control(self) -> bool:
-        """False where all steps of the round were left out, their gradients not being finite."""
-        return self.numbers["steps_done"] > 0
 
-    def keeps(self) -> tuple[str, ...]:
-        return (*super().keeps(), "c_i", "c", "change")
+class ControlVariates:
+    """c_i stands for rank i's gradient, c for the mean over the ranks; after a round c_i+ replaces c_i."""
 
-    def travels(self) -> tuple[str, ...]:
-        return ("change",)
+    def __init__(self, method: LocalMethod):
+        self.c_i, self.c, self.change = (method.vectors[name] for name in ("c_i", "c", "change"))
 
-    def controlled(self, g: Gradient) -> Vector:
-        """u = g - c_i + c; counts the step."""
-        self.numbers["steps_done"] += 1
-        return self.corrected(g, self.vectors["c_i"], self.vectors["c"])
+    @staticmethod
+    def keeps(settings: ControlledSettings) -> dict[str, Sharing]:
+        """Their vectors; the changes are averaged together with x."""
+        return momentum_of(settings) | {"c_i": OWN, "c": COMMON, "change": TRAVELS}
 
-    def start_round(self) -> None:
-        self.numbers["steps_done"] = 0
+    def corrected(self, method: LocalMethod, g: Gradient) -> Vector:
+        """u = g - c_i + c."""
+        return corrected(method, g, self.c_i, self.c)
 
-    def end_round(self) -> None:
-        if not self.has_new_control():
-            self.vectors["change"].zero_()
-            return
-        new = self.new_control()
-        self.vectors["change"].copy_(new - self.vectors["c_i"])
-        self.vectors["c_i"].copy_(new)
+    def replace(self, new: Vector | None) -> None:
+        """c_i = c_i+, or nothing where the round has made none."""
+        if new is None:
+            self.change.zero_()
+        else:
+            self.change.copy_(new - self.c_i)
+            self.c_i.copy_(new)
 
     def after_average(self) -> None:
-        self.vectors["c"].add_(self.vectors["change"])  # c += mean(c_i+ - c_i)
+        self.c.add_(self.change)  # c += mean(c_i+ - c_i)

@@ -3,24 +3,23 @@
 Sun, Liu, Chen: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2023.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import torch
 from pydantic import model_validator
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.messages import Message
-from hvdclip.methods.apart import Apart
-from hvdclip.methods.base import NonFiniteGradient
-from hvdclip.methods.settings import CommonSettings, Finite, Positive, setting
+from hvdclip.engine import Method, NonFiniteGradient, StepLeftOut
+from hvdclip.settings import CommonSettings, Finite, Positive, setting
+from hvdclip.vectors import Gradient
 
 # Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
 STEPS_BETWEEN_REQUESTS = 10
 
 
-class DecentralizedClip(Apart):
+class DecentralizedClip(Method):
+    # The metrics are of this rank's own gradients; `samples` takes the others' to be as many.
     name = "decentralized_clip"
     formula = "x_i = v_i - alpha_k clip(g_i(v_i), tau_k); v_i = mean of x_{i-1}, x_i, x_{i+1}"
     paper = "Sun, Liu, Chen, 2023"
@@ -52,47 +51,46 @@ class DecentralizedClip(Apart):
                 "decentralized_clip sends to neighbours by MPI, without which Horovod runs here: start the ranks with "
                 "mpirun, srun --mpi=pmix or horovodrun --mpi"
             )
+        self._neighbours = self.message_of(1)
+        self._start(self._neighbours.vectors[0])
         self.numbers |= {"agree": True, "failed": 0}
+        self.progress.unknown = ("drift",)
+
+    @property
+    def messages(self) -> Sequence[Any]:
+        return [self._neighbours]
+
+    def in_words(self) -> str:
+        return "averaged with two neighbours every step"
 
     def apart_in_x(self) -> list[str]:
         return ["its own x"]
 
-    @property
-    def ranks_agree(self) -> bool:
+    def agrees(self) -> bool:
         return self.comm.size == 1 or self.numbers["agree"]
 
-    def _lay_out(self) -> tuple[Message, Vector]:
-        message = self.message_of(1)
-        return message, message.vectors[0]
-
-    def _advance(self, g: Gradient | None) -> None:
-        assert g is not None
-        k = self.steps  # from 1 in the first step
-        if not self._skip.any():
+    def take(self, g: Gradient) -> None:
+        with suppress(StepLeftOut):
+            self.skip.check()
+            k = self.steps  # from 1 in the first step
             alpha, tau = k**-self.settings.lr_decay, self.settings.tau * k**self.settings.tau_growth
             self.move(g, alpha * self.clip_message(g, tau))  # x_i = v_i - alpha_k clip(g_i(v_i), tau_k)
-        self.message.average_with_neighbours()  # v_i = sum_j A_ij x_j
-        self.numbers["agree"] = False
-        self._finish_round()
 
-    def _finish_round(self) -> None:
+    def after_step(self) -> None:
+        self._neighbours.average_with_neighbours()  # v_i = sum_j A_ij x_j
+        self.numbers["agree"] = False
         # statistics stay local; that a rank has failed is told to all when they next meet
         self.statistics.agree_alone()
         if self.statistics.failed and not self.numbers["failed"]:
             self.numbers["failed"] = self.steps
         self.statistics.failed = {}
-        super()._finish_round()
+        self._finish_round()
 
     def requests(self) -> set[str]:
         """As elsewhere; the ranks tell each other in every tenth step."""
         if self.steps % STEPS_BETWEEN_REQUESTS:
             return set()
         return set().union(*self.comm.gather(self.statistics.take_requests(), "checkpoint"))
-
-    @property
-    def last_round(self) -> dict[str, Any]:
-        """As elsewhere, but of this rank's own gradients; `samples` takes the others' to be as many."""
-        return super().last_round | ({"drift": None} if self._round else {})
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -104,7 +102,7 @@ class DecentralizedClip(Apart):
     @torch.no_grad()
     def synchronize(self) -> None:
         """Average x over all ranks; raises NonFiniteGradient where a rank has left out a step."""
-        if not self.ranks_agree:
+        if not self.agrees():
             everyone = self.message_of(1, [self.buffers])
             everyone.vectors[0].copy_(self.x)
             everyone.average("final")

@@ -3,10 +3,9 @@
 Tucat et al., TMLR 2025 (delta-GClip). delta = 0 is clipping, delta >= 1 is SGD.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, ThresholdSettings, setting
+from hvdclip.engine import LocalMethod
+from hvdclip.settings import AveragingSettings, Finite, ThresholdSettings, setting
+from hvdclip.vectors import Gradient
 
 
 class DeltaGClip(LocalMethod):
@@ -22,8 +21,8 @@ class DeltaGClip(LocalMethod):
         delta: Finite = setting(ge=0, description="delta, the least share of eta that a step keeps")
 
     @property
-    def host_skips(self) -> bool:
-        return False
+    def masks_itself(self) -> bool:
+        return True
 
     def local_step(self, g: Gradient) -> None:
         factor = self.clip_message(g, self.threshold).clamp(min=min(1.0, self.settings.delta))

@@ -5,10 +5,10 @@ Khirirat et al.: Error Feedback under (L0, L1)-Smoothness: Normalization and Mom
 
 from typing import Any
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.messages import Rider, TopKMessage
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import CommonSettings, Finite, setting
+from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing
+from hvdclip.messages import TopKMessage
+from hvdclip.settings import CommonSettings, Finite, setting
+from hvdclip.vectors import Gradient, Vector
 
 
 class EF21Norm(GradientMethod):
@@ -28,22 +28,20 @@ class EF21Norm(GradientMethod):
     def vectorises(cls, settings: Any) -> bool:
         return settings.k is None
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("u_i", "h_i", "h")
+    def keeps(self) -> dict[str, Sharing]:
+        return {"u_i": OWN, "h_i": OWN, "h": COMMON}
 
-    def _lay_out(self) -> tuple[Any, Vector]:
+    def make_messages(self) -> list[Any]:
         k = self.settings.k
         if k is None:
-            return super()._lay_out()
+            return super().make_messages()
         if k > self.space.size:
             raise ValueError(f"k is {k}; allowed: 1 to the number of parameters, which is {self.space.size}")
-        riders: list[Rider] = [self.buffers, self.statistics]
-        self.top_k = TopKMessage(self.space, k, riders, self.comm, self.weight, self.label)
-        return self.top_k, self.space.vector()
+        return [self.message_of(k, [self.buffers, self.statistics], kind=TopKMessage)]
 
     def gradient_step(self, g: Gradient) -> None:
         b = self.settings.b
-        u_i, h_i, h = (self.vectors[name] for name in self.keeps())
+        u_i, h_i, h = (self.vectors[name] for name in ("u_i", "h_i", "h"))
         new_u_i = (1 - b) * u_i + b * g if "started" in self.numbers else g
         m_i = new_u_i - h_i
         m_i, m = self._compressed_mean(m_i)
@@ -57,6 +55,6 @@ class EF21Norm(GradientMethod):
         """C(m_i), and its mean over the ranks."""
         if self.settings.k is None:
             return m_i, self.mean(m_i)
-        m_i = self.top_k.take(m_i)
+        m_i = self.message.take(m_i)
         self.exchange()
         return m_i, self.message.vectors[0]

@@ -4,41 +4,30 @@ Crawshaw, Bao, Liu: EPISODE: Episodic Gradient Clipping with Periodic Resampled 
 Heterogeneous Data. ICLR 2023, Algorithm 1.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.messages import Message
-from hvdclip.methods.control_variates import ControlledSettings, Corrected
-from hvdclip.methods.settings import ThresholdSettings
-from hvdclip.methods.steps import inverse
+from hvdclip.engine import COMMON, LocalMethod, Sharing, inverse
+from hvdclip.methods.control_variates import ControlledSettings, corrected, descend, momentum_of
+from hvdclip.settings import ThresholdSettings
+from hvdclip.vectors import Gradient
 
 
-class Episodic(Corrected):
-    """Steps along u = g - G_i + G, of length gamma in a whole round if ||G|| > gamma/eta at its start."""
-
-    @property
-    def needs_closure(self) -> bool:
-        return True
-
-    @property
-    def host_skips(self) -> bool:
-        return self.settings.momentum > 0  # else a local step changes x only
-
-    def keeps(self) -> tuple[str, ...]:
-        return (*super().keeps(), "G_i", "G")
-
-    def decide(self) -> None:
-        """Once a round, for all ranks, since G is the same on all."""
-        self.numbers["clipped"] = self.vectors["G"].norm() > self.threshold
-
-    def local_step(self, g: Gradient) -> None:
-        u, clipped = self.corrected(g, self.vectors["G_i"], self.vectors["G"]), self.numbers["clipped"]
-        self.statistics.add("clipped", clipped * (1 - self._skip))
-        # x -= gamma * u/||u|| if the round is clipped, else eta * u
-        self.descend(u, torch.where(clipped, self.threshold * inverse(u.norm()), 1.0))
+def decide(method: LocalMethod) -> None:
+    """Whether the round is clipped: once for all ranks, since G is the same on all."""
+    method.numbers["clipped"] = method.vectors["G"].norm() > method.threshold
 
 
-class Episode(Episodic):
+def episodic_step(method: LocalMethod, g: Gradient) -> None:
+    """x -= eta * u with u = g - G_i + G, or gamma * u/||u|| in a round that is clipped."""
+    u, clipped = corrected(method, g, method.vectors["G_i"], method.vectors["G"]), method.numbers["clipped"]
+    method.statistics.add("clipped", clipped * (1 - method.skip.flag))
+    descend(method, u, torch.where(clipped, method.threshold * inverse(u.norm()), 1.0))
+
+
+class Episode(LocalMethod):
     name = "episode"
     formula = (
         "G_i = fresh gradient at x_round, G = mean G_i; u_i = g_i - G_i + G; x_i -= eta u_i if ||G|| <= gamma/eta, "
@@ -52,27 +41,37 @@ class Episode(Episodic):
     class Settings(ControlledSettings, ThresholdSettings):
         """eta is lr, I is interval."""
 
-    def _lay_out(self) -> tuple[Message, Vector]:
+    @property
+    def needs_closure(self) -> bool:
+        return True
+
+    @property
+    def masks_itself(self) -> bool:
+        return self.settings.momentum == 0
+
+    @property
+    def messages(self) -> Sequence[Any]:
+        return [*super().messages, self.resampled]
+
+    def keeps(self) -> dict[str, Sharing]:
+        return momentum_of(self.settings) | {"G_i": COMMON, "G": COMMON}  # made anew in each round
+
+    def set_up(self) -> None:
         # G can only be averaged at the averaged x, so it cannot travel with x
         self.resampled = self.message_of(1, name="resampled")
         self.vectors["G"] = self.resampled.vectors[0]
-        return super()._lay_out()
-
-    def alike(self) -> tuple[str, ...]:
-        return ("G_i", "G")
 
     def start_round(self) -> None:
-        self.messages = [self.message, self.resampled]
         G_i, G = self.vectors["G_i"], self.vectors["G"]
         G_i.copy_(self.fresh_gradient())
         G.copy_(G_i)
         self.resampled.average()
         # where it is not finite some rank has failed, and all leave the round out
         self.numbers["usable"] = bool(G.norm().isfinite().all())
-        self.decide()
+        decide(self)
 
     def local_step(self, g: Gradient) -> None:
         if self.numbers["usable"]:
-            super().local_step(g)
+            episodic_step(self, g)
         else:
-            self._skip = torch.ones_like(self._skip)
+            self.skip.also(True)

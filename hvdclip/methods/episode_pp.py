@@ -4,24 +4,17 @@ Crawshaw, Bao, Liu: Federated Learning with Client Subsampling, Data Heterogenei
 Algorithm and Lower Bounds. NeurIPS 2023.
 """
 
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
-from hvdclip.flat import Gradient
-from hvdclip.methods.control_variates import ControlledSettings
-from hvdclip.methods.episode import Episodic
-from hvdclip.methods.settings import ThresholdSettings, setting
-
-
-@lru_cache(maxsize=8)  # asked for at every step
-def _draw(seed: int, round: int, ranks: int, participants: int) -> tuple[int, ...]:
-    drawn = np.random.default_rng((seed, round)).choice(ranks, participants, replace=False)
-    return tuple(sorted(drawn.tolist()))
+from hvdclip.averaging import Participation, Sample
+from hvdclip.engine import COMMON, OWN, TRAVELS, LocalMethod, Sharing
+from hvdclip.methods.control_variates import ControlledSettings, momentum_of
+from hvdclip.methods.episode import decide, episodic_step
+from hvdclip.settings import ThresholdSettings, setting
+from hvdclip.vectors import Gradient
 
 
-class EpisodePP(Episodic):
+class EpisodePP(LocalMethod):
     name = "episode_pp"
     formula = (
         "S of N ranks step: u_i = g_i - G_i + G; x_i -= eta u_i if ||G|| <= gamma/eta, else gamma u_i/||u_i||; every I "
@@ -31,7 +24,6 @@ class EpisodePP(Episodic):
     message_size = "2P every I steps"
     memory = "3P"
     extra_gradients = "I before the first step"
-    reads_alike = False
 
     class Settings(ControlledSettings, ThresholdSettings):
         """eta is lr, I is interval, S is participants."""
@@ -45,46 +37,29 @@ class EpisodePP(Episodic):
     def vectorises(cls, settings: Any) -> bool:
         return False
 
-    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
-        if settings.participants > comm.size:
-            raise ValueError(
-                f"participants is {settings.participants}; allowed: 1 to the number of ranks, which is {comm.size}"
-            )
-        super().__init__(model_or_params, settings, comm)
+    @property
+    def needs_closure(self) -> bool:
+        return True
+
+    def who_takes_part(self) -> Participation:
+        return Sample(self.settings.sampling_seed, self.comm.size, self.settings.participants)
+
+    def keeps(self) -> dict[str, Sharing]:
+        return momentum_of(self.settings) | {"G_i": OWN, "G": COMMON, "change": TRAVELS}
+
+    def set_up(self) -> None:
         if self.weight != 1.0:
             raise ValueError("weight: episode_pp takes the plain mean of the ranks drawn; allowed are equal weights")
-
-    def participants(self, round: int) -> list[int]:
-        """The ranks drawn for a round (from 0), the same on all ranks."""
-        return list(_draw(self.settings.sampling_seed, round, self.comm.size, self.settings.participants))
-
-    @property
-    def takes_part(self) -> bool:
-        return self.comm.rank in self.participants(self.rounds)
-
-    @property
-    def drawn(self) -> float:
-        return self.settings.participants / self.comm.size
-
-    def keeps(self) -> tuple[str, ...]:
-        return (*super().keeps(), "change")
-
-    def travels(self) -> tuple[str, ...]:
-        return ("change",)
 
     def start_round(self) -> None:
         if self.rounds == 0:
             self._first_corrections()
         self.vectors["change"].zero_()
         self.numbers["taken"] = 0
-        self.decide()
-
-    @property
-    def host_skips(self) -> bool:
-        return True  # the mean of the round's gradients takes finite ones only
+        decide(self)
 
     def local_step(self, g: Gradient) -> None:
-        super().local_step(g)
+        episodic_step(self, g)
         self.numbers["taken"] += 1
         self.vectors["change"].lerp_(g, 1 / self.numbers["taken"])  # the mean so far
 

@@ -3,10 +3,9 @@
 Yang, Tripp, Sun, Zou, Zhou: Independently-Normalized SGD for Generalized-Smooth Nonconvex Optimization. 2024.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, setting
+from hvdclip.engine import LocalMethod
+from hvdclip.settings import AveragingSettings, Finite, setting
+from hvdclip.vectors import Gradient
 
 
 class IANSGD(LocalMethod):
@@ -30,8 +29,8 @@ class IANSGD(LocalMethod):
         return True
 
     @property
-    def host_skips(self) -> bool:
-        return False
+    def masks_itself(self) -> bool:
+        return True
 
     def local_step(self, g: Gradient) -> None:
         g_b = g.clone()  # the second gradient overwrites .grad

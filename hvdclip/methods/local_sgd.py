@@ -3,13 +3,12 @@
 McMahan, Moore, Ramage, Hampson, Agueera y Arcas, AISTATS 2017; Stich, ICLR 2019.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import LocalSgdSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.engine import LocalMethod
+from hvdclip.settings import LocalSgdSettings
+from hvdclip.vectors import Gradient
 
 
-class LocalSGD(SgdFamily, LocalMethod):
+class LocalSGD(LocalMethod):
     name = "local_sgd"
     formula = "x_i -= eta d_i; every I steps x_i = mean x"
     paper = "McMahan et al., AISTATS 2017; Stich, ICLR 2019"
@@ -20,4 +19,4 @@ class LocalSGD(SgdFamily, LocalMethod):
         """eta is lr, I is interval."""
 
     def local_step(self, g: Gradient) -> None:
-        self.descend(self.direction(g))  # x -= eta * d
+        self.sgd.descend(self.sgd.direction(g))  # x -= eta * d

@@ -7,14 +7,12 @@ from contextlib import suppress
 
 import torch
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.messages import Message
-from hvdclip.methods.gradient import GradientMethod, StepLeftOut
-from hvdclip.methods.settings import ClippedSgdSettings, setting
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.engine import GradientMethod, StepLeftOut
+from hvdclip.settings import ClippedSgdSettings, setting
+from hvdclip.vectors import Gradient
 
 
-class MinibatchClip(SgdFamily, GradientMethod):
+class MinibatchClip(GradientMethod):
     name = "minibatch_clip"
     formula = "g = mean of I gradients of each of N ranks at x; every I gradients x -= min(eta, gamma/||g||) d"
     paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022 (a large-batch form of their baseline)"
@@ -32,10 +30,8 @@ class MinibatchClip(SgdFamily, GradientMethod):
     def interval(self) -> int:
         return self.settings.interval
 
-    def _lay_out(self) -> tuple[Message, Vector]:
-        message, x = super()._lay_out()
-        self.vectors["mean_g"] = message.vectors[0]
-        return message, x
+    def set_up(self) -> None:
+        self.vectors["mean_g"] = self.message.vectors[0]
 
     def gradient_step(self, g: Gradient) -> None:
         self.vectors["mean_g"].lerp_(g, 1 / self.steps_in_round)
@@ -52,10 +48,10 @@ class MinibatchClip(SgdFamily, GradientMethod):
     def _move_x(self) -> None:
         try:
             self.exchange()
-            d = self.direction(self.vectors["mean_g"])
+            d = self.sgd.direction(self.vectors["mean_g"])
             factor = self.clip(d.vector)
             # each of the gradients counts as a step
-            self.statistics.add("clipped", self.steps_in_round * (factor < 1), common=True)
-            self.descend(d, factor)  # x -= min(eta, gamma/||g||) * d
+            self.statistics.add("clipped", self.steps_in_round * (factor < 1), alike=True)
+            self.sgd.descend(d, factor)  # x -= min(eta, gamma/||g||) * d
         finally:
             self.vectors["mean_g"].zero_()

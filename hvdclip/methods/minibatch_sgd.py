@@ -1,12 +1,11 @@
 """Synchronous SGD: the gradients are averaged at every step."""
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import SgdSettings
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.engine import GradientMethod
+from hvdclip.settings import SgdSettings
+from hvdclip.vectors import Gradient
 
 
-class MinibatchSGD(SgdFamily, GradientMethod):
+class MinibatchSGD(GradientMethod):
     name = "minibatch_sgd"
     formula = "x -= eta d, d from mean g_i"
     paper = "Dekel, Gilad-Bachrach, Shamir, Xiao, JMLR 2012"
@@ -17,4 +16,4 @@ class MinibatchSGD(SgdFamily, GradientMethod):
         """eta is lr."""
 
     def gradient_step(self, g: Gradient) -> None:
-        self.descend(self.direction(self.mean(g)))  # x -= eta * d
+        self.sgd.descend(self.sgd.direction(self.mean(g)))  # x -= eta * d

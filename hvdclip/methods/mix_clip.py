@@ -3,16 +3,26 @@
 Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex Optimization. NeurIPS 2020, Algorithm 1.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, ThresholdSettings, setting
+from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.settings import AveragingSettings, Finite, ThresholdSettings, setting
+from hvdclip.vectors import Gradient
 
 
 class MixClipSettings(AveragingSettings, ThresholdSettings):
     """eta is lr, I is interval."""
 
     beta: Finite = setting(0.9, ge=0, lt=1, description="beta, weight of the past in the momentum")
+
+
+def mixed_step(method: LocalMethod, g: Gradient, nu: float) -> None:
+    """x -= nu eta/(1 + eta||m||/gamma) m + (1-nu) eta/(1 + eta||g||/gamma) g, with the momentum m of g."""
+    beta, c = method.settings.beta, method.threshold
+    decayed = method.with_weight_decay(g)  # weight decay comes before the norms here
+    method.clip(decayed)  # counts the step
+    m = method.vectors["m"].copy_(beta * method.vectors["m"] + (1 - beta) * decayed)
+    of_m, of_g = nu / (1 + m.norm() / c), (1 - nu) / (1 + decayed.norm() / c)
+    method.move(m, of_m, weight_decay=False)
+    method.move(decayed, of_g, weight_decay=False)
 
 
 class MixClip(LocalMethod):
@@ -30,18 +40,8 @@ class MixClip(LocalMethod):
 
         nu: Finite = setting(0.7, ge=0, le=1, description="nu, share of the step along the momentum")
 
-    @property
-    def nu(self) -> float:
-        return self.settings.nu
-
-    def keeps(self) -> tuple[str, ...]:
-        return ("m",)
+    def keeps(self) -> dict[str, Sharing]:
+        return {"m": OWN}
 
     def local_step(self, g: Gradient) -> None:
-        beta, c = self.settings.beta, self.threshold
-        decayed = self.with_weight_decay(g)  # weight decay comes before the norms here
-        self.clip(decayed)  # counts the step
-        m = self.vectors["m"].copy_(beta * self.vectors["m"] + (1 - beta) * decayed)
-        of_m, of_g = self.nu / (1 + m.norm() / c), (1 - self.nu) / (1 + decayed.norm() / c)
-        self.move(m, of_m, weight_decay=False)
-        self.move(decayed, of_g, weight_decay=False)
+        mixed_step(self, g, self.settings.nu)

@@ -3,16 +3,23 @@
 Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex Optimization. NeurIPS 2020, Algorithm 1.
 """
 
-from hvdclip.methods.mix_clip import MixClip, MixClipSettings
+from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.methods.mix_clip import MixClipSettings, mixed_step
+from hvdclip.vectors import Gradient
 
 
-class MomClip(MixClip):
+class MomClip(LocalMethod):
     name = "mom_clip"
     formula = "m_i = beta m_i + (1-beta) g_i; x_i -= eta/(1 + eta||m_i||/gamma) m_i; every I steps x_i = mean x"
     paper = "Zhang, Jin, Fang, Wang, NeurIPS 2020, Algorithm 1"
     message_size = "P every I steps"
     memory = "P"
-    nu = 1.0
 
     class Settings(MixClipSettings):
         """eta is lr, I is interval."""
+
+    def keeps(self) -> dict[str, Sharing]:
+        return {"m": OWN}
+
+    def local_step(self, g: Gradient) -> None:
+        mixed_step(self, g, nu=1.0)

@@ -3,13 +3,12 @@
 Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5 ("Naive Parallel SGDClip").
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import ClippedSgdSettings
-from hvdclip.methods.sgd_family import SgdFamily
+from hvdclip.engine import GradientMethod
+from hvdclip.settings import ClippedSgdSettings
+from hvdclip.vectors import Gradient
 
 
-class NaiveParallelClip(SgdFamily, GradientMethod):
+class NaiveParallelClip(GradientMethod):
     name = "naive_parallel_clip"
     formula = "g = mean g_i; x -= min(eta, gamma/||g||) d"
     paper = "Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5"
@@ -20,5 +19,5 @@ class NaiveParallelClip(SgdFamily, GradientMethod):
         """eta is lr."""
 
     def gradient_step(self, g: Gradient) -> None:
-        d = self.direction(self.mean(g))
-        self.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||mean g||) * d
+        d = self.sgd.direction(self.mean(g))
+        self.sgd.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||mean g||) * d

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hvdclip.flat import Vector
-from hvdclip.methods.gradient import GradientMethod
-from hvdclip.methods.settings import CommonSettings, Finite, setting
+from hvdclip.engine import GradientMethod
+from hvdclip.settings import CommonSettings, Finite, setting
+from hvdclip.vectors import Vector
 
 
 class NoiseSettings(CommonSettings):
@@ -24,30 +24,25 @@ class NoiseSettings(CommonSettings):
     noise_seed: int = setting(0, ge=0, description="noise is drawn from (noise_seed + train.seed, rank)")
 
 
-class Noisy(GradientMethod):
-    """A method that calls `noisy` on what it sends."""
+class Noise:
+    """What a rank adds to its messages; saved with the method."""
 
-    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
-        super().__init__(model_or_params, settings, comm)
-        self._draws = torch.Generator(self.space.device)
-        self._draws.manual_seed(int(np.random.SeedSequence((settings.noise_seed, comm.rank)).generate_state(1)[0]))
+    def __init__(self, method: GradientMethod):
+        settings = method.settings
+        self.deviation = settings.noise
+        self._draws = torch.Generator(method.space.device)
+        seed = np.random.SeedSequence((settings.noise_seed, method.comm.rank)).generate_state(1)[0]
+        self._draws.manual_seed(int(seed))
+        method.parts.append(self)
 
-    @classmethod
-    def vectorises(cls, settings: Any) -> bool:
-        return settings.noise == 0  # noise is each rank's own
-
-    def noisy(self, m: Vector) -> Vector:
+    def added_to(self, m: Vector) -> Vector:
         """m + noise_i, drawn by this rank."""
-        deviation = self.settings.noise
-        if deviation == 0:
+        if self.deviation == 0:
             return m
-        return m + m.like([deviation * torch.empty_like(p).normal_(generator=self._draws) for p in m.parts])
+        return m + m.like([self.deviation * torch.empty_like(p).normal_(generator=self._draws) for p in m.parts])
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        state["hvdclip"]["draws"] = self._draws.get_state()
-        return state
+        return {"draws": self._draws.get_state()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._draws.set_state(state_dict["hvdclip"]["draws"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._draws.set_state(state["draws"])

@@ -3,13 +3,15 @@
 Shulgin et al.: Smoothed Normalization for Efficient Distributed Private Optimization. 2025.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.noise import NoiseSettings, Noisy
-from hvdclip.methods.settings import Finite, setting
-from hvdclip.methods.steps import inverse
+from typing import Any
+
+from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing, inverse
+from hvdclip.methods.noise import Noise, NoiseSettings
+from hvdclip.settings import Finite, setting
+from hvdclip.vectors import Gradient
 
 
-class NormEC(Noisy):
+class NormEC(GradientMethod):
     name = "norm_ec"
     formula = (
         "m_i = (g_i - v_i)/(alpha + ||g_i - v_i||); v_i += beta m_i; v += beta mean(m_i + noise_i); x -= eta v/||v||"
@@ -25,15 +27,22 @@ class NormEC(Noisy):
         beta: Finite = setting(gt=0, description="beta, weight of a message in v_i and v")
         server: bool = setting(True, description="server normalisation: x -= eta v/||v||, else x -= eta v")
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("v_i", "v")
+    @classmethod
+    def vectorises(cls, settings: Any) -> bool:
+        return settings.noise == 0  # noise is each rank's own
+
+    def set_up(self) -> None:
+        self.noise = Noise(self)
+
+    def keeps(self) -> dict[str, Sharing]:
+        return {"v_i": OWN, "v": COMMON}
 
     def gradient_step(self, g: Gradient) -> None:
         beta = self.settings.beta
         v_i, v = self.vectors["v_i"], self.vectors["v"]
         m_i = g - v_i
         m_i.mul_(inverse(self.settings.alpha + m_i.norm()))
-        m = self.mean(self.noisy(m_i))
+        m = self.mean(self.noise.added_to(m_i))
         v_i.add_(beta * m_i)
         v.add_(beta * m)
         if self.settings.server:

@@ -3,11 +3,9 @@
 Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020 (with momentum).
 """
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, setting
-from hvdclip.methods.steps import inverse
+from hvdclip.engine import OWN, LocalMethod, Sharing, inverse
+from hvdclip.settings import AveragingSettings, Finite, setting
+from hvdclip.vectors import Gradient, Vector
 
 
 class NormalizedSGD(LocalMethod):
@@ -22,12 +20,12 @@ class NormalizedSGD(LocalMethod):
 
         momentum: Finite = setting(0.0, ge=0, lt=1, description="beta, momentum taken before the norm")
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("m",) if self.settings.momentum else ()
+    def keeps(self) -> dict[str, Sharing]:
+        return {"m": OWN} if self.settings.momentum else {}
 
     @property
-    def host_skips(self) -> bool:
-        return self.settings.momentum > 0
+    def masks_itself(self) -> bool:
+        return self.settings.momentum == 0
 
     def local_step(self, g: Gradient) -> None:
         m: Vector = g

@@ -7,12 +7,13 @@ from typing import Literal
 
 import torch
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.methods.control_variates import Controlled, ControlledSettings
-from hvdclip.methods.settings import setting
+from hvdclip.engine import COMMON, LocalMethod, Sharing
+from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend
+from hvdclip.settings import setting
+from hvdclip.vectors import Gradient, Vector
 
 
-class Scaffold(Controlled):
+class Scaffold(LocalMethod):
     name = "scaffold"
     formula = (
         "x_i -= eta (g_i - c_i + c); every I steps c_i+ = c_i - c + (x_round - x_i)/(I eta) (option II) or a gradient "
@@ -30,36 +31,48 @@ class Scaffold(Controlled):
             "II", description="c_i+ from a fresh gradient at x_round, one more a round (I), or from the way (II)"
         )
 
+        @property
+        def needs_x_round(self) -> bool:
+            return self.option == "II"
+
     @property
     def needs_closure(self) -> bool:
         return self.settings.option == "I"
 
-    def keeps(self) -> tuple[str, ...]:
-        return (*super().keeps(), "fresh" if self.settings.option == "I" else "x_round")
+    def keeps(self) -> dict[str, Sharing]:
+        fresh = {"fresh": COMMON} if self.settings.option == "I" else {}
+        return ControlVariates.keeps(self.settings) | fresh
+
+    def set_up(self) -> None:
+        self.controls = ControlVariates(self)
 
     def start_round(self) -> None:
-        super().start_round()
+        self.numbers["steps_done"] = 0
         if self.settings.option == "I":
             fresh = self.fresh_gradient()
             self.vectors["fresh"].copy_(fresh)
             self.numbers["usable"] = bool(fresh.norm().isfinite().all())
-        else:
-            self.vectors["x_round"].copy_(self.x)
-        self.numbers["lengths"] = [0.0 for _ in self.spans()]
+        self.numbers["lengths"] = [0.0 for _ in self.descent.spans()]
 
     def local_step(self, g: Gradient) -> None:
-        self.descend(self.controlled(g))  # x -= eta * u
-        steps = [group["lr"] * self.step_scale for group, _ in self.spans()]
+        self.numbers["steps_done"] += 1
+        u = self.controls.corrected(self, g)
+        descend(self, u)  # x -= eta * u
+        steps = [group["lr"] * self.step_scale for group, _ in self.descent.spans()]
         self.numbers["lengths"] = [sum(pair) for pair in zip(self.numbers["lengths"], steps, strict=True)]
 
-    def has_new_control(self) -> bool:
-        return self.numbers["usable"] if self.settings.option == "I" else super().has_new_control()
-
-    def new_control(self) -> Vector:
-        """c_i - c + (x_round - x_i)/(K eta), K eta being the sum of the round's step sizes, of each group its own."""
+    def end_round(self) -> None:
         if self.settings.option == "I":
-            return self.vectors["fresh"]
-        c_i, c, way = self.vectors["c_i"], self.vectors["c"], self.vectors["x_round"] - self.x
-        for (_, span), length in zip(self.spans(), self.numbers["lengths"], strict=True):
-            torch._foreach_div_(way.parts[span], length or 1.0)  # a group with lr 0 has not moved
-        return c_i - c + way
+            self.controls.replace(self.vectors["fresh"] if self.numbers["usable"] else None)
+        else:
+            self.controls.replace(self._from_the_update() if self.numbers["steps_done"] else None)
+
+    def after_average(self) -> None:
+        self.controls.after_average()
+
+    def _from_the_update(self) -> Vector:
+        """c_i - c + (x_round - x_i)/(K eta), K eta being the sum of the round's step sizes, of each group its own."""
+        update = self.x_round - self.x
+        for (_, span), length in zip(self.descent.spans(), self.numbers["lengths"], strict=True):
+            torch._foreach_div_(update.parts[span], length or 1.0)  # a group with lr 0 has not moved
+        return self.controls.c_i - self.controls.c + update

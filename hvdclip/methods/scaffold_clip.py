@@ -3,12 +3,13 @@
 Karimireddy et al., ICML 2020, with the clipped step of Crawshaw, Bao, Liu, EPISODE, ICLR 2023 (there a baseline).
 """
 
-from hvdclip.flat import Gradient, Vector
-from hvdclip.methods.control_variates import Controlled, ControlledSettings
-from hvdclip.methods.settings import ThresholdSettings
+from hvdclip.engine import COMMON, LocalMethod, Sharing
+from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend
+from hvdclip.settings import ThresholdSettings
+from hvdclip.vectors import Gradient
 
 
-class ScaffoldClip(Controlled):
+class ScaffoldClip(LocalMethod):
     name = "scaffold_clip"
     formula = "u_i = g_i - c_i + c; x_i -= min(eta, gamma/||u_i||) u_i; every I steps c_i+ = mean g_i, x_i = mean x"
     paper = "Karimireddy et al., ICML 2020; Crawshaw, Bao, Liu, ICLR 2023"
@@ -18,17 +19,24 @@ class ScaffoldClip(Controlled):
     class Settings(ControlledSettings, ThresholdSettings):
         """eta is lr, I is interval."""
 
-    def keeps(self) -> tuple[str, ...]:
-        return (*super().keeps(), "mean_g")
+    def keeps(self) -> dict[str, Sharing]:
+        return ControlVariates.keeps(self.settings) | {"mean_g": COMMON}
+
+    def set_up(self) -> None:
+        self.controls = ControlVariates(self)
 
     def start_round(self) -> None:
-        super().start_round()
+        self.numbers["steps_done"] = 0
         self.vectors["mean_g"].zero_()
 
     def local_step(self, g: Gradient) -> None:
-        u = self.controlled(g)
-        self.descend(u, self.clip(u))  # x -= min(eta, gamma/||u||) * u
+        self.numbers["steps_done"] += 1
+        u = self.controls.corrected(self, g)
+        descend(self, u, self.clip(u))  # x -= min(eta, gamma/||u||) * u
         self.vectors["mean_g"].lerp_(g, 1 / self.numbers["steps_done"])
 
-    def new_control(self) -> Vector:
-        return self.vectors["mean_g"]
+    def end_round(self) -> None:
+        self.controls.replace(self.vectors["mean_g"] if self.numbers["steps_done"] else None)
+
+    def after_average(self) -> None:
+        self.controls.after_average()

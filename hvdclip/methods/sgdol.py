@@ -6,10 +6,9 @@ ICML 2019.
 
 import torch
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, setting
+from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.settings import AveragingSettings, Finite, setting
+from hvdclip.vectors import Gradient
 
 
 class SGDOL(LocalMethod):
@@ -39,11 +38,11 @@ class SGDOL(LocalMethod):
         return True
 
     @property
-    def host_skips(self) -> bool:
-        return False  # the sums mask themselves
+    def masks_itself(self) -> bool:
+        return True  # the sums too
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("g",)
+    def keeps(self) -> dict[str, Sharing]:
+        return {"g": OWN}
 
     def local_step(self, g: Gradient) -> None:
         M, alpha = self.settings.M, self.settings.alpha
@@ -52,7 +51,7 @@ class SGDOL(LocalMethod):
         products, squares = self.numbers.get("sums", (start, start))
         new_products, new_squares = products + g_s.dot(self.fresh_gradient()), squares + g_s.dot(g_s)
         self.move(g_s, (products / (M * squares)).clamp(0, 2 / M))  # x -= eta_t * g
-        left_out = self._skip > 0
+        left_out = self.skip.flag > 0
         self.numbers["sums"] = (
             torch.where(left_out, products, new_products),
             torch.where(left_out, squares, new_squares),

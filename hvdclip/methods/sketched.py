@@ -10,11 +10,10 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from hvdclip.averaging import InPlace
-from hvdclip.flat import Gradient, Space, Vector
-from hvdclip.messages import Message
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import Finite, LocalSettings, ThresholdSettings, setting
+from hvdclip.averaging import Exchange
+from hvdclip.engine import COMMON, Assembly, LocalMethod, Sharing
+from hvdclip.settings import Finite, LocalSettings, ThresholdSettings, setting
+from hvdclip.vectors import Gradient, Space, Vector
 
 
 class Sketched(LocalMethod):
@@ -43,59 +42,70 @@ class Sketched(LocalMethod):
                 raise ValueError(f"outer is {self.outer!r}; allowed: none, since the server's step is an outer step")
             return self
 
+        @property
+        def needs_x_round(self) -> bool:
+            return True
+
     @classmethod
     def vectorises(cls, settings: Any) -> bool:
         return False
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("x_round", "m", "v", "v_max")
-
-    def alike(self) -> tuple[str, ...]:
-        return self.keeps()
-
-    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
-        super().__init__(model_or_params, settings, comm)
-        self.space.refuse_float16(self.name)
-
     @property
-    def host_skips(self) -> bool:
-        return False  # a local step changes x only
+    def masks_itself(self) -> bool:
+        return True  # a local step changes x only
 
-    def _lay_out(self) -> tuple[Message, Vector]:
-        sketch = nn.Parameter(torch.zeros(self.settings.width, dtype=self.space.widest, device=self.space.device))
-        _, x = super()._lay_out()
-        message = self.message_of(1, self._riders(), space=Space([sketch]))
-        self.exchange = InPlace(message, x)
-        return message, x
+    def keeps(self) -> dict[str, Sharing]:
+        return {"m": COMMON, "v": COMMON, "v_max": COMMON}
 
-    def start_round(self) -> None:
-        self.vectors["x_round"].copy_(self.x)
+    def exchange(self, assembly: Assembly) -> Exchange:
+        return Sketch(self, assembly)
+
+    def set_up(self) -> None:
+        self.space.refuse_float16(self.name)
 
     def local_step(self, g: Gradient) -> None:
         self.move(g, self.clip(g))  # x -= min(eta, gamma/||g||) * g
 
-    def end_round(self) -> None:
-        sketch = self.message.vectors[0].flats[0].zero_()
-        way = self.vectors["x_round"].clone().sub_(self.x)
-        for part, h, s in zip(way.parts, *self.hashes(self.rounds), strict=True):
-            sketch.index_add_(0, h, (s * part.flatten()).to(sketch.dtype))
 
-    def settle(self) -> None:
-        sketch = self.message.vectors[0].flats[0]
-        hashes = zip(self.x.parts, *self.hashes(self.rounds), strict=True)
-        d = self.x.like([(s * sketch[h]).to(part.dtype).view(part.shape) for part, h, s in hashes])
-        x_round, m, v, v_max = (self.vectors[name] for name in self.keeps())
+class Sketch:
+    """Averages a count sketch of x_round - x, from which the server's AMSGrad step makes the next common x."""
+
+    def __init__(self, method: Sketched, assembly: Assembly):
+        self.settings, self.x, self.x_round = method.settings, method.space.vector(), assembly.vectors["x_round"]
+        self.moments = [method.vectors[name] for name in ("m", "v", "v_max")]
+        sketch = nn.Parameter(torch.zeros(self.settings.width, dtype=method.space.widest, device=method.space.device))
+        self.message = method.message_of(1, assembly.riders, space=Space([sketch]))
+        self.sketch = self.message.vectors[0].flats[0]
+
+    def start(self, key: tuple[int, ...]) -> None:
+        *_, self.round = key
+        update = self.x_round.clone().sub_(self.x)
+        self.sketch.zero_()
+        for part, h, s in zip(update.parts, *self._hashes(), strict=True):
+            self.sketch.index_add_(0, h, (s * part.flatten()).to(self.sketch.dtype))
+        self.message.start(meanwhile=False)
+
+    def wait(self) -> None:
+        self.message.wait()
+
+    def finish(self) -> Vector:
+        self.message.finish()
+        hashes = zip(self.x.parts, *self._hashes(), strict=True)
+        d = self.x.like([(s * self.sketch[h]).to(part.dtype).view(part.shape) for part, h, s in hashes])
+        m, v, v_max = self.moments
         beta1, beta2, eps = self.settings.server_beta1, self.settings.server_beta2, self.settings.server_eps
         m.copy_(beta1 * m + (1 - beta1) * d)
         v.copy_(beta2 * v + (1 - beta2) * d**2)
         v_max.maximum_(v)
-        self.x.copy_(x_round - self.settings.server_lr * (m / (v_max**0.5 + eps)))
+        return self.x.copy_(self.x_round - self.settings.server_lr * (m / (v_max**0.5 + eps)))
 
-    def hashes(self, round: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Buckets h and signs s of every parameter entry in a round (from 0), the same on all ranks."""
-        draw = np.random.default_rng((self.settings.sketch_seed, round))
-        device = self.space.device
-        h = torch.from_numpy(draw.integers(self.settings.width, size=self.space.size)).to(device)
-        s = torch.from_numpy(draw.integers(2, size=self.space.size) * 2.0 - 1).to(device)
-        sizes = [part.numel() for part in self.x.parts]
+    def apart(self) -> list[str]:
+        return []
+
+    def _hashes(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Buckets h and signs s of every parameter entry in the round (from 0), the same on all ranks."""
+        draw = np.random.default_rng((self.settings.sketch_seed, self.round))
+        sizes, device = [part.numel() for part in self.x.parts], self.x.flats[0].device
+        h = torch.from_numpy(draw.integers(self.settings.width, size=sum(sizes))).to(device)
+        s = torch.from_numpy(draw.integers(2, size=sum(sizes)) * 2.0 - 1).to(device)
         return list(h.split(sizes)), list(s.split(sizes))

@@ -3,10 +3,9 @@
 Reisizadeh, Li, Das, Jadbabaie: Variance-reduced Clipping for Non-convex Optimization. 2023.
 """
 
-from hvdclip.flat import Gradient
-from hvdclip.methods.averaging_settings import AveragingSettings
-from hvdclip.methods.local import LocalMethod
-from hvdclip.methods.settings import ThresholdSettings, setting
+from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.settings import AveragingSettings, ThresholdSettings, setting
+from hvdclip.vectors import Gradient
 
 
 class SpiderClip(LocalMethod):
@@ -30,8 +29,8 @@ class SpiderClip(LocalMethod):
     def needs_closure(self) -> bool:
         return True
 
-    def keeps(self) -> tuple[str, ...]:
-        return ("x_before", "v")
+    def keeps(self) -> dict[str, Sharing]:
+        return {"x_before": OWN, "v": OWN}
 
     def local_step(self, g: Gradient) -> None:
         x_before, v = self.vectors["x_before"], self.vectors["v"]
@@ -41,8 +40,7 @@ class SpiderClip(LocalMethod):
                 new.lerp_(self.fresh_gradient(), 1 / taken)  # the mean so far
         else:
             new = v + (new - self.same_batch_gradient(x_before))
-        if self._skip.any():
-            return
+        self.skip.check()  # of a further gradient too
         self.numbers["anchored"] = True
         v.copy_(new)
         x_before.copy_(self.x)

@@ -13,8 +13,8 @@ from hvdclip.config import Config
 from hvdclip.methods import METHODS, optimizer
 from hvdclip.models.point import Point
 from hvdclip.problems import PROBLEMS
+from hvdclip.simulation.stack import Stack, stackable
 from hvdclip.simulation.trace import Trace
-from hvdclip.stack import Stack
 from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
@@ -38,7 +38,7 @@ def vectorises(config: Config) -> bool:
     chosen = METHODS[config.algorithm["name"]]
     train, raises = config.train, config.algorithm.get("on_nonfinite") != "skip"
     plain = train.steps is not None and not train.weighted and not train.nt_asgd and raises
-    return plain and config.data["name"] in PROBLEMS and chosen.vectorises(chosen.Settings(**settings))
+    return plain and config.data["name"] in PROBLEMS and stackable(chosen, chosen.Settings(**settings))
 
 
 def stacked(config: Config, ranks: int, seeds: int) -> Trace:

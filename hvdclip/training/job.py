@@ -12,7 +12,7 @@ from hvdclip import data, models
 from hvdclip.comm import Communicator
 from hvdclip.config import Config, own
 from hvdclip.data import Labelled, Samples
-from hvdclip.methods.agreement import check_agreement
+from hvdclip.engine import check_agreement
 from hvdclip.problems import PROBLEMS
 from hvdclip.training.classification import Classification
 from hvdclip.training.language_model import LanguageModelling

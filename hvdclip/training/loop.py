@@ -11,13 +11,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from hvdclip.averaging import in_words
 from hvdclip.comm.simulated import Simulated
 from hvdclip.config import Train
 from hvdclip.memory import peak_bytes
 from hvdclip.methods import NonFiniteGradient, optimizer
-from hvdclip.methods.apart import Apart
-from hvdclip.methods.local import LocalMethod
 from hvdclip.training import randomness
 from hvdclip.training.asgd import NonMonotoneAverage
 from hvdclip.training.checkpointing import Checkpoints
@@ -232,20 +229,10 @@ class Trainer:
         table, size = self.task.table(), self.optimizer.space.size
         shards = "" if table is None else f"\nsamples of each label, a row for each rank:\n{_in_rows(table)}"
         return (
-            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {self._rounds()}\n"
+            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {self.optimizer.in_words()}\n"
             f"{self.config.model['name']} with {size:,} parameter{'s' * (size > 1)}; {self.task.description()}"
             f"{shards}"
         )
-
-    def _rounds(self) -> str:
-        if not isinstance(self.optimizer, Apart):
-            interval = self.config.algorithm.get("interval", 1)
-            return "gradients averaged every step" if interval == 1 else f"gradients averaged every {interval} steps"
-        if not isinstance(self.optimizer, LocalMethod):
-            return "averaged with two neighbours every step"
-        if self.config.algorithm["interval"] == "auto":
-            return "average every I steps, I chosen from measured times"
-        return f"average every {in_words(self.optimizer.intervals.starts)} steps"
 
     def _totals(self) -> dict[str, Any]:
         ledger = self.comm.ledger

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hvdclip.statistics import quantiles
+from hvdclip.messages.statistics import quantiles
 
 SUMS = ("samples", "skipped", "bytes", "comm_s", "round_s")
 MEANS = ("loss", "clip_fraction", "grad_norm")

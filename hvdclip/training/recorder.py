@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from hvdclip.messages.statistics import QUANTILES
 from hvdclip.mistakes import in_words
-from hvdclip.statistics import QUANTILES
 from hvdclip.training.lines import Lines
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory, as_json
 

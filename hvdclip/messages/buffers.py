@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-BufferPolicy = Literal["average", "keep", "broadcast"]
+from hvdclip.settings import BufferPolicy
 
 
 class Buffers:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hvdclip.flat import Vector
-from hvdclip.methods.settings import OuterSettings
+from hvdclip.settings.groups import OuterSettings
+from hvdclip.vectors import Vector
 
 
 class OuterStep:

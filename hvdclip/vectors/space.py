@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import itemgetter
 
@@ -11,122 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from hvdclip.numbers import Number
+from hvdclip.vectors.vector import HALVES, Gradient, Vector, norm_of
 
-HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (*HALVES, torch.float32, torch.float64)
 # For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.
 SMALL = 4096
-
-
-class Vector:
-    """One number per trainable parameter entry.
-
-    `parts` are shaped like the parameters; `flats` are the contiguous tensors, one per dtype, of which the parts are
-    views (none for gradients, which stay where autograd left them). `common` says that all ranks hold the same values.
-    """
-
-    def __init__(self, parts: Sequence[Tensor], flats: Sequence[Tensor] = ()):
-        self.parts, self.flats = list(parts), list(flats)
-        self.common = False
-
-    @property
-    def pieces(self) -> list[Tensor]:
-        """All entries in as few tensors as there are."""
-        return self.flats or self.parts
-
-    def like(self, parts: Sequence[Tensor]) -> Vector:
-        """A vector of this kind on other tensors, shaped like the parameters."""
-        return Vector(parts)
-
-    def norm(self) -> Tensor:
-        """L2 norm over all entries together: a 0-dim tensor, float32 or, where there are float64 entries, float64."""
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        for piece in self.pieces:
-            by_dtype.setdefault(piece.dtype, []).append(piece)
-        return _norm(by_dtype.values())
-
-    def copy_(self, other: Vector) -> Vector:
-        torch._foreach_copy_(*self._matched(other))
-        return self
-
-    def add_(self, other: Vector) -> Vector:
-        torch._foreach_add_(*self._matched(other))
-        return self
-
-    def sub_(self, other: Vector) -> Vector:
-        torch._foreach_sub_(*self._matched(other))
-        return self
-
-    def maximum_(self, other: Vector) -> Vector:
-        torch._foreach_maximum_(*self._matched(other))
-        return self
-
-    def mul_(self, factor: Number) -> Vector:
-        for piece in self.pieces:
-            if piece.dtype in HALVES:
-                piece.copy_(piece.float() * factor)  # the factor itself may be too small for float16
-            else:
-                piece.mul_(factor)
-        return self
-
-    def lerp_(self, other: Vector, weight: float) -> Vector:
-        """(1 - weight) * self + weight * other."""
-        torch._foreach_lerp_(*self._matched(other), weight)
-        return self
-
-    def dot(self, other: Vector) -> Tensor:
-        """The inner product, as exact as `norm`."""
-        products = [a.to(e) * b.to(e) for a, b in zip(self.parts, other.parts, strict=True) for e in (_exact(a.dtype),)]
-        return torch.stack([product.sum() for product in products]).sum()
-
-    def __add__(self, other: Vector | float) -> Vector:
-        return self.like(torch._foreach_add(self.parts, other.parts if isinstance(other, Vector) else other))
-
-    def __sub__(self, other: Vector) -> Vector:
-        return self.like(torch._foreach_sub(self.parts, other.parts))
-
-    def __rmul__(self, factor: Tensor | float) -> Vector:
-        return self.like(torch._foreach_mul(self.parts, factor))
-
-    def __truediv__(self, other: Vector) -> Vector:
-        return self.like(torch._foreach_div(self.parts, other.parts))
-
-    def __pow__(self, exponent: float) -> Vector:
-        return self.like(torch._foreach_pow(self.parts, exponent))
-
-    def clone(self) -> Vector:
-        return self.like([part.clone() for part in self.parts])
-
-    def zero_(self) -> Vector:
-        torch._foreach_zero_(self.pieces)
-        return self
-
-    @contextmanager
-    def replaced_by(self, other: Vector) -> Iterator[None]:
-        """Inside, this vector holds the other's values; afterwards its own again."""
-        with torch.no_grad():
-            own = [piece.clone() for piece in self.pieces]
-            self.copy_(other)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.pieces, own)
-
-    def _matched(self, other: Vector) -> tuple[list[Tensor], list[Tensor]]:
-        return (self.flats, other.flats) if self.flats and other.flats else (self.parts, other.parts)
-
-
-class Gradient(Vector):
-    """The gradients as autograd left them, with their norm, which is taken once."""
-
-    def __init__(self, parts: Sequence[Tensor], norm: Tensor):
-        super().__init__(parts)
-        self._norm = norm
-
-    def norm(self) -> Tensor:
-        return self._norm
 
 
 class Space:
@@ -170,7 +58,7 @@ class Space:
 
     def gradient(self, parts: Sequence[Tensor]) -> Gradient:
         """The gradient that lies in these tensors."""
-        return Gradient(parts, _norm(pick(parts) for pick in self._pickers))
+        return Gradient(parts, norm_of(pick(parts) for pick in self._pickers))
 
     @cached_property
     def _pickers(self) -> list[Callable[[Sequence[Tensor]], list[Tensor]]]:
@@ -252,12 +140,6 @@ def _in_order(g: Tensor, p: Tensor) -> bool:
     return g.stride() == p.stride() or (g.is_contiguous() and p.is_contiguous())
 
 
-def _norm(by_dtype: Iterable[list[Tensor]]) -> Tensor:
-    # halves are summed in float32: a square of 300 overflows float16
-    norms = [torch.stack(torch._foreach_norm(t, 2, dtype=_exact(t[0].dtype))) for t in by_dtype]
-    return torch.linalg.vector_norm(torch.cat(norms) if len(norms) > 1 else norms[0])
-
-
 def _picker(sizes: list[tuple[int, int]], device: torch.device) -> Callable[[Sequence[Tensor]], list[Tensor]]:
     small = [i for i, size in sizes if size < SMALL]
     if device.type != "cpu" or len(small) < 2:
@@ -265,7 +147,3 @@ def _picker(sizes: list[tuple[int, int]], device: torch.device) -> Callable[[Seq
         return lambda parts: [parts[i] for i in all_of_them]
     large, few = [i for i, size in sizes if size >= SMALL], itemgetter(*small)
     return lambda parts: [*(parts[i] for i in large), _flatten_dense_tensors(few(parts))]
-
-
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

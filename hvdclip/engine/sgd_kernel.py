@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hvdclip.flat import HALVES
-from hvdclip.numbers import Number
+from hvdclip.vectors import HALVES, Scalar
 
 
 def sgd_step_(
@@ -14,7 +13,7 @@ def sgd_step_(
     g: list[Tensor],
     buffers: list[Tensor],
     *,
-    step_size: Number,
+    step_size: Scalar,
     weight_decay: float,
     rule: tuple[float, float, bool],
     skip: Tensor,

@@ -7,16 +7,19 @@ every formula takes in place of the one number of a rank, and an average is a me
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hvdclip.comm import Communicator, Cost, Reduce, Waiting
-from hvdclip.flat import Gradient, Space, Vector
+from hvdclip.engine import Method, Types
+from hvdclip.engine.agreement import kind
+from hvdclip.engine.inner import ELEMENTWISE
 from hvdclip.messages import Message, Rider
-from hvdclip.numbers import Number
-from hvdclip.statistics import BINS, LEAST, MOST, NORM, PER_OCTAVE, SUMS, Statistics
+from hvdclip.messages.statistics import BINS, LEAST, MOST, NORM, PER_OCTAVE, SUMS, Statistics
+from hvdclip.settings import AveragingSettings
+from hvdclip.vectors import Gradient, Scalar, Space, Vector
 
 # the outermost bins reach this far
 EDGE = 1 / PER_OCTAVE
@@ -26,6 +29,7 @@ class Stack(Communicator):
     """The communicator of N stacked ranks; `rank` means nothing here."""
 
     rank = 0
+    types: ClassVar[Types]  # what a method on it is built from
 
     def __init__(self, ranks: int):
         super().__init__()
@@ -69,10 +73,10 @@ class StackedVector(Vector):
         return StackedVector(parts)
 
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.pieces[0], dim=-1, keepdim=True)
+        return torch.linalg.vector_norm(self.tensors[0], dim=-1, keepdim=True)
 
     def dot(self, other: Vector) -> Tensor:
-        return (self.pieces[0] * other.pieces[0]).sum(dim=-1, keepdim=True)
+        return (self.tensors[0] * other.tensors[0]).sum(dim=-1, keepdim=True)
 
     def __rmul__(self, factor: Tensor | float) -> Vector:
         return StackedVector([factor * part for part in self.parts])
@@ -143,14 +147,14 @@ class StackedStatistics(Statistics):
 
     counts_are_whole = False  # but means over the seeds
 
-    def add(self, name: str, value: Tensor | float, *, common: bool = False) -> None:
+    def add(self, name: str, value: Tensor | float, *, alike: bool = False) -> None:
         mean = value.double().mean().item() if isinstance(value, Tensor) else value
-        if common:
-            self._common[name] = mean
+        if alike:
+            self._alike[name] = mean
         else:
             self._mine[SUMS.index(name)] += mean * self.ranks
 
-    def add_norm(self, norm: Number) -> None:
+    def add_norm(self, norm: Scalar) -> None:
         assert isinstance(norm, Tensor)
         norms = norm.double().flatten()
         self._mine[NORM] += norms.sum().item()
@@ -176,16 +180,12 @@ class StackedStatistics(Statistics):
         self._paces_known = False  # by itself no row works
 
 
-class Kit(NamedTuple):
-    """What vectors, messages and statistics are made of."""
-
-    space: type[Space]
-    message: type[Message]
-    statistics: type[Statistics]
+Stack.types = Types(StackedSpace, StackedMessage, StackedStatistics)
 
 
-def kit_of(comm: Communicator) -> Kit:
-    """The kit of one rank, or that of stacked ranks."""
-    if isinstance(comm, Stack):
-        return Kit(StackedSpace, StackedMessage, StackedStatistics)
-    return Kit(Space, Message, Statistics)
+def stackable(method: type[Method], settings: Any) -> bool:
+    """Whether all ranks of a method with these settings can be rows of one tensor."""
+    inner = getattr(settings, "inner", None)
+    beyond_plain = isinstance(settings, AveragingSettings) and settings.beyond_plain
+    by_entry = inner is None or kind(inner) in ELEMENTWISE
+    return method.vectorises(settings) and by_entry and not beyond_plain and getattr(settings, "interval", 1) != "auto"

@@ -6,9 +6,15 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from hvdclip.methods.settings import Finite, LocalSettings, SgdSettings, setting
+from hvdclip.settings.groups import Finite, LocalSettings, SgdSettings, setting
 
-PLAIN = {"overlap": "none", "compression": "none", "node_interval": None, "warmup": "average"}
+PLAIN = {
+    "averaging": "whole",
+    "overlap": "none",
+    "compression": "none",
+    "node_interval": None,
+    "warmup": "average",
+}
 
 
 class AveragingSettings(LocalSettings):
@@ -29,6 +35,13 @@ class AveragingSettings(LocalSettings):
     top_share: Finite = setting(0.01, gt=0, le=1, description="topk: share of the entries that are sent")
     node_interval: int | None = setting(
         None, ge=1, description="I1, local steps between averages inside a node; divides I; I is plain", unit="steps"
+    )
+
+    averaging: Literal["whole", "fragments"] = setting(
+        "whole", description="what an average takes: all of x, or one of `fragments` parts of it in turn"
+    )
+    fragments: int | None = setting(
+        None, ge=1, description="F, parts of x for averaging: fragments; at most the number of tensors", unit="parts"
     )
 
     @property
@@ -70,6 +83,29 @@ class AveragingSettings(LocalSettings):
             if self.node_interval is not None and interval % self.node_interval:
                 raise ValueError(
                     f"node_interval is {self.node_interval}, interval {interval}; allowed are divisors of interval"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fragments_stand_alone(self) -> Self:
+        if (self.averaging == "fragments") != (self.fragments is not None):
+            raise ValueError(
+                f"averaging is {self.averaging!r} and fragments is {self.fragments}; allowed: averaging fragments with "
+                "a number of fragments, or neither"
+            )
+        if self.averaging == "fragments":
+            for name, plain in (("overlap", "none"), ("compression", "none"), ("outer", "none")):
+                if getattr(self, name) != plain:
+                    raise ValueError(f"{name} is {getattr(self, name)!r}; allowed with averaging fragments: {plain}")
+        return self
+
+    @model_validator(mode="after")
+    def _x_round_is_common(self) -> Self:
+        for name in ("overlap", "averaging") if self.needs_x_round else ():
+            if getattr(self, name) != PLAIN[name]:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: {PLAIN[name]}, since the local steps need the common "
+                    "x at the start of their round"
                 )
         return self
 

@@ -52,3 +52,11 @@ def _trainable(group: dict[str, Any]) -> list[nn.Parameter]:
     params: list[Any] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
     params = [p[1] if isinstance(p, tuple) else p for p in params]  # named_parameters() gives pairs
     return [p for p in dict.fromkeys(params) if p.requires_grad]
+
+
+def defaults_of(settings: Any) -> dict[str, Any]:
+    """What holds in a group that does not say otherwise."""
+    defaults = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if getattr(settings, "inner", None) is not None and "weight_decay" not in settings.model_fields_set:
+        del defaults["weight_decay"]  # the inner optimizer's own default holds
+    return defaults

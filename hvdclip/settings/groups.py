@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hvdclip.buffers import BufferPolicy
+BufferPolicy = Literal["average", "keep", "broadcast"]
 
 
 def setting(default: Any = ..., *, description: str, unit: str = "", **limits: Any) -> Any:
@@ -110,6 +110,11 @@ class LocalSettings(OuterSettings):
         return True
 
     @property
+    def needs_x_round(self) -> bool:
+        """Whether the local steps need the common x with which their round began."""
+        return False
+
+    @property
     def _given(self) -> dict[int, int]:
         if isinstance(self.interval, dict):
             return self.interval
@@ -141,6 +146,11 @@ class SgdSettings(CommonSettings):
         None,
         description="a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step",
     )
+
+    @property
+    def clips_update(self) -> bool:
+        """Whether the norm is that of the update; else that of the raw gradient."""
+        return False
 
     @field_validator("inner")
     @classmethod
@@ -196,6 +206,10 @@ class ClippedSgdSettings(SgdSettings, ThresholdSettings):
     norm_of: Literal["gradient", "update"] = setting(
         "gradient", description="clip by the norm of the raw gradient, or of the update with weight decay and momentum"
     )
+
+    @property
+    def clips_update(self) -> bool:
+        return self.norm_of == "update"
 
     @model_validator(mode="after")
     def _norm_is_known(self) -> Self:

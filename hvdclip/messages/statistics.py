@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm import Communicator
-from hvdclip.numbers import Number
-from hvdclip.pace import Pace, waits
+from hvdclip.messages.pace import Pace, waits
+from hvdclip.vectors import Scalar
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
@@ -48,24 +48,24 @@ class Statistics:
         self.pace = Pace(comm.ledger)
         self._paces_known = False
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
-        self._norms: list[Number] = []
+        self._norms: list[Scalar] = []
         self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
-        self._common: dict[str, Tensor | float] = {}
+        self._alike: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
         self.overflowed = False
         self.asked: set[str] = set()  # what any rank has asked of all, as messages have told
         self.answered = False  # the next message's requests were answered before this state was loaded
 
-    def add(self, name: str, value: Tensor | float, *, common: bool = False) -> None:
-        """Add to a sum; a `common` value is the same on all ranks and already known to all, so it need not travel."""
-        if common:
-            self._common[name] = value
+    def add(self, name: str, value: Tensor | float, *, alike: bool = False) -> None:
+        """Add to a sum; a value that is `alike`, the same on all ranks and known to all, need not travel."""
+        if alike:
+            self._alike[name] = value
         elif isinstance(value, Tensor):
             self._left.append((SUMS.index(name), value))
         else:
             self._mine[SUMS.index(name)] += value
 
-    def add_norm(self, norm: Number) -> None:
+    def add_norm(self, norm: Scalar) -> None:
         """Take the norm of a gradient; what is not finite is not counted."""
         self._norms.append(norm)
         if len(self._norms) >= FOLD:
@@ -89,7 +89,7 @@ class Statistics:
         else:
             array[:] = self._sent
         self._mine.fill(0)
-        self._common.clear()
+        self._alike.clear()
 
     def _fold(self) -> None:
         """Sum what the steps have left."""
@@ -165,7 +165,7 @@ class Statistics:
         sums = dict(zip(SUMS, self._summed(slice(len(SUMS))).tolist(), strict=True))
         if self.counts_are_whole:
             sums |= {name: round(sums[name]) for name in COUNTS}
-        for name, value in self._common.items():
+        for name, value in self._alike.items():
             sums[name] += float(value) * self.ranks
         steps, losses = max(1.0, sums["steps"]), sums["losses"]
         return {

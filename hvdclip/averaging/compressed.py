@@ -1,0 +1,73 @@
+"""Compressed averages: the update goes over the wire in few bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from hvdclip.messages import ShardedMessage, TopKMessage
+from hvdclip.messages.coders import Coder, Half, Int8
+from hvdclip.settings import AveragingSettings
+from hvdclip.vectors import Space, Vector
+
+
+class Compressed:
+    """The update x - x_round goes over the wire in few bytes; what they leave out is kept in `error` and sent later.
+
+    Error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019. What is lost when the owner of a
+    shard codes the mean again goes into its own error (as in Tang et al., DoubleSqueeze, ICML 2019), so that over a run
+    the means that were taken differ from the exact ones by the mean of the present errors only.
+
+    The mean is taken into `mean`, which may be `x_round` itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        message: ShardedMessage | TopKMessage,
+        generator: torch.Generator,
+        x: Vector,
+        x_round: Vector,
+        error: Vector,
+        mean: Vector,
+    ):
+        self.name, self.message, self.generator = name, message, generator
+        self.x, self.x_round, self.error, self.mean = x, x_round, error, mean
+
+    def start(self, key: tuple[int, ...]) -> None:
+        self.generator.manual_seed(int(np.random.SeedSequence((*key, self.message.comm.rank)).generate_state(1)[0]))
+        self.error.add_(self.x - self.x_round)
+        self.error.sub_(self.message.take(self.error))
+        self.message.start()
+
+    def wait(self) -> None:
+        lost = self.message.wait()
+        if lost is not None:
+            self.error.add_(lost)
+
+    def finish(self) -> Vector:
+        self.message.finish()
+        return self.mean.copy_(self.x_round).add_(self.message.vectors[0])
+
+    def apart(self) -> list[str]:
+        return [f"the error of its compression ({self.name})"]
+
+
+def compressed(
+    settings: AveragingSettings, message_of: Callable[..., Any], space: Space, x_round: Vector, error: Vector
+) -> Compressed:
+    """The exchange of one of the compressions fp16, bf16, int8 and topk; `message_of` makes its message."""
+    generator, name = torch.Generator(space.device), settings.compression
+    # an outer step begins from the x_round of before
+    mean = x_round if settings.outer == "none" else space.vector()
+    message: ShardedMessage | TopKMessage
+    if name == "topk":
+        message = message_of(max(1, round(settings.top_share * space.size)), kind=TopKMessage)
+    else:
+        halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        coder: Coder = Int8(generator) if name == "int8" else Half(halves[name])
+        message = message_of(coder, kind=ShardedMessage)
+    return Compressed(name, message, generator, space.vector(), x_round, error, mean)

@@ -1,0 +1,104 @@
+"""Delayed averages: ranks step on while their x is being averaged, and move by what the mean has changed.
+
+Wang, Liang, Joshi: Overlap Local-SGD. ICASSP 2020 (there with an anchor model).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hvdclip.averaging.exchange import Exchange
+from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.plain import Plain
+from hvdclip.averaging.rule import Progress, Steps
+from hvdclip.messages import MovingBuffers, Statistics
+from hvdclip.vectors import Vector
+
+
+class Delayed(Plain):
+    """x += mean x - snapshot, `delay` steps after the snapshot was handed over (I - 1 where that is None)."""
+
+    before: Vector
+    settles = False
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        outer: OuterStep | None,
+        before: Vector,
+        drift: bool,
+        delay: int | None,
+        moving: MovingBuffers,
+        statistics: Statistics,
+        progress: Progress,
+    ):
+        super().__init__(exchange, outer, before, drift)
+        self.delay, self.moving, self.statistics, self.progress = delay, moving, statistics, progress
+        self.under_way = False  # an average has been started and not been taken
+        self._arrived = False
+
+    def after_step(self, method: Steps, ends: bool) -> None:
+        if self.under_way and method.steps_in_round >= self._delay(method):
+            self.receive(method)
+
+    def end_round(self, method: Steps) -> None:
+        self.send(method)
+        self.under_way, self._arrived = True, False
+        if self._delay(method) == 0:
+            self.receive(method)
+
+    def flush(self, method: Steps) -> None:
+        if self.under_way:
+            self.receive(method)
+        if method.steps_in_round:
+            self.end_round(method)
+        if self.under_way:
+            self.receive(method)
+
+    def receive(self, method: Steps) -> None:
+        self.wait()
+        self.x.sub_(self.before)  # the steps since then
+        self.x.add_(self.take_mean(method))
+        self.under_way = False
+        self.complete(method)
+
+    def wait(self) -> None:
+        if self.under_way and not self._arrived:
+            self.exchange.wait()
+            self._arrived = True
+
+    def agrees(self, method: Steps) -> bool:
+        return method.steps_in_round == 0 and not self.under_way
+
+    def apart_in_x(self) -> list[str]:
+        return ["steps that a delayed average has not met yet"]
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.under_way:
+            return {}
+        under_way = {
+            "received": [tensor.clone() for tensor in self.exchange.message.received or ()],
+            "statistics": self.statistics.size,
+            "snapshot": [flat.clone() for flat in self.before.flats],
+            "buffers": [tensor.clone() for tensor in self.moving.then],
+            "closed": dict(self.progress.closed),
+        }
+        return {"under_way": under_way}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.under_way = self._arrived = self.statistics.answered = "under_way" in state
+        if not self.under_way:
+            return
+        saved = state["under_way"]
+        if saved.get("statistics") != self.statistics.size:
+            raise ValueError("the average that was under way is laid out in another way: an older hvdclip saved it")
+        self.exchange.message.restore(saved["received"])
+        torch._foreach_copy_(self.before.flats, saved["snapshot"])
+        self.moving.then = [tensor.to(self.before.flats[0].device) for tensor in saved["buffers"]]
+        self.progress.closed = dict(saved["closed"])
+
+    def _delay(self, method: Steps) -> int:
+        """Steps of the present round after which the average of the last one is taken."""
+        return method.interval - 1 if self.delay is None else min(self.delay, method.interval - 1)

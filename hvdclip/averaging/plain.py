@@ -1,0 +1,73 @@
+"""The plain average: all ranks wait for the mean of their x and continue from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from hvdclip.averaging.exchange import Exchange
+from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.rule import Priced, Rule, Steps
+from hvdclip.vectors import Vector
+
+
+class Plain(Rule):
+    """x becomes the mean over the ranks, or what an outer step makes of it.
+
+    `before` holds x as it was handed over, where that is needed; `drift` says that ||x_i - mean x|| is measured.
+    """
+
+    def __init__(self, exchange: Exchange, outer: OuterStep | None, before: Vector | None, drift: bool):
+        self.exchange, self.x = exchange, exchange.x
+        self.outer, self.before, self.drift = outer, before, drift
+        self._handed_over = 0.0  # when that was
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        return [self.exchange.message]
+
+    def apart(self) -> list[str]:
+        return self.exchange.apart()
+
+    def end_round(self, method: Steps) -> None:
+        self.send(method)
+        self.receive(method)
+
+    def send(self, method: Steps) -> None:
+        """Hand over x."""
+        self._handed_over = time.perf_counter()
+        method.end_round()
+        if self.before is not None:
+            self.before.copy_(self.x)
+        if method.participation.share < 1 and not method.takes_part:
+            self.x.zero_()
+        self.exchange.start((method.seed, method.rounds))
+        method.close_round()
+
+    def receive(self, method: Steps) -> None:
+        """Take the mean of what was handed over."""
+        self.exchange.wait()
+        mean = self.take_mean(method)
+        if mean is not self.x:
+            self.x.copy_(mean)
+        self.complete(method)
+
+    def take_mean(self, method: Steps) -> Vector:
+        """What x is to be, in the memory of x or of a message."""
+        mean, share = self.exchange.finish(), method.participation.share
+        if share < 1:
+            mean.mul_(torch.tensor(1 / share, dtype=torch.float64))
+        if self.drift and (share == 1 or method.takes_part):
+            assert self.before is not None
+            # ||x_i - mean x||: known only now, so it travels in the next message
+            method.statistics.add("drift", self.before.sub_(mean).norm() / share)
+        if self.outer is not None:
+            self.outer.step(mean)
+        return mean
+
+    def complete(self, method: Steps) -> None:
+        """All ranks have met."""
+        method.meet()
+        method.complete_round(time.perf_counter() - self._handed_over)

@@ -1,0 +1,178 @@
+"""What every averaging rule offers: a class for each way in which local steps meet the other ranks'."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from hvdclip.averaging.participation import Participation
+from hvdclip.comm import Cost
+from hvdclip.messages import Message, Rider, Statistics
+from hvdclip.vectors import Gradient, Space, Vector
+
+
+class Priced(Protocol):
+    """What has a cost, as a message has: that of its last average."""
+
+    cost: Cost
+
+
+class Progress(Protocol):
+    """How far a method has come."""
+
+    steps: int
+    steps_in_round: int
+    closed: dict[str, Any]  # metrics of the round whose steps are done
+
+
+class Steps(Protocol):
+    """What a rule asks of the local method whose x it averages."""
+
+    x: Vector
+    statistics: Statistics
+    participation: Participation
+
+    @property
+    def steps(self) -> int:
+        """Local steps of this rank so far."""
+
+    @property
+    def steps_in_round(self) -> int:
+        """Those of the present round."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are complete."""
+
+    @property
+    def interval(self) -> int:
+        """I of the present round."""
+
+    @property
+    def seed(self) -> int:
+        """From it and the round's number random numbers of an average are drawn."""
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this rank takes steps in the present round."""
+
+    def message_of(
+        self, content: int, riders: Sequence[Rider] = (), *, space: Space | None = None, name: str = "main"
+    ) -> Message:
+        """A message of so many vectors."""
+
+    def take_step(self, g: Gradient) -> None:
+        """Move this rank's x by g, unless its step is left out."""
+
+    def take_common_step(self, g: Gradient) -> None:
+        """Move the ranks' common x by the mean gradient g, unless that of some rank is not finite."""
+
+    def end_round(self) -> None:
+        """The algorithm's own end of a round, before x is averaged."""
+
+    def close_round(self) -> None:
+        """Put down what the round's metrics say of its steps; the next begins."""
+
+    def complete_round(self, seconds: float) -> None:
+        """The round's average has been taken, which kept this rank for so many seconds."""
+
+    def meet(self) -> None:
+        """x and what travels with it are means over the ranks."""
+
+
+class Rule:
+    """A way to average x over the ranks every I local steps. It keeps no method: each call is handed it.
+
+    The calls of a round: for each local step `step` and `after_step`, then `end_round`.
+    """
+
+    x: Vector
+    under_way = False  # an average has been started and not been taken
+    settles = True  # after `end_round` all ranks hold the same x
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        """Those whose costs are a round's."""
+        raise NotImplementedError
+
+    def step(self, method: Steps, g: Gradient) -> None:
+        """One step from the gradient g."""
+        method.take_step(g)
+
+    def after_step(self, method: Steps, ends: bool) -> None:
+        """What is due between two steps; `ends` says that the round ends here."""
+
+    def end_round(self, method: Steps) -> None:
+        """Average after the round's last step, or begin to."""
+        raise NotImplementedError
+
+    def flush(self, method: Steps) -> None:
+        """Average what is not averaged yet, so that all ranks hold the same x."""
+        if method.steps_in_round:
+            self.end_round(method)
+
+    def agrees(self, method: Steps) -> bool:
+        """Whether all ranks hold the same x now."""
+        return method.steps_in_round == 0
+
+    def wait(self) -> None:
+        """Wait for what is under way; x stays as it is."""
+
+    def apart(self) -> list[str]:
+        """What each rank keeps for itself beside x, in words."""
+        return []
+
+    def apart_in_x(self) -> list[str]:
+        """Why x itself differs between ranks at the end of a round, in words."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there; ValueError if that is impossible."""
+
+
+class Wrapper(Rule):
+    """A rule around another one, which does all that this one does not say."""
+
+    def __init__(self, rule: Rule):
+        self.rule, self.x, self.settles = rule, rule.x, rule.settles
+
+    @property
+    def under_way(self) -> bool:  # type: ignore[override]
+        return self.rule.under_way
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        return self.rule.messages
+
+    def step(self, method: Steps, g: Gradient) -> None:
+        self.rule.step(method, g)
+
+    def after_step(self, method: Steps, ends: bool) -> None:
+        self.rule.after_step(method, ends)
+
+    def end_round(self, method: Steps) -> None:
+        self.rule.end_round(method)
+
+    def flush(self, method: Steps) -> None:
+        self.rule.flush(method)
+
+    def agrees(self, method: Steps) -> bool:
+        return self.rule.agrees(method)
+
+    def wait(self) -> None:
+        self.rule.wait()
+
+    def apart(self) -> list[str]:
+        return self.rule.apart()
+
+    def apart_in_x(self) -> list[str]:
+        return self.rule.apart_in_x()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rule.load_state_dict(state)

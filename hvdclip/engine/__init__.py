@@ -1,0 +1,32 @@
+"""What every algorithm stands on: a torch optimizer over one vector x, its gradients, steps, rounds and state."""
+
+from hvdclip.engine.agreement import Disagreement, check_agreement
+from hvdclip.engine.averages import Assembly
+from hvdclip.engine.descent import inverse
+from hvdclip.engine.gradient import GradientMethod
+from hvdclip.engine.groups import Parameters
+from hvdclip.engine.local import LocalMethod
+from hvdclip.engine.method import Method, NonFiniteGradient
+from hvdclip.engine.sgd import Direction
+from hvdclip.engine.sharing import COMMON, OWN, TRAVELS, Sharing
+from hvdclip.engine.skip import StepLeftOut
+from hvdclip.engine.types import Types
+
+__all__ = [
+    "COMMON",
+    "OWN",
+    "TRAVELS",
+    "Assembly",
+    "Direction",
+    "Disagreement",
+    "GradientMethod",
+    "LocalMethod",
+    "Method",
+    "NonFiniteGradient",
+    "Parameters",
+    "Sharing",
+    "StepLeftOut",
+    "Types",
+    "check_agreement",
+    "inverse",
+]

@@ -1,0 +1,77 @@
+"""Gradient methods: one gradient message a step, so that all ranks hold the same x at all times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+from hvdclip.averaging.rule import Priced
+from hvdclip.comm import Communicator
+from hvdclip.engine.groups import Parameters
+from hvdclip.engine.method import Method
+from hvdclip.engine.skip import StepLeftOut
+from hvdclip.vectors import Gradient, Vector
+
+
+class GradientMethod(Method):
+    """A method's file defines `gradient_step(g)`, which calls `mean` once."""
+
+    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
+        super().__init__(model_or_params, settings, comm)
+        self._messages = self.make_messages()
+        self._start(self.space.vector())
+
+    # What an algorithm's file defines
+
+    def gradient_step(self, g: Gradient) -> None:
+        """Move the common x, given this rank's gradient g."""
+        raise NotImplementedError
+
+    def make_messages(self) -> list[Any]:
+        """The messages of a step; buffers and statistics ride in one of them."""
+        return [self.message_of(1, [self.buffers, self.statistics])]
+
+    def communicate(self) -> None:
+        """Have them averaged."""
+        self.message.average()
+        self.message.vectors[0].alike = True
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        return self._messages
+
+    @property
+    def interval(self) -> int:
+        """Gradients to a step of x."""
+        return 1
+
+    # What it is written with
+
+    def mean(self, v: Vector, factor: Tensor | None = None) -> Vector:
+        """The mean of v, or of factor * v, over the ranks: the step's one collective."""
+        total = self.message.vectors[0].copy_(v)
+        if factor is not None:
+            total.mul_(factor)
+        self.exchange()
+        return total
+
+    def exchange(self) -> None:
+        """The messages' way; StepLeftOut, on all ranks, where the gradient of one is not finite."""
+        self.communicate()
+        if self.statistics.failed or self.statistics.overflowed:
+            raise StepLeftOut
+
+    def take(self, g: Gradient) -> None:
+        with suppress(StepLeftOut):
+            self.gradient_step(g)
+
+    def after_step(self) -> None:
+        if self.steps_in_round >= self.interval:
+            self._finish_round()
+
+    def in_words(self) -> str:
+        every = "step" if self.interval == 1 else f"{self.interval} steps"
+        return f"gradients averaged every {every}"

@@ -1,0 +1,107 @@
+"""This rank's gradients: read from .grad or made by a closure, unscaled, and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvdclip.engine.progress import Progress
+from hvdclip.engine.skip import Skip
+from hvdclip.messages import Statistics
+from hvdclip.vectors import Gradient, Scalar, Space
+from hvdclip.vectors.scalars import finite_or_zero, is_bad, on_host
+
+
+class Gradients:
+    """Takes gradients, and leaves to `skip` and `statistics` what they say of the step.
+
+    A parameter without a gradient counts as one with a zero gradient.
+    """
+
+    def __init__(self, space: Space, statistics: Statistics, skip: Skip, progress: Progress):
+        self.space, self.statistics, self.skip, self.progress = space, statistics, skip, progress
+        self.closure: Callable[..., Any] | None = None  # of the present step
+        self._bad_loss: Tensor | bool = False  # since the last gradient
+
+    def record(self, loss: Tensor | float | None, samples: int) -> None:
+        """Add a step's loss and samples to the statistics; a loss that is not finite spoils the next gradient."""
+        if loss is not None:
+            number = on_host(torch.as_tensor(loss, device=self.space.device).detach().reshape(()))
+            bad = is_bad(number)
+            self.statistics.add("loss", finite_or_zero(number))
+            self.statistics.add("losses", 1 - 1 * bad)
+            self._bad_loss = self._bad_loss | bad
+        self.statistics.add("samples", samples)
+
+    def evaluate(self) -> Any:
+        """Call the step's closure on a fresh batch; returns its loss."""
+        assert self.closure is not None
+        with torch.enable_grad():
+            loss = self.closure()
+        self.record(loss, 0)
+        return loss
+
+    def evaluate_again(self) -> None:
+        """Call it on the last batch."""
+        assert self.closure is not None
+        with torch.enable_grad():
+            self.closure(again=True)
+
+    def take(self, scale: Tensor | None, overflow: Tensor | None) -> Gradient:
+        """The step's gradient in .grad, divided by the scale of a GradScaler, which tells of overflows too."""
+        parts = self.parts()
+        if scale is not None:
+            torch._foreach_div_(parts, scale)
+        gradient = self.space.gradient(parts)
+        if overflow is None:
+            self.observe(gradient.norm())
+        else:
+            self._observe_scaled(gradient.norm(), overflow > 0)
+        return gradient
+
+    def take_further(self) -> Gradient:
+        """A further gradient of the step, copied from .grad; the step is left out if it is not finite."""
+        g = self.space.gradient([part.clone() for part in self.parts()])
+        bad = self._is_bad(g.norm())
+        self.skip.also(bad)
+        self.statistics.mark_failed(self.progress.steps_in_round, bad)
+        return g
+
+    def parts(self) -> list[Tensor]:
+        """What lies in .grad; RuntimeError where nothing does, TypeError for sparse gradients."""
+        self.space.check_bound()
+        left = [p.grad for p in self.space.parameters]
+        if all(g is None for g in left):
+            raise RuntimeError("no parameter has a gradient: call backward() before step(), or pass a closure")
+        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, left, strict=True)]
+        if any(map(attrgetter("is_sparse"), parts)):
+            raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
+        return self.space.in_order(parts)
+
+    def observe(self, norm: Tensor) -> None:
+        """Count the step, and leave it out if the norm of its gradient is not finite."""
+        self.statistics.add("steps", 1)
+        length = on_host(norm)
+        bad = self._is_bad(length)
+        self.skip.decide(bad)
+        self.statistics.add_norm(length)
+        self.statistics.mark_failed(self.progress.steps_in_round, bad)
+
+    def _observe_scaled(self, norm: Tensor, overflowed: Tensor) -> None:
+        """The same of a gradient that GradScaler has scaled; an overflow is no failure, but a loss is not scaled."""
+        bad_loss, self._bad_loss = self._bad_loss, False
+        bad = is_bad(norm)
+        self.statistics.add("steps", 1)
+        self.statistics.add("overflowed", overflowed)
+        self.skip.decide(bad | overflowed | bad_loss)
+        self.statistics.add_norm(norm.masked_fill(overflowed, float("nan")))
+        self.statistics.mark_failed(self.progress.steps_in_round, (bad & ~overflowed) | bad_loss)
+
+    def _is_bad(self, norm: Scalar) -> Tensor | bool:
+        """Whether the norm is not finite, or a loss that has been recorded since the last gradient."""
+        bad, self._bad_loss = is_bad(norm) | self._bad_loss, False
+        return bad

@@ -1,0 +1,66 @@
+"""A torch optimizer as the step: gradients are clipped, then it moves x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hvdclip.engine.descent import Descent
+from hvdclip.engine.sgd import Direction
+from hvdclip.settings import SgdSettings
+from hvdclip.vectors import Scalar, Space, Vector
+
+# torch's optimizers that treat each entry by itself
+ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop")
+
+
+class InnerSgd:
+    """The step of `optimizer` from factor * d."""
+
+    masks_itself = False  # the optimizer's own state would take what is not finite
+
+    def __init__(self, descent: Descent, space: Space, optimizer: torch.optim.Optimizer):
+        self.descent, self.space, self.optimizer = descent, space, optimizer
+
+    def direction(self, g: Vector) -> Direction:
+        """g itself."""
+        return Direction(g, decayed=False)
+
+    def descend(self, d: Direction, factor: Scalar = 1.0) -> None:
+        """The optimizer's step from factor * d."""
+        for p, part in zip(self.space.parameters, d.vector.parts, strict=True):
+            p.grad = part
+        if isinstance(factor, Tensor) or factor != 1:
+            d.vector.mul_(factor)
+        with self.descent.scaled_lr():
+            self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the optimizer's own state is saved beside the method's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
+    """The optimizer that `inner` names, over these groups; ValueError for one that cannot be inside."""
+    inner: Any = settings.inner
+    if not isinstance(inner, torch.optim.Optimizer):
+        inner = inner([dict(group) for group in groups], lr=settings.lr)
+    elif settings.weight_decay_on != "all":
+        raise ValueError(
+            f"weight_decay_on is {settings.weight_decay_on!r}; allowed with an instance as inner: all, since its own "
+            "groups hold"
+        )
+    given = {id(p) for group in inner.param_groups for p in group["params"] if p.requires_grad}
+    if given != {id(p) for p in space.parameters}:
+        raise ValueError("inner is an optimizer over other parameters than those given to hvdclip.optimizer")
+    if isinstance(inner, torch.optim.LBFGS):
+        raise ValueError("inner is LBFGS, which needs several gradients a step; allowed are optimizers of one")
+    if inner.param_groups[0]["lr"] != groups[0]["lr"]:
+        raise ValueError(f"inner's lr is {inner.param_groups[0]['lr']}, lr is {groups[0]['lr']}; they must be equal")
+    if "weight_decay" in settings.model_fields_set and "weight_decay" not in inner.defaults:
+        raise ValueError(f"weight_decay was given, but inner, {type(inner).__name__}, has none")
+    return inner

@@ -1,0 +1,160 @@
+"""Local methods: steps of each rank's own, and one average of the parameters every I steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from hvdclip.averaging import Exchange, Intervals, in_words
+from hvdclip.averaging.rule import Priced
+from hvdclip.comm import Communicator
+from hvdclip.engine import saved
+from hvdclip.engine.averages import Assembly
+from hvdclip.engine.groups import Parameters
+from hvdclip.engine.method import Method
+from hvdclip.engine.sgd import FusedSgd
+from hvdclip.engine.sharing import COMMON, OWN, TRAVELS, Sharing
+from hvdclip.engine.skip import StepLeftOut
+from hvdclip.settings import LocalSgdSettings
+from hvdclip.vectors import Gradient, Vector
+
+MOMENTUM = {"keep": OWN, "average": TRAVELS, "reset": COMMON}
+
+
+class LocalMethod(Method):
+    """A method's file defines `local_step(g)`; `averaging` does what is due after it, each I-th step an average."""
+
+    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
+        super().__init__(model_or_params, settings, comm)
+        self.averaging = Assembly(self).rounds()
+        rule = self.averaging.rule
+        self._start(rule.x, self.averaging.vectors, {"outer": self.averaging.outer} if self.averaging.outer else {})
+        self.parts.append(self.averaging)
+
+    # What an algorithm's file defines
+
+    def local_step(self, g: Gradient) -> None:
+        """Move this rank's x by its own gradient g."""
+        raise NotImplementedError
+
+    def end_round(self) -> None:
+        """After the last step of a round, before x and what travels with it are averaged."""
+
+    def after_average(self) -> None:
+        """When x and what travels with it are means over the ranks."""
+
+    def exchange(self, assembly: Assembly) -> Exchange:
+        """The way from the ranks' x to the next common x."""
+        return assembly.exchange()
+
+    # What it is written with, and its averaging
+
+    @property
+    def interval(self) -> int:
+        """I of the present round."""
+        return self.averaging.interval
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        return self.averaging.rule.messages
+
+    @property
+    def intervals(self) -> Intervals:
+        """I by the step from which it holds."""
+        return self.averaging.intervals
+
+    @property
+    def x_round(self) -> Vector:
+        """The common x with which the round began; for methods whose settings say that they need it."""
+        assert self.averaging.x_round is not None
+        return self.averaging.x_round
+
+    @property
+    def seed(self) -> int:
+        """Of what averages draw."""
+        return self.averaging.seed
+
+    def take(self, g: Gradient) -> None:
+        self.averaging.rule.step(self, g)
+
+    def take_step(self, g: Gradient) -> None:
+        """Move this rank's x by its own gradient, unless the step is left out."""
+        with suppress(StepLeftOut):
+            if not self.masks_itself:
+                self.skip.check()
+            self.local_step(g)
+
+    def take_common_step(self, g: Gradient) -> None:
+        """Move the ranks' common x by their mean gradient, unless that of some rank is not finite."""
+        if not (self.statistics.failed or self.statistics.overflowed):
+            self.skip.clear()
+            with suppress(StepLeftOut):
+                self.local_step(g)
+
+    def after_step(self) -> None:
+        self.averaging.after_step(self)
+
+    def close_round(self) -> None:
+        """Put down what the round's metrics say of its steps."""
+        self._close_round(self.interval)
+
+    def meet(self) -> None:
+        """x and what travels with it are means over the ranks."""
+        if isinstance(self.settings, LocalSgdSettings) and self.settings.momentum_policy == "reset":
+            assert isinstance(self.sgd, FusedSgd)
+            self.sgd.reset()
+        self.after_average()
+
+    def complete_round(self, seconds: float) -> None:
+        """The average that ends a round has been taken; it kept this rank for so many seconds."""
+        self.averaging.seconds = seconds
+        # the drift of the average before this one, of the same ranks
+        known = self.settings.drift and self.progress.rounds > self.numbers.get("first_round", 0)
+        self.progress.unknown = () if known else ("drift",)
+        self._complete_round()
+
+    def synchronize(self) -> None:
+        """Take the average that is under way, if there is one, and average the incomplete last round."""
+        if torch.is_grad_enabled():
+            # only then: a round on small tensors would feel what it costs to enter what `step` has entered already
+            with torch.no_grad():
+                return self.synchronize()
+        self.averaging.rule.flush(self)
+
+    def agrees(self) -> bool:
+        return self.averaging.rule.agrees(self)
+
+    def wait(self) -> None:
+        self.averaging.rule.wait()
+
+    def in_words(self) -> str:
+        if self.settings.interval == "auto":
+            return "average every I steps, I chosen from measured times"
+        return f"average every {in_words(self.intervals.starts)} steps"
+
+    def kept_apart(self) -> list[str]:
+        inner = ["the state of its inner optimizer"] if "inner" in self.optimizers else []
+        return [*super().kept_apart(), *self.averaging.apart(), *inner]
+
+    def apart_in_x(self) -> list[str]:
+        return self.averaging.rule.apart_in_x()
+
+    def load_common_state(self, state_dict: saved.State, reset: bool = False) -> None:
+        super().load_common_state(state_dict, reset)
+        self.numbers["first_round"] = self.rounds
+
+    def _begin_round(self) -> None:
+        self.averaging.begin(self)
+        super()._begin_round()
+
+    def _momentum_sharing(self) -> Sharing:
+        return MOMENTUM[self.settings.momentum_policy]
+
+    def _round_is_known(self) -> None:
+        metrics, first = self.progress.metrics, self.progress.first
+        if self.settings.interval == "auto":
+            reason = self.averaging.choose_interval(self.last_round, metrics["step"] - first, self.steps)
+            metrics["interval_reason"] = reason

@@ -1,0 +1,472 @@
+"""What every algorithm is: a torch optimizer over one vector x, put together from parts that each do one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hvdclip.averaging import Everyone, Participation
+from hvdclip.averaging.rule import Priced
+from hvdclip.comm import Communicator
+from hvdclip.engine import saved
+from hvdclip.engine.agreement import check_agreement, kind
+from hvdclip.engine.descent import Descent, inverse
+from hvdclip.engine.gradients import Gradients
+from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
+from hvdclip.engine.inner import InnerSgd, inner_of
+from hvdclip.engine.progress import Progress
+from hvdclip.engine.sgd import FusedSgd
+from hvdclip.engine.sharing import COMMON, Sharing
+from hvdclip.engine.skip import Skip
+from hvdclip.engine.torch_optimizer import plain, profile_hook_step
+from hvdclip.engine.types import types_of
+from hvdclip.messages import Buffers, Rider, mean_over_ranks
+from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
+from hvdclip.vectors import Gradient, Scalar, Space, Vector
+from hvdclip.vectors.scalars import AnyScalar, at_most, on_host
+
+
+class NonFiniteGradient(FloatingPointError):
+    """A gradient was not finite on some rank; raised on every rank, naming rank and step."""
+
+
+class Method(torch.optim.Optimizer):
+    """A distributed optimizer: `step()` moves x by one gradient and communicates when the method says so.
+
+    Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient in
+    a step counts as one with a zero gradient.
+
+    What changes lies in the parts, not in the method itself: `progress`, `gradients`, `skip`, `descent`, `sgd` (where
+    the step is that of SGD), `vectors`, `numbers`, `statistics`, and what the kind of method adds to them.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    paper: ClassVar[str]
+    message_size: ClassVar[str]  # floats that a rank hands to collectives
+    memory: ClassVar[str]  # floats held beside x and the gradient, without momentum, drift and outer step
+    extra_gradients: ClassVar[str] = "none"
+    Settings: ClassVar[type[CommonSettings]]
+
+    # GradScaler then always calls step() and leaves the handling of overflows to it: a rank that skipped the call
+    # would fall behind the others, and the next average would never complete.
+    _step_supports_amp_scaling = True
+
+    profile_hook_step = staticmethod(profile_hook_step)
+    zero_grad = plain("zero_grad")
+
+    x: Vector
+    sgd: FusedSgd | InnerSgd  # of methods whose step is that of SGD
+
+    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
+        module = model_or_params if isinstance(model_or_params, nn.Module) else None
+        groups = trainable_groups(model_or_params, settings.weight_decay_on)
+        super().__init__(groups, defaults_of(settings))
+        self.settings, self.comm, self.types = settings, comm, types_of(comm)
+        self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
+        self.weight = _share(settings.weight, comm)
+        self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
+        self.statistics = self.types.statistics(comm)
+        frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
+        self._beside_x = [*frozen, *self.buffers.tensors()]
+        check_agreement(comm, self._what_must_agree())
+        self.label = comm.new_name()  # two optimizers may have messages under way at one time
+        self.progress = Progress()
+        self.skip = Skip(self.space.device, self.statistics)
+        self.gradients = Gradients(self.space, self.statistics, self.skip, self.progress)
+        self.participation = self.who_takes_part()
+        self.table = self._table()
+        self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
+        here = [*self.named(Sharing.OWN), *self.named(Sharing.COMMON)]  # those that travel lie in a message
+        self.vectors = {name: self.space.vector() for name in self.table if name in here}
+
+    def _start(
+        self,
+        x: Vector,
+        vectors: Mapping[str, Vector] | None = None,
+        optimizers: Mapping[str, saved.Stateful] | None = None,
+    ) -> None:
+        """The rest of the construction, once it is known where x lies.
+
+        `vectors` and `optimizers` are further ones to save.
+        """
+        self.x = x
+        self.vectors |= vectors or {}
+        self.space.bind(x)
+        self.comm.broadcast_([*x.flats, *self._beside_x])
+        self._first_lr = self.param_groups[0]["lr"]
+        self.optimizers = dict(optimizers or {})  # inside this one
+        self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
+        self.descent = Descent(x, self.param_groups, self.skip)
+        if isinstance(self.settings, SgdSettings):
+            self.sgd = self._sgd_step(self.settings)
+            self.parts.append(self.sgd)
+        self.set_up()
+
+    # What an algorithm's file defines
+
+    def keeps(self) -> dict[str, Sharing]:
+        """The vectors of state beside x by name, and what other ranks have of them at the end of a round.
+
+        They are zero at the start, and saved with the optimizer.
+        """
+        return {}
+
+    def set_up(self) -> None:
+        """What else the algorithm makes at the start, or refuses; x and the vectors are there."""
+
+    def who_takes_part(self) -> Participation:
+        """The ranks that take steps in a round."""
+        return Everyone()
+
+    @classmethod
+    def vectorises(cls, settings: Any) -> bool:
+        """Whether one process can step many stacked ranks at once with these settings of the algorithm's own."""
+        return True
+
+    @property
+    def needs_closure(self) -> bool:
+        """Whether some step needs more than one gradient."""
+        return False
+
+    @property
+    def masks_itself(self) -> bool:
+        """Whether all that a step changes is masked on the device where the step is left out, as `move` is.
+
+        Else the host looks whether it is before the algorithm's step is called.
+        """
+        return isinstance(self.settings, SgdSettings) and self.sgd.masks_itself
+
+    def start_round(self) -> None:
+        """Before the first gradient of a round; x is the same on all ranks."""
+
+    # What a kind of method defines
+
+    def take(self, g: Gradient) -> None:
+        """One step from this rank's gradient g."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """The communication that is due after a step, also of a rank that takes no part in it."""
+        raise NotImplementedError
+
+    @property
+    def messages(self) -> Sequence[Priced]:
+        """Those whose costs are a round's; the first is the round's own."""
+        raise NotImplementedError
+
+    def in_words(self) -> str:
+        """What is averaged, and when."""
+        raise NotImplementedError
+
+    def agrees(self) -> bool:
+        """Whether all ranks hold the same x now."""
+        return True
+
+    def wait(self) -> None:
+        """Wait for what is under way."""
+
+    def synchronize(self) -> None:
+        """Average the incomplete last round, if there is one, so that all ranks hold the same parameters."""
+
+    def kept_apart(self) -> list[str]:
+        """What each rank keeps for itself at the end of a round, in words; without it other ranks can go on from x."""
+        apart = [f"its own {name}" for name in self.named(Sharing.OWN)]
+        own_buffers = self.settings.buffer_policy == "keep" and self.buffers.tensors()
+        return [*apart, "its own buffers (buffer_policy: keep)"] if own_buffers else apart
+
+    def apart_in_x(self) -> list[str]:
+        """Why x itself is not the same on all ranks at the end of a round, in words."""
+        return []
+
+    # What it is written with
+
+    def move(self, v: Vector, factor: Scalar = 1.0, *, weight_decay: bool = True) -> None:
+        """x_k -= lr_k * factor * (v + wd_k * x) for each parameter group k, unless this rank's step is left out."""
+        self.descent.move(v, factor, weight_decay=weight_decay)
+
+    def with_weight_decay(self, g: Vector) -> Vector:
+        """g + wd_k * x."""
+        return self.descent.with_weight_decay(g)
+
+    def move_normalized(self, v: Vector) -> None:
+        """x_k -= lr_k * (v/||v|| + wd_k * x); nothing where v is zero."""
+        norm = v.norm()
+        self.move(inverse(norm) * v, (norm > 0).to(norm.dtype))
+
+    def clip(self, v: Vector) -> Scalar:
+        """min(1, c/(1e-10 + ||v||)), for a step no longer than gamma; counted as clipped when it is below 1."""
+        return self._capped(self.threshold / (1e-10 + on_host(v.norm())), v.alike)
+
+    def clip_message(self, v: Vector, c: float) -> Tensor:
+        """The factor of clip(v, c): 1 if ||v|| <= c, else c/||v||, so that the message has norm c exactly."""
+        return self._capped(c / v.norm(), v.alike)
+
+    def message_of(
+        self,
+        content: Any,
+        riders: Sequence[Rider] = (),
+        *,
+        kind: Callable[..., Any] | None = None,
+        space: Space | None = None,
+        name: str = "main",
+    ) -> Any:
+        """A message of that many vectors, or of another kind and what it is of.
+
+        `name` tells apart those that are under way at one time.
+        """
+        make = kind or self.types.message
+        return make(space or self.space, content, riders, self.comm, self.weight, f"{self.label}.{name}")
+
+    def fresh_gradient(self) -> Gradient:
+        """One more gradient of this rank at its present parameters, of a batch of its own; .grad is overwritten.
+
+        Where it is not finite, this rank's present step is left out, as for the step's own gradient.
+        """
+        self.gradients.evaluate()
+        return self.gradients.take_further()
+
+    def same_batch_gradient(self, x: Vector) -> Gradient:
+        """The gradient of the last batch at x, by closure(again=True); .grad is overwritten."""
+        with self.x.replaced_by(x):
+            self.gradients.evaluate_again()
+        return self.gradients.take_further()
+
+    def named(self, sharing: Sharing) -> list[str]:
+        """The vectors of state of which other ranks have that."""
+        return [name for name, theirs in self.table.items() if theirs is sharing]
+
+    @property
+    def eta(self) -> float:
+        """The present step size: the constructor's lr times the schedule factor of the first group."""
+        return self.settings.lr * (self.param_groups[0]["lr"] / self._first_lr)
+
+    @property
+    def gamma(self) -> float | None:
+        """The present cap on the length of a step; None for methods that do not clip."""
+        if not isinstance(self.settings, ThresholdSettings):
+            return None
+        eta = self.eta if self.settings.gamma_follows_lr else self.settings.lr
+        return self.settings.threshold * eta
+
+    @property
+    def threshold(self) -> float:
+        """c, the threshold on the norm: gamma/eta now."""
+        c = self.settings.threshold
+        return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
+
+    # What a user calls
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step from the gradients in .grad, or from those that closure() makes; returns the closure's loss."""
+        if closure is None and self.needs_closure:
+            raise TypeError(f"{self.name} needs a second gradient: call step(closure), without GradScaler")
+        progress, self.gradients.closure, loss = self.progress, closure, None
+        progress.steps += 1
+        progress.steps_in_round += 1
+        self.skip.begin()
+        if progress.steps_in_round == 1:
+            self._begin_round()
+        if self.takes_part:
+            loss = None if closure is None else self.gradients.evaluate()
+            self.take(self._gradient())
+        self.after_step()
+        return loss
+
+    @torch.no_grad()
+    def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
+        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message.
+
+        Called before `step`, which a loss that is not finite makes one of a gradient that is not finite.
+        """
+        self.gradients.record(loss, samples)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the parameters are the mean over the ranks; afterwards each rank's own again.
+
+        Free at the end of a round; elsewhere one average of P, which all ranks must enter.
+        """
+        # two averages that meet by chance in one cycle of Horovod's would be summed in another order
+        self.wait()
+        with self.progress.paused(), self.statistics.pace.paused():
+            if self.agrees():
+                yield
+                return
+            with torch.no_grad():
+                own = [buffer.clone() for buffer in self.buffers.tensors()]
+                weight = self.weight / self.participation.share if self.takes_part else 0.0
+                mean = mean_over_ranks(self.x, self.space, [self.buffers], self.comm, weight)
+            try:
+                with self.x.replaced_by(mean):
+                    yield
+            finally:
+                with torch.no_grad():
+                    for buffer, before in zip(self.buffers.tensors(), own, strict=True):
+                        buffer.copy_(before)
+
+    @property
+    def last_round(self) -> dict[str, Any]:
+        """The metrics of the last completed round, under the keys of metrics.jsonl; empty before the first."""
+        if not self.progress.metrics:
+            return {}
+        return self.progress.metrics | self.statistics.summary() | dict.fromkeys(self.progress.unknown)
+
+    def requests(self) -> set[str]:
+        """What any rank has asked of all since the last call; called at the end of a round, the same on all ranks."""
+        asked, self.statistics.asked = self.statistics.asked, set()
+        return asked
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if hasattr(self, "settings"):
+            raise RuntimeError("parameters cannot be added to an hvdclip optimizer: pass all groups to the constructor")
+        plain("add_param_group")(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's state_dict (the groups) with this rank's own state under "hvdclip"; tensors and numbers only.
+
+        While a delayed average is under way all ranks must call it, and wait for that.
+        """
+        return saved.state_dict(self)
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what state_dict gave for the same method and parameters; ValueError for another method's state."""
+        saved.load_state_dict(self, state_dict)
+
+    def check_common(self, reset: bool = False) -> None:
+        """ValueError where other ranks cannot go on from what is common at the end of a round.
+
+        With `reset` they can do without what each rank keeps beside x.
+        """
+        saved.check_common(self, reset)
+
+    def load_common_state(self, state_dict: dict[str, Any], reset: bool = False) -> None:
+        """Restore what a rank of another number of ranks gave at the end of a round.
+
+        ValueError where each of them kept something for itself, which `reset` begins anew.
+        """
+        saved.load_common_state(self, state_dict, reset)
+
+    # How far it has come
+
+    @property
+    def steps(self) -> int:
+        """Local steps of this rank so far."""
+        return self.progress.steps
+
+    @property
+    def steps_in_round(self) -> int:
+        """Those of the present round."""
+        return self.progress.steps_in_round
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that are complete."""
+        return self.progress.rounds
+
+    @property
+    def on_round(self) -> Callable[[], None] | None:
+        """Called when a round is complete."""
+        return self.progress.on_round
+
+    @on_round.setter
+    def on_round(self, call: Callable[[], None] | None) -> None:
+        self.progress.on_round = call
+
+    @property
+    def step_scale(self) -> float:
+        """A factor of lr, and so of gamma, in the next steps."""
+        return self.descent.scale
+
+    @step_scale.setter
+    def step_scale(self, scale: float) -> None:
+        self.descent.scale = scale
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this rank takes steps in the present round; else it reads no data."""
+        return self.participation.includes(self.comm.rank, self.progress.rounds)
+
+    @property
+    def reads_alike(self) -> bool:
+        """Whether all ranks read equally many batches."""
+        return self.participation.everyone
+
+    @property
+    def message(self) -> Any:
+        """The message of a round."""
+        return self.messages[0]
+
+    # Inside
+
+    def _sgd_step(self, settings: SgdSettings) -> FusedSgd | InnerSgd:
+        if settings.inner is None:
+            return FusedSgd(self.descent, settings, self.vectors.get("momentum"))
+        self.optimizers["inner"] = inner = inner_of(settings, self.param_groups, self.space)
+        # one list of groups: what a learning-rate scheduler writes into ours is what the inner optimizer reads
+        self.param_groups = self.descent.groups = inner.param_groups
+        return InnerSgd(self.descent, self.space, inner)
+
+    def _begin_round(self) -> None:
+        self.start_round()
+
+    def _gradient(self) -> Gradient:
+        return self.gradients.take(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+
+    def _capped(self, ratio: AnyScalar, alike: bool) -> AnyScalar:
+        self.statistics.add("clipped", (ratio < 1) * (1 - on_host(self.skip.flag)), alike=alike)
+        return at_most(ratio, 1.0)
+
+    def _table(self) -> dict[str, Sharing]:
+        """What is the same on all ranks: every vector of state, and what other ranks have of it."""
+        has_momentum = isinstance(self.settings, SgdSettings) and self.settings.momentum
+        return ({"momentum": self._momentum_sharing()} if has_momentum else {}) | self.keeps()
+
+    def _momentum_sharing(self) -> Sharing:
+        return COMMON  # of the mean gradient
+
+    def _what_must_agree(self) -> dict[str, Any]:
+        tensors = [*self.space.parameters, *self._beside_x]
+        return {
+            "method": self.name,
+            **self.settings.model_dump(exclude={"inner", "weight"}),
+            "inner": kind(getattr(self.settings, "inner", None)),
+            "parameters and buffers": [(tuple(t.shape), t.dtype) for t in tensors],
+            "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
+        }
+
+    def _finish_round(self) -> None:
+        self._close_round()
+        self._complete_round()
+
+    def _close_round(self, interval: int | None = None) -> None:
+        """The round's steps are done; its message may still be under way."""
+        self.progress.close(lr=self.eta, gamma=self.gamma, interval=interval)
+
+    def _complete_round(self) -> None:
+        """The round's message has been taken."""
+        self.progress.complete(self.messages, self.comm.size)
+        self._round_is_known()
+        if self.statistics.failed and self.settings.on_nonfinite == "raise":
+            first = self.progress.first
+            where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
+            raise NonFiniteGradient(
+                f"the loss, the gradient or its norm is not finite on {where}; on_nonfinite: skip leaves such steps out"
+            )
+        if self.progress.on_round is not None:
+            self.progress.on_round()
+
+    def _round_is_known(self) -> None:
+        """The metrics of the round are there, and nobody has seen them yet."""
+
+
+def _share(weight: float, comm: Communicator) -> float:
+    """This rank's share in a weighted mean, times the number of ranks; exactly 1 where all weights are equal."""
+    weights = comm.gather(weight)
+    return 1.0 if len(set(weights)) == 1 else weight / sum(weights) * comm.size

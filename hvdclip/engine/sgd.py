@@ -1,0 +1,73 @@
+"""The step of the SGD family: weight decay and momentum, in the same pass over memory that moves x."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hvdclip.engine.descent import Descent, Rule
+from hvdclip.engine.sgd_kernel import sgd_direction
+from hvdclip.settings import SgdSettings
+from hvdclip.vectors import Scalar, Vector
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Where the step goes. With `norm_of: gradient` still the raw gradient: weight decay and momentum join in the
+    same pass over memory that moves x. With `norm_of: update` they are in it already."""
+
+    vector: Vector
+    decayed: bool
+
+
+class FusedSgd:
+    """x_k -= lr_k * factor * d for each parameter group k, with d = g + weight decay and momentum."""
+
+    def __init__(self, descent: Descent, settings: SgdSettings, momentum: Vector | None):
+        self.descent, self.settings, self.momentum = descent, settings, momentum
+        # the fused step masks x and its momentum, but not what happens outside of it
+        self.masks_itself = not settings.clips_update
+        self._fresh = True  # the next step is the first for the momentum: buf = d, without dampening
+
+    def direction(self, g: Vector) -> Direction:
+        """d = g + wd*x, then momentum."""
+        if self.masks_itself:
+            return Direction(g, decayed=False)
+        x, buffers = self.descent.x.parts, [] if self.momentum is None else self.momentum.parts
+        parts: list[Tensor] = []
+        for group, span in self.descent.spans():
+            parts += sgd_direction(x[span], g.parts[span], buffers[span], group["weight_decay"], *self._rule())
+        self._momentum_has_moved()
+        d = g.like(parts)
+        d.alike = g.alike
+        return Direction(d, decayed=True)
+
+    def descend(self, d: Direction, factor: Scalar = 1.0) -> None:
+        """x_k -= lr_k * factor * d."""
+        if d.decayed:
+            self.descent.move(d.vector, factor, weight_decay=False)
+        else:
+            self.descent.move(d.vector, factor, momentum=self.momentum, rule=self._rule())
+            self._momentum_has_moved()
+
+    def reset(self) -> None:
+        """Begin the momentum anew."""
+        if self.momentum is not None:
+            self.momentum.zero_()
+        self._fresh = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fresh": self._fresh}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._fresh = state["fresh"]
+
+    def _rule(self) -> Rule:
+        return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov
+
+    def _momentum_has_moved(self) -> None:
+        # "fresh" matters with dampening only; then the host looks at the flag, once
+        if self._fresh and self.settings.momentum:
+            self._fresh = bool(self.settings.dampening and self.descent.skip.flag)

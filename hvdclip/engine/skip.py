@@ -1,0 +1,56 @@
+"""Whether a step is left out: the one place where that is decided, masked and looked up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hvdclip.messages import Statistics
+
+
+class StepLeftOut(Exception):
+    """The present step is left out, and the host knows."""
+
+
+class Skip:
+    """Leaves out a rank's step whose gradient is not finite.
+
+    `flag` is 1 where the present step is left out, else 0: `Descent.move` masks itself by it on the device, so that a
+    step which changes x by `move` only never waits. What cannot be masked calls `check` first.
+    """
+
+    def __init__(self, device: torch.device, statistics: Statistics):
+        self._statistics = statistics
+        self._keep, self._leave_out = (torch.full((), float(out), device=device) for out in (False, True))
+        self.flag = self._keep
+        self._decided = False
+
+    def begin(self) -> None:
+        """A step begins; what happens before its own gradient is there does not decide it."""
+        self._decided = False
+
+    def decide(self, bad: Tensor | bool) -> None:
+        """Leave the step out if its gradient is `bad`, and count it."""
+        self._decided = True
+        if isinstance(bad, Tensor):
+            self.flag = bad.float()
+            self._statistics.add("skipped", self.flag)
+        else:
+            self.flag = self._leave_out if bad else self._keep
+            self._statistics.add("skipped", bad)
+
+    def also(self, bad: Tensor | bool) -> None:
+        """Leave it out if a further gradient of the step is `bad`."""
+        before = self.flag
+        self.flag = torch.maximum(before, torch.as_tensor(bad, device=before.device).float())
+        if self._decided:
+            self._statistics.add("skipped", self.flag - before)
+
+    def clear(self) -> None:
+        """All ranks take the step together."""
+        self.flag = torch.zeros_like(self.flag)
+
+    def check(self) -> None:
+        """Raise StepLeftOut if the step is left out: the only place where the host waits for a device to know."""
+        if self.flag.any():
+            raise StepLeftOut

@@ -1,0 +1,135 @@
+"""Vectors: one number per trainable parameter entry, and their algebra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from hvdclip.vectors.scalars import Scalar
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class Vector:
+    """One number per trainable parameter entry.
+
+    `parts` are shaped like the parameters; `flats` are the contiguous tensors, one per dtype, of which the parts are
+    views (none for gradients, which stay where autograd left them). `alike` says that all ranks hold the same values.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], flats: Sequence[Tensor] = ()):
+        self.parts, self.flats = list(parts), list(flats)
+        self.alike = False
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All entries in as few tensors as there are."""
+        return self.flats or self.parts
+
+    def like(self, parts: Sequence[Tensor]) -> Vector:
+        """A vector of this kind on other tensors, shaped like the parameters."""
+        return Vector(parts)
+
+    def norm(self) -> Tensor:
+        """L2 norm over all entries together: a 0-dim tensor, float32 or, where there are float64 entries, float64."""
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for tensor in self.tensors:
+            by_dtype.setdefault(tensor.dtype, []).append(tensor)
+        return norm_of(by_dtype.values())
+
+    def copy_(self, other: Vector) -> Vector:
+        torch._foreach_copy_(*self._matched(other))
+        return self
+
+    def add_(self, other: Vector) -> Vector:
+        torch._foreach_add_(*self._matched(other))
+        return self
+
+    def sub_(self, other: Vector) -> Vector:
+        torch._foreach_sub_(*self._matched(other))
+        return self
+
+    def maximum_(self, other: Vector) -> Vector:
+        torch._foreach_maximum_(*self._matched(other))
+        return self
+
+    def mul_(self, factor: Scalar) -> Vector:
+        for tensor in self.tensors:
+            if tensor.dtype in HALVES:
+                tensor.copy_(tensor.float() * factor)  # the factor itself may be too small for float16
+            else:
+                tensor.mul_(factor)
+        return self
+
+    def lerp_(self, other: Vector, weight: float) -> Vector:
+        """(1 - weight) * self + weight * other."""
+        torch._foreach_lerp_(*self._matched(other), weight)
+        return self
+
+    def dot(self, other: Vector) -> Tensor:
+        """The inner product, as exact as `norm`."""
+        products = [a.to(e) * b.to(e) for a, b in zip(self.parts, other.parts, strict=True) for e in (exact(a.dtype),)]
+        return torch.stack([product.sum() for product in products]).sum()
+
+    def __add__(self, other: Vector | float) -> Vector:
+        return self.like(torch._foreach_add(self.parts, other.parts if isinstance(other, Vector) else other))
+
+    def __sub__(self, other: Vector) -> Vector:
+        return self.like(torch._foreach_sub(self.parts, other.parts))
+
+    def __rmul__(self, factor: Tensor | float) -> Vector:
+        return self.like(torch._foreach_mul(self.parts, factor))
+
+    def __truediv__(self, other: Vector) -> Vector:
+        return self.like(torch._foreach_div(self.parts, other.parts))
+
+    def __pow__(self, exponent: float) -> Vector:
+        return self.like(torch._foreach_pow(self.parts, exponent))
+
+    def clone(self) -> Vector:
+        return self.like([part.clone() for part in self.parts])
+
+    def zero_(self) -> Vector:
+        torch._foreach_zero_(self.tensors)
+        return self
+
+    @contextmanager
+    def replaced_by(self, other: Vector) -> Iterator[None]:
+        """Inside, this vector holds the other's values; afterwards its own again."""
+        with torch.no_grad():
+            own = [tensor.clone() for tensor in self.tensors]
+            self.copy_(other)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.tensors, own)
+
+    def _matched(self, other: Vector) -> tuple[list[Tensor], list[Tensor]]:
+        return (self.flats, other.flats) if self.flats and other.flats else (self.parts, other.parts)
+
+
+class Gradient(Vector):
+    """The gradients as autograd left them, with their norm, which is taken once."""
+
+    def __init__(self, parts: Sequence[Tensor], norm: Tensor):
+        super().__init__(parts)
+        self._norm = norm
+
+    def norm(self) -> Tensor:
+        return self._norm
+
+
+def norm_of(by_dtype: Iterable[list[Tensor]]) -> Tensor:
+    """The L2 norm over all tensors together, given by dtype."""
+    # halves are summed in float32: a square of 300 overflows float16
+    norms = [torch.stack(torch._foreach_norm(t, 2, dtype=exact(t[0].dtype))) for t in by_dtype]
+    return torch.linalg.vector_norm(torch.cat(norms) if len(norms) > 1 else norms[0])
+
+
+def exact(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which entries of this one are summed."""
+    return torch.promote_types(dtype, torch.float32)
