@@ -3,6 +3,7 @@
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from algorithms import ALGORITHMS, settings_of
@@ -794,6 +795,37 @@ def test_a_loss_that_is_not_finite_leaves_its_step_out_though_the_gradient_is_fi
         assert torch.equal(x[1], x[2]) == (algorithm != "celgc"), "a rank's own step, or that of all"
     with pytest.raises(hvdclip.NonFiniteGradient, match=r"the loss, .* is not finite on rank 1 at step 2"):
         hvdclip.simulate(lambda comm: one(comm, "raise"), 2)
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_the_loss_of_a_round_is_the_mean_of_those_that_are_finite(algorithm, kind):
+    rounds = np.array(  # of each rank's steps
+        [
+            [[1.0, math.nan, 2.0, 6.0], [math.inf, -math.inf, 3.0, 8.0]],
+            [[math.nan] * 4, [math.inf] * 4],
+            [[4.0, 1.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0]],
+        ]
+    )
+
+    def one(comm):
+        model = network()
+        chosen = settings_of(algorithm, interval=4)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, on_nonfinite="skip", **chosen)
+        told = []
+        for losses in rounds[:, comm.rank].reshape(-1):
+            optimizer.zero_grad()
+            backward(model, comm.rank)
+            optimizer.record(loss=kind(losses.item()))
+            optimizer.step()
+            if optimizer.steps_in_round == 0:
+                told.append(optimizer.last_round["loss"])
+        return told
+
+    in_rounds = rounds if algorithm == "celgc" else rounds.transpose(0, 2, 1).reshape(-1, 2, 1)
+    finite = [losses[np.isfinite(losses)] for losses in in_rounds]
+    expected = [pytest.approx(losses.mean()) if losses.size else None for losses in finite]
+    assert hvdclip.simulate(one, 2) == [expected, expected]
 
 
 GRADIENT_METHODS = [
