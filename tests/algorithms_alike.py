@@ -3,7 +3,8 @@
 import json
 import sys
 
-from test_simulation import RULES, config
+from algorithms import ALGORITHMS
+from test_simulation import config
 
 from hvdclip.comm.environment import launched
 from hvdclip.simulation.run import Memory
@@ -13,7 +14,7 @@ from hvdclip.training.loop import Trainer
 
 comm = launched()
 found = {}
-for name in RULES:
+for name in ALGORITHMS:
     memory = Memory()
     Trainer(Job(config(name), comm)).train(memory, Silent())
     found[name] = [(row["step"], row["loss"], row["gradient_norm"]) for row in memory.rows]

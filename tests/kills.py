@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from algorithms import ALGORITHMS, settings_of
 from launch import Launch
 
 from hvdclip.training import heartbeats
@@ -21,34 +22,10 @@ TIMES = ("comm_s", "round_s", "waiting_s", "slowest")
 TOTALS = ("model_sha256", "rounds", "collectives", "bytes", "samples", "step", "epoch", "final", "best", "exit")
 BOUND = 150.0  # seconds that a run may take
 
-# What an algorithm needs beside its name, lr and interval, on the language model and on the problem.
+# What an algorithm is given beside its name and lr, on the language model and on the problem, as arguments.
 SETTINGS: dict[str, list[str]] = {
-    "celgc": ["gamma=0.1", "momentum=0.5", "interval=4"],
-    "local_sgd": ["momentum=0.5", "interval=4"],
-    "naive_parallel_clip": ["gamma=0.1", "momentum=0.5"],
-    "minibatch_sgd": [],
-    "minibatch_clip": ["gamma=0.1", "interval=4"],
-    "clip_then_average": ["gamma=0.1"],
-    "bucket_clip": ["gamma=0.1", "bucket_mb=0.01"],
-    "fedprox": ["mu=0.1", "interval=4"],
-    "scaffold": ["interval=4"],
-    "scaffold_clip": ["gamma=0.1", "interval=4"],
-    "episode": ["gamma=0.1", "interval=4"],
-    "episode_pp": ["gamma=0.1", "participants=1", "interval=4"],
-    "delta_gclip": ["gamma=0.1", "delta=0.5", "interval=4"],
-    "mix_clip": ["gamma=0.1", "interval=4"],
-    "mom_clip": ["gamma=0.1", "interval=4"],
-    "normalized_sgd": ["momentum=0.5", "interval=4"],
-    "ian_sgd": ["beta=0.7", "delta=0.1", "floor=0.5", "interval=4"],
-    "sgdol": ["interval=4"],
-    "adam_prox": ["interval=4"],
-    "spider_clip": ["gamma=0.1", "anchor_every=7", "interval=4"],
-    "sketched": ["gamma=0.1", "width=64", "server_lr=0.01", "interval=4"],
-    "clip21": ["tau=1.0"],
-    "clip21_sgd2m": ["tau=1.0", "noise=0.01"],
-    "norm_ec": ["alpha=0.1", "beta=0.9"],
-    "ef21_norm": ["k=8"],
-    "decentralized_clip": ["tau=1.0"],
+    name: [f"{key}={value}" for key, value in settings_of(name, row.killed, interval=4).items()]
+    for name, row in ALGORITHMS.items()
 }
 # What they train on: a language model with dropout and a hidden state, or noisy quadratics, which start sooner.
 LANGUAGE = [

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from algorithms import ALGORITHMS, has, settings_of
 from torch import nn
 
 import hvdclip
@@ -12,45 +13,21 @@ from hvdclip.methods import METHODS
 
 INTERVAL, ROUNDS = 4, 6
 STEPS = INTERVAL * ROUNDS
-K, WIDTH = 500, 700
 P = 100 * 200
-
-# what each algorithm cannot do without, and the values of the letters in its claims
-NEEDED = {
-    "celgc": {"gamma": 0.1},
-    "fedprox": {"mu": 0.5},
-    "scaffold_clip": {"gamma": 0.1},
-    "episode": {"gamma": 0.1},
-    "episode_pp": {"gamma": 0.1, "participants": 1},
-    "delta_gclip": {"gamma": 0.1, "delta": 0.5},
-    "mix_clip": {"gamma": 0.1},
-    "mom_clip": {"gamma": 0.1},
-    "ian_sgd": {"beta": 0.5, "delta": 0.1, "floor": 1.0},
-    "spider_clip": {"gamma": 0.1, "anchor_every": 6, "anchor_batches": 3},
-    "sketched": {"gamma": 0.1, "width": WIDTH, "server_lr": 0.1},
-    "naive_parallel_clip": {"gamma": 0.1},
-    "minibatch_clip": {"gamma": 0.1},
-    "clip_then_average": {"gamma": 0.1},
-    "bucket_clip": {"gamma": 0.1},
-    "clip21": {"tau": 0.1},
-    "clip21_sgd2m": {"tau": 0.1},
-    "norm_ec": {"alpha": 0.1, "beta": 0.5},
-    "ef21_norm": {"k": K},
-    "decentralized_clip": {"tau": 0.1},
-}
 
 
 def settings(algorithm):
-    fields = METHODS[algorithm].Settings.model_fields
-    interval = {"interval": INTERVAL} if "interval" in fields else {}
-    drift = {"drift": False} if "drift" in fields else {}
-    return {"lr": 0.1} | interval | drift | NEEDED.get(algorithm, {})
+    """No copies for the drift, and the values of the letters in the algorithm's claims."""
+    drift = {"drift": False} if has(algorithm, "drift") else {}
+    return {"lr": 0.1} | drift | settings_of(algorithm, ALGORITHMS[algorithm].claimed, interval=INTERVAL)
 
 
-def floats(claim):
+def floats(claim, algorithm):
     """The number that a claim begins with: 2P, 4P + b, 0, ..."""
     formula = re.match(r"[\dPbk +]+", claim)[0].strip()
-    return eval(re.sub(r"(\d)([Pbk])", r"\1*\2", formula), {"P": P, "b": WIDTH, "k": K})
+    chosen = settings(algorithm)
+    letters = {"P": P, "b": chosen.get("width"), "k": chosen.get("k")}
+    return eval(re.sub(r"(\d)([Pbk])", r"\1*\2", formula), letters)
 
 
 def train(comm, algorithm):
@@ -75,18 +52,19 @@ def train(comm, algorithm):
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_messages_are_as_long_as_claimed(algorithm):
+    collectives = ALGORITHMS[algorithm].collectives
+
     def measured(comm):
         _, optimizer, _ = train(comm, algorithm)
         tally, rounds = comm.ledger["round"], optimizer.rounds
-        tails = 0 if algorithm == "decentralized_clip" else optimizer.statistics.size + optimizer.buffers.size
+        tails = optimizer.statistics.size + optimizer.buffers.size if collectives else 0
         return tally.bytes / 4 / rounds - tails, tally.collectives / rounds
 
     claim = METHODS[algorithm].message_size
-    collectives = {"episode": 2, "decentralized_clip": 0}.get(algorithm, 1)
     # of a ring of two, each rank has one neighbour
-    assert hvdclip.simulate(measured, 2) == [(floats(claim), collectives)] * 2
+    assert hvdclip.simulate(measured, 2) == [(floats(claim, algorithm), collectives)] * 2
     in_rounds = "every I" in claim
-    assert in_rounds == ("interval" in METHODS[algorithm].Settings.model_fields)
+    assert in_rounds == has(algorithm, "interval")
 
 
 def held():
@@ -102,20 +80,22 @@ def test_memory_is_as_much_as_claimed(algorithm):
     before = held()
     kept = train(None, algorithm)
     beside_x = held() - before - P
-    assert abs(beside_x - floats(METHODS[algorithm].memory)) < 0.1 * P
+    assert abs(beside_x - floats(METHODS[algorithm].memory, algorithm)) < 0.1 * P
     del kept
 
 
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_extra_gradients_are_as_many_as_claimed(algorithm):
     _, _, calls = train(None, algorithm)
-    anchors = STEPS // 6
+    chosen = settings(algorithm)
+    anchors = STEPS // chosen.get("anchor_every", STEPS)
+    more = chosen.get("anchor_batches", 1) - 1
     expected = {
         "none": 0,
         "none (option I: 1 a round)": 0,
         "1 a round": ROUNDS,
         "1 a step": STEPS,
         "I before the first step": INTERVAL,
-        "1 a step; at anchors anchor_batches - 1": STEPS - anchors + 2 * anchors,
+        "1 a step; at anchors anchor_batches - 1": STEPS - anchors + more * anchors,
     }
     assert calls - STEPS == expected[METHODS[algorithm].extra_gradients]

@@ -1,6 +1,7 @@
 """What single methods of the family do beyond their formula: overlap, neighbours, noise, weights, samples of ranks."""
 
 import gc
+import itertools
 import math
 import re
 import sys
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 import torch
+from cases import drawn
 from launch import python_ranks, run_ranks
+from problems import Model, Quadratic, loss
 from torch import nn
 
 import hvdclip
@@ -186,6 +190,48 @@ def test_more_participants_than_ranks_are_refused():
 
     with pytest.raises(ValueError, match="participants is 5; allowed: 1 to the number of ranks, which is 4"):
         hvdclip.simulate(one, 4)
+
+
+@pytest.mark.parametrize(("ranks", "participants"), [(4, 2), (5, 3), (3, 3)])
+def test_the_drift_of_episode_pp_is_the_mean_over_the_ranks_drawn(monkeypatch, ranks, participants):
+    """Of NumPy's x_i right before an average; the optimizer tells it in the round after."""
+    problem, steps, chosen = Quadratic(ranks), 24, {"lr": 0.1, "gamma": 0.15, "interval": 4}
+    drifts = []
+
+    def end(job):
+        x = np.array([r.x for r in job.drawn])
+        drifts.append(np.linalg.norm(x - x.mean(axis=0), axis=1).mean())
+        rule.end(job)
+
+    rule = reference.WITH_INTERVAL["episode_pp"]
+    monkeypatch.setitem(reference.WITH_INTERVAL, "episode_pp", rule._replace(end=end))
+    reference.run(
+        "episode_pp",
+        problem.gradient,
+        problem.start(),
+        ranks=ranks,
+        steps=steps,
+        lr=0.1,
+        settings=chosen,
+        participants=drawn(ranks, participants),
+    )
+
+    def one(comm):
+        model, told, batch = Model(problem.start()), [], itertools.count()
+        optimizer = hvdclip.optimizer("episode_pp", model, comm=comm, participants=participants, **chosen)
+        optimizer.on_round = lambda: told.append(optimizer.last_round["drift"])
+
+        def closure():
+            optimizer.zero_grad()
+            loss(problem, comm.rank, next(batch), model).backward()
+
+        for _ in range(steps):
+            optimizer.step(closure)
+        return told
+
+    assert len(drifts) == steps // 4 and min(drifts) > 0.01
+    expected = [None, *(pytest.approx(drift, rel=1e-5) for drift in drifts[:-1])]
+    assert hvdclip.simulate(one, ranks) == [expected] * ranks
 
 
 def test_more_entries_than_parameters_are_refused():

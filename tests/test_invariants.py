@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from algorithms import has, is_local
 from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import SHAPES, SIZE, Model, Quadratic, loss, parameters
 
 import hvdclip
-from hvdclip.methods import METHODS
 
 settings.register_profile("hvdclip", deadline=None, max_examples=15, derandomize=True)
 settings.load_profile("hvdclip")
@@ -159,7 +159,7 @@ def test_all_ranks_are_alike_to_the_bit_after_an_average(algorithm, data, ranks,
     run = train(ranks, algorithm, STEPS, Problem(ranks, seed), **chosen)
     assert same_on_all(run.end)
     if algorithm != "decentralized_clip":  # its only average is the last
-        interval = 1 if algorithm == "minibatch_clip" else chosen.get("interval", 1)
+        interval = chosen.get("interval", 1) if is_local(algorithm) else 1  # else all ranks hold one x at all times
         assert same_on_all(run.x[:, interval - 1 :: interval])
 
 
@@ -467,7 +467,7 @@ def test_local_and_naive_clipping_differ_once_a_rank_clips(seed):
     assert np.abs(local.x - naive.x).max() > 1e-6
 
 
-@pytest.mark.parametrize("algorithm", [name for name in ALL if "gamma" in ALL[name][0]])
+@pytest.mark.parametrize("algorithm", [name for name in ALL if has(name, "gamma")])
 @settings(max_examples=10)
 @given(RANKS, SEED, st.floats(0.1, 10), st.floats(0.05, 5))
 def test_scaling_eta_and_gamma_together_leaves_the_clip_decision(algorithm, ranks, seed, scale, c):
@@ -496,7 +496,7 @@ NO_LONGER_THAN_GAMMA: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("algorithm", NO_LONGER_THAN_GAMMA)
 @given(RANKS, SEED, ETA, GAMMA)
 def test_no_step_is_longer_than_gamma(algorithm, ranks, seed, eta, gamma):
-    apart = {"interval": STEPS + 1} if "drift" in METHODS[algorithm].Settings.model_fields else {}
+    apart = {"interval": STEPS + 1} if is_local(algorithm) else {}
     chosen = {"lr": eta, "gamma": gamma} | apart | NO_LONGER_THAN_GAMMA[algorithm]
     run = train(ranks, algorithm, STEPS, Problem(ranks, seed), **chosen)
     assert (lengths(run.x - run.before) <= gamma * (1 + 1e-9)).all()
@@ -577,10 +577,10 @@ def test_what_all_ranks_hold_is_the_mean_of_what_each_holds(
     chosen = chosen | {"lr": eta}
     if "participants" in chosen:
         chosen["participants"] = min(ranks, chosen["participants"])
-    if "interval" not in METHODS[algorithm].Settings.model_fields:
-        interval = 1
-    else:
+    if has(algorithm, "interval"):
         chosen["interval"] = interval
+    else:
+        interval = 1
     run = train(ranks, algorithm, 2 * interval + 1, Problem(ranks, seed), keep=[mine, common], **chosen)
     of_rank, of_all = (run.kept[name][:, interval - 1 :: interval] for name in (mine, common))
     assert same_on_all(of_all)

@@ -3,13 +3,15 @@
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
+from algorithms import ALGORITHMS, settings_of
 from torch import nn
 
 import hvdclip
 from hvdclip.comm import SingleRank
-from hvdclip.methods import METHODS
+from hvdclip.methods import METHODS, GradientMethod
 
 
 def regression(seed, n=24):
@@ -667,54 +669,20 @@ def test_a_state_of_another_interval_or_shape():
 
 
 STATEFUL = [
-    ("local_sgd", {"outer": "nesterov", "outer_lr": 0.7}),
-    ("local_sgd", {"outer": "adam", "outer_lr": 0.01}),
-    ("celgc", {"gamma": 0.05, "momentum": 0.9, "dampening": 0.1}),
-    ("celgc", {"gamma": 0.05, "inner": torch.optim.AdamW}),
-    ("celgc", {"gamma": 0.05, "outer": "sgd", "outer_lr": 0.7}),
-    ("naive_parallel_clip", {"gamma": 0.05, "momentum": 0.9, "dampening": 0.1}),
-    ("naive_parallel_clip", {"gamma": 0.05, "inner": torch.optim.AdamW}),
-    ("minibatch_sgd", {"momentum": 0.9}),
-    ("minibatch_clip", {"gamma": 0.05, "momentum": 0.9}),
-    ("clip_then_average", {"gamma": 0.05, "momentum": 0.9, "norm_of": "update"}),
-    ("bucket_clip", {"gamma": 0.05, "momentum": 0.9, "bucket_mb": 1e-4}),
-    ("fedprox", {"mu": 0.5}),
-    ("scaffold", {}),
-    ("scaffold", {"option": "I"}),
-    ("scaffold_clip", {"gamma": 0.05, "momentum": 0.9}),
-    ("episode", {"gamma": 0.05, "momentum": 0.9}),
-    ("episode_pp", {"gamma": 0.05, "participants": 1}),
-    ("delta_gclip", {"gamma": 0.05, "delta": 0.1}),
-    ("mix_clip", {"gamma": 0.05}),
-    ("mom_clip", {"gamma": 0.05}),
-    ("normalized_sgd", {"momentum": 0.9}),
-    ("ian_sgd", {"beta": 0.7, "delta": 0.1, "floor": 0.5}),
-    ("sgdol", {"lr": 1.0}),
-    ("adam_prox", {"weight_decay": 0.1}),
-    ("spider_clip", {"gamma": 0.05, "anchor_every": 4, "anchor_batches": 2}),
-    ("sketched", {"gamma": 0.05, "width": 20, "server_lr": 0.01}),
-    ("clip21", {"tau": 0.2}),
-    ("clip21_sgd2m", {"tau": 0.2, "noise": 0.1}),
-    ("norm_ec", {"alpha": 0.1, "beta": 0.5, "noise": 0.1}),
-    ("ef21_norm", {"k": 10}),
-    ("decentralized_clip", {"tau": 1.0}),
+    (algorithm, settings_of(algorithm, saved, gamma=0.05, interval=3))
+    for algorithm, row in ALGORITHMS.items()
+    for saved in row.saved
 ]
-
-
-def test_no_algorithm_is_missing_here():
-    assert {algorithm for algorithm, _ in STATEFUL} == set(METHODS)
 
 
 @pytest.mark.parametrize(("algorithm", "chosen"), STATEFUL)
 def test_a_saved_and_loaded_optimizer_goes_on_bit_identically(algorithm, chosen):
-    interval = {"interval": 3} if "interval" in METHODS[algorithm].Settings.model_fields else {}
-
     class Run:
         """A model in training; `batch` says where it is in its data."""
 
         def __init__(self, comm):
             self.comm, self.batch, self.model = comm, 0, network()
-            self.optimizer = hvdclip.optimizer(algorithm, self.model, comm=comm, **({"lr": 0.1} | interval | chosen))
+            self.optimizer = hvdclip.optimizer(algorithm, self.model, comm=comm, **({"lr": 0.1} | chosen))
             self.schedule = torch.optim.lr_scheduler.StepLR(self.optimizer, 2, gamma=0.7)
             self.parts = (self.model, self.optimizer, self.schedule)
 
@@ -829,21 +797,42 @@ def test_a_loss_that_is_not_finite_leaves_its_step_out_though_the_gradient_is_fi
         hvdclip.simulate(lambda comm: one(comm, "raise"), 2)
 
 
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_the_loss_of_a_round_is_the_mean_of_those_that_are_finite(algorithm, kind):
+    rounds = np.array(  # of each rank's steps
+        [
+            [[1.0, math.nan, 2.0, 6.0], [math.inf, -math.inf, 3.0, 8.0]],
+            [[math.nan] * 4, [math.inf] * 4],
+            [[4.0, 1.0, 1.0, 1.0], [1.0, 2.0, 4.0, 8.0]],
+        ]
+    )
+
+    def one(comm):
+        model = network()
+        chosen = settings_of(algorithm, interval=4)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, lr=0.1, on_nonfinite="skip", **chosen)
+        told = []
+        for losses in rounds[:, comm.rank].reshape(-1):
+            optimizer.zero_grad()
+            backward(model, comm.rank)
+            optimizer.record(loss=kind(losses.item()))
+            optimizer.step()
+            if optimizer.steps_in_round == 0:
+                told.append(optimizer.last_round["loss"])
+        return told
+
+    in_rounds = rounds if algorithm == "celgc" else rounds.transpose(0, 2, 1).reshape(-1, 2, 1)
+    finite = [losses[np.isfinite(losses)] for losses in in_rounds]
+    expected = [pytest.approx(losses.mean()) if losses.size else None for losses in finite]
+    assert hvdclip.simulate(one, 2) == [expected, expected]
+
+
 GRADIENT_METHODS = [
-    ("minibatch_sgd", {}),
-    ("minibatch_sgd", {"momentum": 0.9}),
-    ("naive_parallel_clip", {"gamma": 0.05}),
-    ("naive_parallel_clip", {"gamma": 0.05, "momentum": 0.9}),
-    ("clip_then_average", {"gamma": 0.05}),
-    ("clip_then_average", {"gamma": 0.05, "momentum": 0.9}),
-    ("clip21", {"tau": 0.2}),
-    ("clip21_sgd2m", {"tau": 0.2}),
-    ("norm_ec", {"alpha": 0.1, "beta": 0.5}),
-    ("ef21_norm", {}),
-    ("ef21_norm", {"k": 5}),
-    ("bucket_clip", {"gamma": 0.05, "momentum": 0.9}),
-    ("bucket_clip", {"gamma": 0.05, "bucket_mb": 1e-4}),
-    ("minibatch_clip", {"gamma": 0.05, "momentum": 0.9}),
+    (algorithm, settings_of(algorithm, left_out, gamma=0.05))
+    for algorithm, row in ALGORITHMS.items()
+    for left_out in row.left_out
+    if issubclass(METHODS[algorithm], GradientMethod)
 ]
 
 
@@ -1066,39 +1055,35 @@ def test_one_rank_alone_needs_no_communicator():
 
 def test_algorithms_lists_every_method():
     listed = hvdclip.algorithms()
-    assert [row["name"] for row in listed] == list(METHODS) and len(listed) == 26
+    assert [row["name"] for row in listed] == list(METHODS)
     for row in listed:
         assert all(row[key] for key in ("formula", "paper", "message", "memory", "extra gradients"))
 
 
-TWO_GRADIENTS = [
-    ("episode", {"gamma": 0.05}),
-    ("scaffold", {"option": "I"}),
-    ("ian_sgd", {"beta": 0.7, "delta": 0.1, "floor": 0.5}),
-    ("episode_pp", {"gamma": 0.05, "participants": 2}),
-    ("sgdol", {"lr": 1.0}),
-    ("spider_clip", {"gamma": 0.05, "anchor_every": 3, "anchor_batches": 2}),
-]
+TWO_GRADIENTS = [name for name in ALGORITHMS if METHODS[name].extra_gradients != "none"]
 
 
-@pytest.mark.parametrize(("algorithm", "chosen"), TWO_GRADIENTS)
-def test_a_second_gradient_needs_a_closure(algorithm, chosen):
+@pytest.mark.parametrize("algorithm", TWO_GRADIENTS)
+def test_a_second_gradient_needs_a_closure(algorithm):
     model = network()
-    if algorithm == "episode_pp":
-        chosen = chosen | {"participants": 1}
+    chosen = settings_of(algorithm, ALGORITHMS[algorithm].second, gamma=0.05)
+    if "participants" in chosen:
+        chosen["participants"] = 1
     optimizer = hvdclip.optimizer(algorithm, model, **({"lr": 0.1} | chosen))
     backward(model)
     with pytest.raises(TypeError, match=rf"{algorithm} needs a second gradient: call step\(closure\)"):
         optimizer.step()
 
 
-@pytest.mark.parametrize(("algorithm", "chosen"), TWO_GRADIENTS)
+@pytest.mark.parametrize("algorithm", TWO_GRADIENTS)
 @pytest.mark.parametrize("bad_call", [1, 2, 5])
 @pytest.mark.parametrize("set_to_none", [True, False])
-def test_a_second_gradient_that_is_not_finite_poisons_nobody(algorithm, chosen, bad_call, set_to_none):
+def test_a_second_gradient_that_is_not_finite_poisons_nobody(algorithm, bad_call, set_to_none):
+    chosen = settings_of(algorithm, ALGORITHMS[algorithm].second, gamma=0.05, interval=2)
+
     def one(comm):
         model = network()
-        settings = {"lr": 0.1, "interval": 2, "on_nonfinite": "skip"} | chosen
+        settings = {"lr": 0.1, "on_nonfinite": "skip"} | chosen
         optimizer = hvdclip.optimizer(algorithm, model, comm=comm, **settings)
         calls = 0
 

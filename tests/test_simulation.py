@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from algorithms import ALGORITHMS, settings_of
 from command import hvdclip
 from launch import run_ranks
-from test_costs import NEEDED
 
 from hvdclip import simulation
 from hvdclip.config import ConfigError, check
@@ -17,18 +17,13 @@ from hvdclip.methods import METHODS
 from hvdclip.simulation.run import one_by_one, stacked, vectorises
 from hvdclip.simulation.trace import Trace
 
-RULES = {name: NEEDED.get(name, {}) for name in METHODS} | {
-    "ef21_norm": {},
-    "sketched": {"gamma": 0.1, "width": 3, "server_lr": 0.1},
-}
-IN_TURNS = {"bucket_clip", "episode_pp", "sketched"}
+IN_TURNS = {name for name, row in ALGORITHMS.items() if row.in_turns}
 
 
 def config(name, steps=30, **train):
-    interval = {"interval": 4} if "interval" in METHODS[name].Settings.model_fields else {}
     return check(
         {
-            "algorithm": {"name": name, "lr": 0.1, "weight_decay": 0.01} | interval | RULES[name],
+            "algorithm": {"name": name, "lr": 0.1, "weight_decay": 0.01} | settings_of(name, interval=4),
             "model": "point",
             "data": {"name": "quadratics", "dimension": 5, "noise": 0.5, "spread": 1.0},
             "train": {"steps": steps, "evaluate_every_steps": 8} | train,
