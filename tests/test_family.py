@@ -18,8 +18,8 @@ from torch import nn
 
 import hvdclip
 from hvdclip.comm import SingleRank
-from hvdclip.methods import LocalMethod, LocalSettings
 from hvdclip.messages.statistics import quantiles
+from hvdclip.methods import LocalMethod, LocalSettings
 
 PROJECT = Path(__file__).parent.parent
 

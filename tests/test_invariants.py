@@ -691,7 +691,7 @@ def test_sketches_are_one_linear_map_of_the_ways(ranks, seed, eta, gamma, interv
     chosen = {"lr": eta, "gamma": gamma, "interval": interval, "width": width, "server_lr": 0.05, "sketch_seed": seed}
     run = train(ranks, "sketched", 2 * interval, Problem(ranks, seed), **chosen)
     for round_ in range(2):
-        h, s = (torch.cat(parts).numpy() for parts in run.optimizers[0].hashes(round_))
+        h, s = (torch.cat(parts).numpy() for parts in run.optimizers[0].averaging.rule.exchange.hashes(round_))
         sketch = np.zeros((width, SIZE))
         sketch[h, np.arange(SIZE)] = s
         for rank in range(ranks):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import hvdclip
-from hvdclip import pace
 from hvdclip.comm.base import Ledger
+from hvdclip.messages import pace
 
 
 def test_a_pace_leaves_out_what_is_waited_for_and_what_is_paused(monkeypatch):

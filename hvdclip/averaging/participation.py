@@ -27,9 +27,7 @@ class Sample:
 
     def __init__(self, seed: int, ranks: int, participants: int):
         if participants > ranks:
-            raise ValueError(
-                f"participants is {participants}; allowed: 1 to the number of ranks, which is {ranks}"
-            )
+            raise ValueError(f"participants is {participants}; allowed: 1 to the number of ranks, which is {ranks}")
         self.seed, self.ranks, self.participants = seed, ranks, participants
         self.share = participants / ranks
 

@@ -81,9 +81,7 @@ class Assembly:
                 "since it sends more than x"
             )
         if self.ways.warmup == "gradients" and self.method.needs_closure:
-            raise ValueError(
-                f"warmup is 'gradients', but {self.method.name} needs a second gradient; allowed: average"
-            )
+            raise ValueError(f"warmup is 'gradients', but {self.method.name} needs a second gradient; allowed: average")
 
     def _intervals(self) -> Intervals:
         if self.settings.interval != "auto":

@@ -30,6 +30,7 @@ class LocalMethod(Method):
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         super().__init__(model_or_params, settings, comm)
         self.averaging = Assembly(self).rounds()
+        self.further_messages: list[Priced] = []  # of an algorithm that averages more than x
         rule = self.averaging.rule
         self._start(rule.x, self.averaging.vectors, {"outer": self.averaging.outer} if self.averaging.outer else {})
         self.parts.append(self.averaging)
@@ -59,7 +60,7 @@ class LocalMethod(Method):
 
     @property
     def messages(self) -> Sequence[Priced]:
-        return self.averaging.rule.messages
+        return [*self.averaging.rule.messages, *self.further_messages]
 
     @property
     def intervals(self) -> Intervals:

@@ -109,12 +109,12 @@ class Method(torch.optim.Optimizer):
 
     # What an algorithm's file defines
 
-    def keeps(self) -> dict[str, Sharing]:
-        """The vectors of state beside x by name, and what other ranks have of them at the end of a round.
+    def keeps(self) -> Mapping[str, Sharing] | Sequence[str]:
+        """The names of the vectors of state beside x; they are zero at the start, and saved with the optimizer.
 
-        They are zero at the start, and saved with the optimizer.
+        A mapping says what other ranks have of each at the end of a round; without one it is each rank's own.
         """
-        return {}
+        return ()
 
     def set_up(self) -> None:
         """What else the algorithm makes at the start, or refuses; x and the vectors are there."""
@@ -425,8 +425,9 @@ class Method(torch.optim.Optimizer):
 
     def _table(self) -> dict[str, Sharing]:
         """What is the same on all ranks: every vector of state, and what other ranks have of it."""
-        has_momentum = isinstance(self.settings, SgdSettings) and self.settings.momentum
-        return ({"momentum": self._momentum_sharing()} if has_momentum else {}) | self.keeps()
+        has_momentum, kept = isinstance(self.settings, SgdSettings) and self.settings.momentum, self.keeps()
+        own = kept if isinstance(kept, Mapping) else dict.fromkeys(kept, Sharing.OWN)
+        return ({"momentum": self._momentum_sharing()} if has_momentum else {}) | dict(own)
 
     def _momentum_sharing(self) -> Sharing:
         return COMMON  # of the mean gradient

@@ -4,7 +4,10 @@ from enum import Enum
 
 
 class Sharing(Enum):
-    """OWN: each rank has another. COMMON: all have the same, or make it anew. TRAVELS: averaged together with x."""
+    """OWN: each rank has another, or it is of no use without what each has, as a mean of such vectors is.
+
+    COMMON: all have the same, or make it anew. TRAVELS: it is averaged together with x, in the same message.
+    """
 
     OWN = "own"
     COMMON = "common"

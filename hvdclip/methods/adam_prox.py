@@ -3,7 +3,7 @@
 Zhuang, Liu, Cutkosky, Orabona: Understanding AdamW through Proximal Methods and Scale-Freeness. TMLR 2022.
 """
 
-from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.engine import LocalMethod
 from hvdclip.settings import AveragingSettings, Finite, setting
 from hvdclip.vectors import Gradient
 
@@ -28,8 +28,8 @@ class AdamProx(LocalMethod):
     def set_up(self) -> None:
         self.space.refuse_float16(self.name)
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"m": OWN, "v": OWN}
+    def keeps(self) -> tuple[str, ...]:
+        return ("m", "v")
 
     def local_step(self, g: Gradient) -> None:
         beta1, beta2, eps = self.settings.beta1, self.settings.beta2, self.settings.eps

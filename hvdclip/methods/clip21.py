@@ -4,7 +4,7 @@ Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21: Error Feedback 
 Algorithm 1.
 """
 
-from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing
+from hvdclip.engine import GradientMethod
 from hvdclip.settings import CommonSettings, Positive, setting
 from hvdclip.vectors import Gradient
 
@@ -21,8 +21,8 @@ class Clip21(GradientMethod):
 
         tau: Positive = setting(description="tau, the norm that no message exceeds", unit="g")
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"v_i": OWN, "v": COMMON}
+    def keeps(self) -> tuple[str, ...]:
+        return ("v_i", "v")
 
     def gradient_step(self, g: Gradient) -> None:
         v_i, v = self.vectors["v_i"], self.vectors["v"]

@@ -5,7 +5,7 @@ Islamov et al.: Double Momentum and Error Feedback for Clipping with Fast Rates 
 
 from typing import Any
 
-from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing
+from hvdclip.engine import GradientMethod
 from hvdclip.methods.noise import Noise, NoiseSettings
 from hvdclip.settings import Finite, Positive, setting
 from hvdclip.vectors import Gradient
@@ -34,8 +34,8 @@ class Clip21SGD2M(GradientMethod):
     def set_up(self) -> None:
         self.noise = Noise(self)
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"u_i": OWN, "h_i": OWN, "h": COMMON}
+    def keeps(self) -> tuple[str, ...]:
+        return ("u_i", "h_i", "h")
 
     def gradient_step(self, g: Gradient) -> None:
         b1, b2 = self.settings.b1, self.settings.b2

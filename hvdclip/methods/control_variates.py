@@ -6,7 +6,7 @@ ICML 2020.
 
 from __future__ import annotations
 
-from hvdclip.engine import COMMON, OWN, TRAVELS, LocalMethod, Sharing
+from hvdclip.engine import OWN, TRAVELS, LocalMethod, Sharing
 from hvdclip.settings import Finite, LocalSettings, setting
 from hvdclip.vectors import Gradient, Scalar, Vector
 
@@ -45,7 +45,7 @@ class ControlVariates:
     @staticmethod
     def keeps(settings: ControlledSettings) -> dict[str, Sharing]:
         """Their vectors; the changes are averaged together with x."""
-        return momentum_of(settings) | {"c_i": OWN, "c": COMMON, "change": TRAVELS}
+        return momentum_of(settings) | {"c_i": OWN, "c": OWN, "change": TRAVELS}
 
     def corrected(self, method: LocalMethod, g: Gradient) -> Vector:
         """u = g - c_i + c."""

@@ -5,7 +5,7 @@ Khirirat et al.: Error Feedback under (L0, L1)-Smoothness: Normalization and Mom
 
 from typing import Any
 
-from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing
+from hvdclip.engine import GradientMethod
 from hvdclip.messages import TopKMessage
 from hvdclip.settings import CommonSettings, Finite, setting
 from hvdclip.vectors import Gradient, Vector
@@ -28,8 +28,8 @@ class EF21Norm(GradientMethod):
     def vectorises(cls, settings: Any) -> bool:
         return settings.k is None
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"u_i": OWN, "h_i": OWN, "h": COMMON}
+    def keeps(self) -> tuple[str, ...]:
+        return ("u_i", "h_i", "h")
 
     def make_messages(self) -> list[Any]:
         k = self.settings.k

@@ -4,9 +4,6 @@ Crawshaw, Bao, Liu: EPISODE: Episodic Gradient Clipping with Periodic Resampled 
 Heterogeneous Data. ICLR 2023, Algorithm 1.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 
 from hvdclip.engine import COMMON, LocalMethod, Sharing, inverse
@@ -49,10 +46,6 @@ class Episode(LocalMethod):
     def masks_itself(self) -> bool:
         return self.settings.momentum == 0
 
-    @property
-    def messages(self) -> Sequence[Any]:
-        return [*super().messages, self.resampled]
-
     def keeps(self) -> dict[str, Sharing]:
         return momentum_of(self.settings) | {"G_i": COMMON, "G": COMMON}  # made anew in each round
 
@@ -60,6 +53,7 @@ class Episode(LocalMethod):
         # G can only be averaged at the averaged x, so it cannot travel with x
         self.resampled = self.message_of(1, name="resampled")
         self.vectors["G"] = self.resampled.vectors[0]
+        self.further_messages.append(self.resampled)
 
     def start_round(self) -> None:
         G_i, G = self.vectors["G_i"], self.vectors["G"]

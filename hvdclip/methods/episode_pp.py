@@ -7,7 +7,7 @@ Algorithm and Lower Bounds. NeurIPS 2023.
 from typing import Any
 
 from hvdclip.averaging import Participation, Sample
-from hvdclip.engine import COMMON, OWN, TRAVELS, LocalMethod, Sharing
+from hvdclip.engine import OWN, TRAVELS, LocalMethod, Sharing
 from hvdclip.methods.control_variates import ControlledSettings, momentum_of
 from hvdclip.methods.episode import decide, episodic_step
 from hvdclip.settings import ThresholdSettings, setting
@@ -45,7 +45,7 @@ class EpisodePP(LocalMethod):
         return Sample(self.settings.sampling_seed, self.comm.size, self.settings.participants)
 
     def keeps(self) -> dict[str, Sharing]:
-        return momentum_of(self.settings) | {"G_i": OWN, "G": COMMON, "change": TRAVELS}
+        return momentum_of(self.settings) | {"G_i": OWN, "G": OWN, "change": TRAVELS}
 
     def set_up(self) -> None:
         if self.weight != 1.0:

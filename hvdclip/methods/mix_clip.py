@@ -3,7 +3,7 @@
 Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex Optimization. NeurIPS 2020, Algorithm 1.
 """
 
-from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.engine import LocalMethod
 from hvdclip.settings import AveragingSettings, Finite, ThresholdSettings, setting
 from hvdclip.vectors import Gradient
 
@@ -40,8 +40,8 @@ class MixClip(LocalMethod):
 
         nu: Finite = setting(0.7, ge=0, le=1, description="nu, share of the step along the momentum")
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"m": OWN}
+    def keeps(self) -> tuple[str, ...]:
+        return ("m",)
 
     def local_step(self, g: Gradient) -> None:
         mixed_step(self, g, self.settings.nu)

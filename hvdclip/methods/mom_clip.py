@@ -3,7 +3,7 @@
 Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex Optimization. NeurIPS 2020, Algorithm 1.
 """
 
-from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.engine import LocalMethod
 from hvdclip.methods.mix_clip import MixClipSettings, mixed_step
 from hvdclip.vectors import Gradient
 
@@ -18,8 +18,8 @@ class MomClip(LocalMethod):
     class Settings(MixClipSettings):
         """eta is lr, I is interval."""
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"m": OWN}
+    def keeps(self) -> tuple[str, ...]:
+        return ("m",)
 
     def local_step(self, g: Gradient) -> None:
         mixed_step(self, g, nu=1.0)

@@ -5,7 +5,7 @@ Shulgin et al.: Smoothed Normalization for Efficient Distributed Private Optimiz
 
 from typing import Any
 
-from hvdclip.engine import COMMON, OWN, GradientMethod, Sharing, inverse
+from hvdclip.engine import GradientMethod, inverse
 from hvdclip.methods.noise import Noise, NoiseSettings
 from hvdclip.settings import Finite, setting
 from hvdclip.vectors import Gradient
@@ -34,8 +34,8 @@ class NormEC(GradientMethod):
     def set_up(self) -> None:
         self.noise = Noise(self)
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"v_i": OWN, "v": COMMON}
+    def keeps(self) -> tuple[str, ...]:
+        return ("v_i", "v")
 
     def gradient_step(self, g: Gradient) -> None:
         beta = self.settings.beta

@@ -3,7 +3,7 @@
 Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020 (with momentum).
 """
 
-from hvdclip.engine import OWN, LocalMethod, Sharing, inverse
+from hvdclip.engine import LocalMethod, inverse
 from hvdclip.settings import AveragingSettings, Finite, setting
 from hvdclip.vectors import Gradient, Vector
 
@@ -20,8 +20,8 @@ class NormalizedSGD(LocalMethod):
 
         momentum: Finite = setting(0.0, ge=0, lt=1, description="beta, momentum taken before the norm")
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"m": OWN} if self.settings.momentum else {}
+    def keeps(self) -> tuple[str, ...]:
+        return ("m",) if self.settings.momentum else ()
 
     @property
     def masks_itself(self) -> bool:

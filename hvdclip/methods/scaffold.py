@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from hvdclip.engine import COMMON, LocalMethod, Sharing
+from hvdclip.engine import OWN, LocalMethod, Sharing
 from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend
 from hvdclip.settings import setting
 from hvdclip.vectors import Gradient, Vector
@@ -40,7 +40,7 @@ class Scaffold(LocalMethod):
         return self.settings.option == "I"
 
     def keeps(self) -> dict[str, Sharing]:
-        fresh = {"fresh": COMMON} if self.settings.option == "I" else {}
+        fresh = {"fresh": OWN} if self.settings.option == "I" else {}
         return ControlVariates.keeps(self.settings) | fresh
 
     def set_up(self) -> None:

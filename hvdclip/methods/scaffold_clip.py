@@ -3,7 +3,7 @@
 Karimireddy et al., ICML 2020, with the clipped step of Crawshaw, Bao, Liu, EPISODE, ICLR 2023 (there a baseline).
 """
 
-from hvdclip.engine import COMMON, LocalMethod, Sharing
+from hvdclip.engine import OWN, LocalMethod, Sharing
 from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend
 from hvdclip.settings import ThresholdSettings
 from hvdclip.vectors import Gradient
@@ -20,7 +20,7 @@ class ScaffoldClip(LocalMethod):
         """eta is lr, I is interval."""
 
     def keeps(self) -> dict[str, Sharing]:
-        return ControlVariates.keeps(self.settings) | {"mean_g": COMMON}
+        return ControlVariates.keeps(self.settings) | {"mean_g": OWN}
 
     def set_up(self) -> None:
         self.controls = ControlVariates(self)

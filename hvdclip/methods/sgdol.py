@@ -6,7 +6,7 @@ ICML 2019.
 
 import torch
 
-from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.engine import LocalMethod
 from hvdclip.settings import AveragingSettings, Finite, setting
 from hvdclip.vectors import Gradient
 
@@ -41,8 +41,8 @@ class SGDOL(LocalMethod):
     def masks_itself(self) -> bool:
         return True  # the sums too
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"g": OWN}
+    def keeps(self) -> tuple[str, ...]:
+        return ("g",)
 
     def local_step(self, g: Gradient) -> None:
         M, alpha = self.settings.M, self.settings.alpha

@@ -81,7 +81,7 @@ class Sketch:
         *_, self.round = key
         update = self.x_round.clone().sub_(self.x)
         self.sketch.zero_()
-        for part, h, s in zip(update.parts, *self._hashes(), strict=True):
+        for part, h, s in zip(update.parts, *self.hashes(self.round), strict=True):
             self.sketch.index_add_(0, h, (s * part.flatten()).to(self.sketch.dtype))
         self.message.start(meanwhile=False)
 
@@ -90,7 +90,7 @@ class Sketch:
 
     def finish(self) -> Vector:
         self.message.finish()
-        hashes = zip(self.x.parts, *self._hashes(), strict=True)
+        hashes = zip(self.x.parts, *self.hashes(self.round), strict=True)
         d = self.x.like([(s * self.sketch[h]).to(part.dtype).view(part.shape) for part, h, s in hashes])
         m, v, v_max = self.moments
         beta1, beta2, eps = self.settings.server_beta1, self.settings.server_beta2, self.settings.server_eps
@@ -102,9 +102,9 @@ class Sketch:
     def apart(self) -> list[str]:
         return []
 
-    def _hashes(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Buckets h and signs s of every parameter entry in the round (from 0), the same on all ranks."""
-        draw = np.random.default_rng((self.settings.sketch_seed, self.round))
+    def hashes(self, round: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Buckets h and signs s of every parameter entry in a round (from 0), the same on all ranks."""
+        draw = np.random.default_rng((self.settings.sketch_seed, round))
         sizes, device = [part.numel() for part in self.x.parts], self.x.flats[0].device
         h = torch.from_numpy(draw.integers(self.settings.width, size=sum(sizes))).to(device)
         s = torch.from_numpy(draw.integers(2, size=sum(sizes)) * 2.0 - 1).to(device)

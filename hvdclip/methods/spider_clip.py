@@ -3,7 +3,7 @@
 Reisizadeh, Li, Das, Jadbabaie: Variance-reduced Clipping for Non-convex Optimization. 2023.
 """
 
-from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.engine import LocalMethod
 from hvdclip.settings import AveragingSettings, ThresholdSettings, setting
 from hvdclip.vectors import Gradient
 
@@ -29,8 +29,8 @@ class SpiderClip(LocalMethod):
     def needs_closure(self) -> bool:
         return True
 
-    def keeps(self) -> dict[str, Sharing]:
-        return {"x_before": OWN, "v": OWN}
+    def keeps(self) -> tuple[str, ...]:
+        return ("x_before", "v")
 
     def local_step(self, g: Gradient) -> None:
         x_before, v = self.vectors["x_before"], self.vectors["v"]
