@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 from torch import nn
 from torch.optim import Optimizer
 
+from hvdclip import comm as comm
+from hvdclip import methods as methods
 from hvdclip.comm import Communicator as Communicator
 from hvdclip.comm import simulate as simulate
 from hvdclip.methods import Method
