@@ -1,0 +1,1523 @@
+"""hvdclip: every rank takes clipped steps of its own, and the ranks average their parameters every I steps.
+
+Made from the code by `python jobs/stub.py`; a test holds it against the code.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeAlias, TypeVar, overload
+
+from torch import nn
+from torch.optim import Optimizer
+
+from hvdclip import comm as comm
+from hvdclip import methods as methods
+from hvdclip.comm import Communicator as Communicator
+from hvdclip.comm import simulate as simulate
+from hvdclip.methods import Method
+from hvdclip.methods import NonFiniteGradient as NonFiniteGradient
+
+__all__ = ["Communicator", "NonFiniteGradient", "algorithms", "optimizer", "register", "simulate"]
+__version__: str
+
+_Parameters: TypeAlias = (
+    nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
+)
+_M = TypeVar("_M", bound=Method)
+
+def algorithms() -> list[dict[str, str]]:
+    """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
+
+    `message` is what a rank hands to collectives, `memory` what it holds beside x and its gradient (momentum, drift
+    measurement and outer step left out), both in floats.
+    """
+
+def register(chosen: type[_M]) -> type[_M]:
+    """Add a method of one's own under its `name`; usable as a decorator.
+
+    Raises TypeError for what is no complete method and ValueError for a name that another method has.
+    """
+
+@overload
+def optimizer(
+    name: Literal["local_sgd"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    momentum_policy: Literal["keep", "average", "reset"] = "keep",
+) -> Method:
+    """x_i -= eta d_i; every I steps x_i = mean x.
+
+    McMahan et al., AISTATS 2017; Stich, ICLR 2019.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+    """
+
+@overload
+def optimizer(
+    name: Literal["celgc"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    norm_of: Literal["gradient", "update"] = "gradient",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    momentum_policy: Literal["keep", "average", "reset"] = "keep",
+) -> Method:
+    """x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x.
+
+    Liu, Zhuang, Lei, Liao, NeurIPS 2022, Algorithm 1.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+            "gradient"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+    """
+
+@overload
+def optimizer(
+    name: Literal["fedprox"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    mu: float,
+) -> Method:
+    """g_i += mu (x_i - x_round); x_i -= eta d_i; every I steps x_i = mean x.
+
+    Li et al., MLSys 2020.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        mu: mu, weight of the proximal term mu/2 ||x - x_round||^2; unit g/x
+    """
+
+@overload
+def optimizer(
+    name: Literal["scaffold"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    momentum: float = 0.0,
+    option: Literal["I", "II"] = "II",
+) -> Method:
+    """x_i -= eta (g_i - c_i + c); every I steps c_i+ = c_i - c + (x_round - x_i)/(I eta) (option II) or a gradient at
+    x_round (option I), c += mean(c_i+ - c_i), x_i = mean x.
+
+    Karimireddy et al., ICML 2020, Algorithm 1.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+        option: c_i+ from a fresh gradient at x_round, one more a round (I), or from the way (II); default "II"
+    """
+
+@overload
+def optimizer(
+    name: Literal["scaffold_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    momentum: float = 0.0,
+) -> Method:
+    """u_i = g_i - c_i + c; x_i -= min(eta, gamma/||u_i||) u_i; every I steps c_i+ = mean g_i, x_i = mean x.
+
+    Karimireddy et al., ICML 2020; Crawshaw, Bao, Liu, ICLR 2023.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+    """
+
+@overload
+def optimizer(
+    name: Literal["episode"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    momentum: float = 0.0,
+) -> Method:
+    """G_i = fresh gradient at x_round, G = mean G_i; u_i = g_i - G_i + G; x_i -= eta u_i if ||G|| <= gamma/eta, else
+    gamma u_i/||u_i||; every I steps x_i = mean x.
+
+    Crawshaw, Bao, Liu, ICLR 2023, Algorithm 1.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+    """
+
+@overload
+def optimizer(
+    name: Literal["episode_pp"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    momentum: float = 0.0,
+    participants: int,
+    sampling_seed: int = 0,
+) -> Method:
+    """S of N ranks step: u_i = g_i - G_i + G; x_i -= eta u_i if ||G|| <= gamma/eta, else gamma u_i/||u_i||; every I
+    steps G_i = mean of the round's g_i, G += sum_S dG_i/N, x = mean_S x_i.
+
+    Crawshaw, Bao, Liu, NeurIPS 2023.
+    eta is lr, I is interval, S is participants.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+        participants: S, ranks that take part in a round, drawn without replacement; unit ranks
+        sampling_seed: a round's ranks are drawn from (sampling_seed, round); default 0
+    """
+
+@overload
+def optimizer(
+    name: Literal["delta_gclip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    delta: float,
+) -> Method:
+    """x_i -= eta min(1, max(delta, c/||g_i||)) g_i; every I steps x_i = mean x.
+
+    Tucat et al., TMLR 2025.
+    eta is lr, c is max_norm (or gamma/eta), I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        delta: delta, the least share of eta that a step keeps
+    """
+
+@overload
+def optimizer(
+    name: Literal["mix_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    beta: float = 0.9,
+    nu: float = 0.7,
+) -> Method:
+    """m_i = beta m_i + (1-beta) g_i; x_i -= nu eta/(1 + eta||m_i||/gamma) m_i + (1-nu) eta/(1 + eta||g_i||/gamma) g_i;
+    every I steps x_i = mean x.
+
+    Zhang, Jin, Fang, Wang, NeurIPS 2020, Algorithm 1.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        beta: beta, weight of the past in the momentum; default 0.9
+        nu: nu, share of the step along the momentum; default 0.7
+    """
+
+@overload
+def optimizer(
+    name: Literal["mom_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    beta: float = 0.9,
+) -> Method:
+    """m_i = beta m_i + (1-beta) g_i; x_i -= eta/(1 + eta||m_i||/gamma) m_i; every I steps x_i = mean x.
+
+    Zhang, Jin, Fang, Wang, NeurIPS 2020, Algorithm 1.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        beta: beta, weight of the past in the momentum; default 0.9
+    """
+
+@overload
+def optimizer(
+    name: Literal["normalized_sgd"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    momentum: float = 0.0,
+) -> Method:
+    """m_i = beta m_i + g_i; x_i -= eta m_i/||m_i||; every I steps x_i = mean x.
+
+    Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        momentum: beta, momentum taken before the norm; default 0.0
+    """
+
+@overload
+def optimizer(
+    name: Literal["ian_sgd"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    beta: float,
+    a: float = 1.0,
+    delta: float,
+    floor: float,
+) -> Method:
+    """h_i = max(a ||g_i'|| + delta, Gamma); x_i -= eta g_i/h_i^beta; every I steps x_i = mean x.
+
+    Yang, Tripp, Sun, Zou, Zhou, 2024.
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        beta: beta, power of the norm
+        a: a, weight of the norm of the independent gradient g'; default 1.0
+        delta: delta, added to it; unit g
+        floor: Gamma, the least h; unit g
+    """
+
+@overload
+def optimizer(
+    name: Literal["sgdol"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float = 1.0,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    M: float = 10.0,
+    alpha: float = 10.0,
+) -> Method:
+    """eta_t = (alpha + sum <g_s, g_s'>)/(M (alpha + sum ||g_s||^2)), s < t, within [0, 2/M]; x_i -= lr eta_t g_i; every
+    I steps x_i = mean x.
+
+    Zhuang, Cutkosky, Orabona, ICML 2019.
+    lr multiplies the learnt step size, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        M: M, smoothness: eta_1 = 1/M, and no eta_t above 2/M; unit g/x; default 10.0
+        alpha: alpha, weight of the first step size among those learnt; unit g^2; default 10.0
+    """
+
+@overload
+def optimizer(
+    name: Literal["adam_prox"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+) -> Method:
+    """m_i, v_i = Adam's moments of g_i; x_i = (x_i - lr m_i^/(sqrt(v_i^) + eps))/(1 + wd lr/lr_0); every I steps x_i =
+    mean x.
+
+    Zhuang, Liu, Cutkosky, Orabona, TMLR 2022.
+    lr is the present step size, lr_0 the constructor's, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        beta1: decay rate of the first moment m; default 0.9
+        beta2: decay rate of the second moment v; default 0.999
+        eps: eps, added to sqrt(v^); unit g; default 1e-08
+    """
+
+@overload
+def optimizer(
+    name: Literal["spider_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    anchor_every: int,
+    anchor_batches: int = 1,
+) -> Method:
+    """every q steps v_i = mean of anchor_batches gradients, else v_i += g_i(x_t; B) - g_i(x_{t-1}; B); x_i -= min(eta,
+    gamma/||v_i||) v_i; every I steps x_i = mean x.
+
+    Reisizadeh, Li, Das, Jadbabaie, 2023.
+    eta is lr, q is anchor_every, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        anchor_every: q, steps from one large batch to the next; unit steps
+        anchor_batches: batches in a large batch; unit batches; default 1
+    """
+
+@overload
+def optimizer(
+    name: Literal["sketched"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    drift: bool = True,
+    drift_budget: float | None = None,
+    width: int,
+    sketch_seed: int = 0,
+    server_lr: float,
+    server_beta1: float = 0.9,
+    server_beta2: float = 0.99,
+    server_eps: float = 1e-08,
+) -> Method:
+    """x_i -= min(eta, gamma/||g_i||) g_i; every I steps d = unsketch(mean sketch(x_round - x_i)), x = x_round -
+    server_lr m/(sqrt(v_max) + eps) with AMSGrad's moments of d.
+
+    Chen, Li, Banerjee, 2024 (SAFL).
+    eta is lr, b is width, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        width: b, floats of the sketch; unit floats
+        sketch_seed: a round's sketch is drawn from (sketch_seed, round); default 0
+        server_lr: step size of the server's step; unit x
+        server_beta1: decay rate of its first moment m; default 0.9
+        server_beta2: decay rate of its second moment v; default 0.99
+        server_eps: eps, added to sqrt(v_max); unit x; default 1e-08
+    """
+
+@overload
+def optimizer(
+    name: Literal["minibatch_sgd"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+) -> Method:
+    """x -= eta d, d from mean g_i.
+
+    Dekel, Gilad-Bachrach, Shamir, Xiao, JMLR 2012.
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+    """
+
+@overload
+def optimizer(
+    name: Literal["naive_parallel_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    norm_of: Literal["gradient", "update"] = "gradient",
+) -> Method:
+    """g = mean g_i; x -= min(eta, gamma/||g||) d.
+
+    Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5.
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+            "gradient"
+    """
+
+@overload
+def optimizer(
+    name: Literal["minibatch_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    norm_of: Literal["gradient", "update"] = "gradient",
+    interval: int = 1,
+) -> Method:
+    """g = mean of I gradients of each of N ranks at x; every I gradients x -= min(eta, gamma/||g||) d.
+
+    Liu, Zhuang, Lei, Liao, NeurIPS 2022 (a large-batch form of their baseline).
+    eta is lr, I is interval.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+            "gradient"
+        interval: I, gradients of each rank to a step of x; each counts as a step; unit steps; default 1
+    """
+
+@overload
+def optimizer(
+    name: Literal["clip_then_average"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    norm_of: Literal["gradient", "update"] = "gradient",
+) -> Method:
+    """x -= eta d, d from mean clip(g_i, c), c = gamma/eta.
+
+    Khirirat et al., Clip21, 2023, section 1.
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+            "gradient"
+    """
+
+@overload
+def optimizer(
+    name: Literal["bucket_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    inner: type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None = None,
+    bucket_mb: float = 25.0,
+) -> Method:
+    """x -= eta d, d from mean clip(g_ib, c sqrt(P_b/P)) in each bucket b of P_b floats, c = gamma/eta.
+
+    Kim et al., 2024 (Breaking MLPerf Training).
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        momentum: momentum of the direction; default 0.0
+        dampening: dampening of the momentum; default 0.0
+        nesterov: Nesterov's form of the momentum; default False
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
+            None
+        bucket_mb: size at which a bucket closes; no tensor is split; unit MiB; default 25.0
+    """
+
+@overload
+def optimizer(
+    name: Literal["clip21"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    tau: float,
+) -> Method:
+    """m_i = clip(g_i - v_i, tau); v_i += m_i; v += mean m_i; x -= eta v.
+
+    Khirirat et al., Clip21, 2023, Algorithm 1.
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        tau: tau, the norm that no message exceeds; unit g
+    """
+
+@overload
+def optimizer(
+    name: Literal["clip21_sgd2m"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    noise: float = 0.0,
+    noise_seed: int = 0,
+    tau: float,
+    b1: float = 0.9,
+    b2: float = 0.9,
+) -> Method:
+    """u_i = (1-b1) u_i + b1 g_i; m_i = clip(u_i - h_i, tau); h_i += b2 m_i; h += b2 mean(m_i + noise_i); x -= eta h.
+
+    Islamov et al., 2025.
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
+            0.0
+        noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
+        tau: tau, the norm that no message exceeds before the noise; unit g
+        b1: b1, weight of the new gradient in u_i; default 0.9
+        b2: b2, weight of a message in h_i and h; default 0.9
+    """
+
+@overload
+def optimizer(
+    name: Literal["norm_ec"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    noise: float = 0.0,
+    noise_seed: int = 0,
+    alpha: float,
+    beta: float,
+    server: bool = True,
+) -> Method:
+    """m_i = (g_i - v_i)/(alpha + ||g_i - v_i||); v_i += beta m_i; v += beta mean(m_i + noise_i); x -= eta v/||v||.
+
+    Shulgin et al., 2025.
+    eta is lr.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
+            0.0
+        noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
+        alpha: alpha, smooths the normalisation; unit g
+        beta: beta, weight of a message in v_i and v
+        server: server normalisation: x -= eta v/||v||, else x -= eta v; default True
+    """
+
+@overload
+def optimizer(
+    name: Literal["ef21_norm"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    b: float = 0.9,
+    k: int | None = None,
+) -> Method:
+    """u_i = (1-b) u_i + b g_i; m_i = C(u_i - h_i); h_i += m_i; h += mean m_i; x -= eta h/||h||.
+
+    Khirirat et al., 2025.
+    eta is lr; C takes the k largest entries, or all.
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        b: b, weight of the new gradient in u_i; default 0.9
+        k: k, entries of a message; none: all of them; unit entries; default None
+    """
+
+@overload
+def optimizer(
+    name: Literal["decentralized_clip"],
+    model_or_params: _Parameters,
+    *,
+    comm: Communicator | None = None,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    tau: float,
+    lr_decay: float = 0.8,
+    tau_growth: float = 0.2,
+) -> Method:
+    """x_i = v_i - alpha_k clip(g_i(v_i), tau_k); v_i = mean of x_{i-1}, x_i, x_{i+1}.
+
+    Sun, Liu, Chen, 2023.
+    alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, .
+
+    Args:
+        model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
+        comm: the ranks; default Horovod's where it is initialised, else one rank
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: float buffers of the module at an average; default "average"
+        tau: tau, threshold on the gradient's norm in the first step; unit g
+        lr_decay: power of k+1 by which the step size falls; default 0.8
+        tau_growth: power of k+1 by which the threshold grows; default 0.2
+    """
