@@ -68,6 +68,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
 ) -> Method:
     """x_i -= eta d_i; every I steps x_i = mean x.
@@ -106,6 +108,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
     """
 
@@ -144,6 +148,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
 ) -> Method:
     """x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x.
@@ -187,6 +193,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
     """
 
@@ -221,6 +229,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
     mu: float,
 ) -> Method:
@@ -260,6 +270,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
         mu: mu, weight of the proximal term mu/2 ||x - x_round||^2; unit g/x
     """
@@ -521,6 +533,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     delta: float,
 ) -> Method:
     """x_i -= eta min(1, max(delta, c/||g_i||)) g_i; every I steps x_i = mean x.
@@ -557,6 +571,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         delta: delta, the least share of eta that a step keeps
     """
 
@@ -590,6 +606,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     beta: float = 0.9,
     nu: float = 0.7,
 ) -> Method:
@@ -628,6 +646,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, weight of the past in the momentum; default 0.9
         nu: nu, share of the step along the momentum; default 0.7
     """
@@ -662,6 +682,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     beta: float = 0.9,
 ) -> Method:
     """m_i = beta m_i + (1-beta) g_i; x_i -= eta/(1 + eta||m_i||/gamma) m_i; every I steps x_i = mean x.
@@ -698,6 +720,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, weight of the past in the momentum; default 0.9
     """
 
@@ -728,6 +752,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     momentum: float = 0.0,
 ) -> Method:
     """m_i = beta m_i + g_i; x_i -= eta m_i/||m_i||; every I steps x_i = mean x.
@@ -761,6 +787,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum: beta, momentum taken before the norm; default 0.0
     """
 
@@ -791,6 +819,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     beta: float,
     a: float = 1.0,
     delta: float,
@@ -827,6 +857,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, power of the norm
         a: a, weight of the norm of the independent gradient g'; default 1.0
         delta: delta, added to it; unit g
@@ -860,6 +892,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     M: float = 10.0,
     alpha: float = 10.0,
 ) -> Method:
@@ -895,6 +929,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         M: M, smoothness: eta_1 = 1/M, and no eta_t above 2/M; unit g/x; default 10.0
         alpha: alpha, weight of the first step size among those learnt; unit g^2; default 10.0
     """
@@ -926,6 +962,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-08,
@@ -962,6 +1000,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta1: decay rate of the first moment m; default 0.9
         beta2: decay rate of the second moment v; default 0.999
         eps: eps, added to sqrt(v^); unit g; default 1e-08
@@ -997,6 +1037,8 @@ def optimizer(
     compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
     anchor_every: int,
     anchor_batches: int = 1,
 ) -> Method:
@@ -1035,6 +1077,8 @@ def optimizer(
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         anchor_every: q, steps from one large batch to the next; unit steps
         anchor_batches: batches in a large batch; unit batches; default 1
     """
