@@ -36,6 +36,7 @@ OUTER = {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.8}
 GROWING = {"interval": {0: 1, 5: 2, 12: 6}}
 RESET = {"momentum": 0.9, "dampening": 0.3, "momentum_policy": "reset"}
 WARM = {"warmup": "gradients", "warmup_steps": 5}
+FRAGMENTS = {"averaging": "fragments", "fragments": 2}
 EXTRAS: dict[str, dict[str, Any]] = {
     "delayed": DELAYED,
     "delayed by 0": DELAYED | {"delay": 0},
@@ -69,6 +70,12 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "nodes, weighted": NODES | {"weights": WEIGHTS},
     "nodes, growing": {"node_interval": 2, "interval": {0: 2, 6: 4}, "warmup_steps": 3},
     "nodes, topk, delayed": NODES | TOPK | DELAYED,
+    "fragments": FRAGMENTS,
+    "one fragment": FRAGMENTS | {"fragments": 1},
+    "fragments, momentum reset": FRAGMENTS | RESET,
+    "fragments, weighted, growing": FRAGMENTS | GROWING | {"weights": WEIGHTS},
+    "fragments, warm-up by gradients": FRAGMENTS | WARM,
+    "fragments, nodes": FRAGMENTS | NODES,
 }
 METHODS: dict[str, dict[str, Any]] = {
     "local_sgd": BASE,

@@ -4,6 +4,7 @@ The rules. At the end of a round of I steps the ranks hand over x_i. The mean is
 without overlap): x_i += mean - what was handed over. Compressed, x_i - common + error_i is coded instead, where common
 is the last mean; error_i keeps what the code leaves out. A sum of shards is coded a second time by the shard's owner,
 whose error keeps what that leaves out. Between two averages over all ranks, those of one node average every I1 steps.
+In fragments, round r averages tensor r mod 2 of x only (there are two, see averaging_cases.py), the last average all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from numpy.linalg import norm
 from reference import WITH_INTERVAL, Gradient, Job, Rank, Vector, outer_step, top
 
 BLOCK = 1024
+FRAGMENTS = {1: [slice(None)], 2: [slice(0, 60 * 40), slice(60 * 40, None)]}  # by their number
 Draws = Callable[[tuple[int, ...]], np.ndarray]  # the next uniform numbers of a rank in a round, of that shape
 
 
@@ -41,9 +43,9 @@ def run(
 
     def send() -> None:
         nonlocal since
-        wire.send()
+        wire.send(whole=since < interval_at(settings, job.t + 1 - since))
         rounds.append(job.t + 1)
-        drift.append(np.mean([norm(x - wire.mean) for x in wire.sent]))
+        drift.append(np.mean([norm((x - wire.mean)[wire.part]) for x in wire.sent]))
         since = 0
 
     for job.t in range(steps):
@@ -61,7 +63,7 @@ def run(
         since += 1
         if wire.under_way and since == delay_of(settings, interval):
             wire.take()
-        if inner and since % inner == 0 and (since < interval or delayed):
+        if inner and since % inner == 0 and (since < interval or delayed or "fragments" in settings):
             for node in nodes:
                 here = [job.ranks[i] for i in node]
                 mean = job.mean([r.x for r in here], here)
@@ -106,7 +108,10 @@ class Wire:
         weights = job.get("weights", [1.0] * len(job.ranks))
         self.weights = [w * len(weights) / sum(weights) for w in weights]
 
-    def send(self) -> None:
+    def send(self, whole: bool) -> None:
+        """`whole` is for the average of an incomplete round, which is the last."""
+        parts = FRAGMENTS[self.job.get("fragments", 1)]
+        self.part = slice(None) if whole else parts[self.number % len(parts)]
         self.sent = [r.x for r in self.job.ranks]
         coded = self.job.get("compression", "none") != "none"
         self.mean = self.job.server.x + self.mean_way() if coded else self.job.mean(self.sent)
@@ -117,7 +122,8 @@ class Wire:
         job = self.job
         job.server.x = outer_step(job, self.mean)
         for r, sent in zip(job.ranks, self.sent, strict=True):
-            r.x = job.server.x + (r.x - sent)
+            moved, r.x = job.server.x + (r.x - sent), r.x.copy()
+            r.x[self.part] = moved[self.part]
             if job.get("momentum_policy") == "reset":
                 r.buf = None
         self.under_way = False

@@ -16,6 +16,7 @@ from averaging_cases import (
     CLIPPED,
     DELAYED,
     EVERY,
+    FRAGMENTS,
     GROWING,
     INT8,
     NODES,
@@ -98,7 +99,7 @@ def test_the_cases_differ_from_each_other_and_clip_some_steps():
     ends = {title: expected(4, "celgc", CLIPPED | s).x for title, s in (("plain", {}), ("loose", {"gamma": 1e3}))}
     ends |= {name: expected(4, algorithm, settings).x for name, algorithm, settings in CASES if algorithm == "celgc"}
     alike = {"celgc, delayed by 0": "plain", "celgc, nodes, every round": "plain"}
-    alike |= {"celgc, nodes, every step": "celgc, nodes"}
+    alike |= {"celgc, nodes, every step": "celgc, nodes", "celgc, one fragment": "plain"}
     for (a, x), (b, y) in itertools.combinations(ends.items(), 2):
         assert np.abs(x - y).max() > 1e-5 or alike.get(a, a) == alike.get(b, b), f"{a} is {b}"
 
@@ -118,7 +119,19 @@ def metrics(settings, ranks=4):
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, DELAYED, DELAYED | GROWING, TOPK, INT8 | DELAYED, NODES | DELAYED, WARM, WARM | DELAYED | GROWING]
+    "extra",
+    [
+        {},
+        DELAYED,
+        DELAYED | GROWING,
+        TOPK,
+        INT8 | DELAYED,
+        NODES | DELAYED,
+        WARM,
+        WARM | DELAYED | GROWING,
+        FRAGMENTS,
+        FRAGMENTS | NODES | GROWING,
+    ],
 )
 def test_drift_and_ends_of_rounds_are_those_of_the_rule(extra):
     reference, found = expected(4, "celgc", CLIPPED | extra), metrics(CLIPPED | extra)
@@ -825,8 +838,8 @@ SENDS_MORE = [name for name in ALGORITHMS if is_local(name) and METHODS[name].me
 
 @pytest.mark.parametrize("algorithm", SENDS_MORE)
 def test_methods_that_send_more_than_x_refuse(algorithm):
-    for extra in (DELAYED, INT8, NODES, {"warmup": "gradients"}):
-        (name,) = extra
+    for extra in (DELAYED, INT8, NODES, {"warmup": "gradients"}, FRAGMENTS):
+        name = next(iter(extra))
         settings = settings_of(algorithm, extra, interval=EVERY)
         refused(f"{name}( is|: unknown)", None, (ValueError, TypeError), algorithm, **settings)
 
