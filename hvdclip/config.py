@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from hvdclip import data, models
 from hvdclip.comm import Backend
 from hvdclip.methods import METHODS, Method, register
-from hvdclip.mistakes import describe, lines
-from hvdclip.models.undrawn import undrawn
+from hvdclip.models.no_device import on_no_device
 from hvdclip.problems import PROBLEMS
+from hvdclip.settings.mistakes import describe, lines
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -469,7 +469,7 @@ def _try_model(settings: dict[str, Any], mistakes: list[str]) -> None:
     if name not in (*models.LANGUAGE, *models.SAMPLES):
         return
     try:
-        with undrawn():
+        with on_no_device():
             models.build(**settings, **fitting)
     except ValueError as error:
         mistakes.append(f"model.{error}")

@@ -32,11 +32,3 @@ def finite_or_zero(number: Number) -> Number:
     if isinstance(number, Tensor):
         return number.float().nan_to_num(0.0, 0.0, 0.0)
     return number if math.isfinite(number) else 0.0
-
-
-def whole_numbers(option: str, text: str) -> list[int]:
-    """The numbers in a list with commas, in order, each once; ValueError names the option."""
-    words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise ValueError(f"{option} is {text!r}; allowed: integers from 1, separated by commas")
-    return sorted({int(word) for word in words})

@@ -17,7 +17,7 @@ from hvdclip.data import LABELLED, sources
 from hvdclip.data.images import cifar10
 from hvdclip.data.mnist import mnist
 from hvdclip.data.sources import SOURCES, Source, copy, fetch, files
-from hvdclip.vision import torchvision
+from hvdclip.data.vision import torchvision
 
 WORDS = b"the cat sat on the mat\n"
 

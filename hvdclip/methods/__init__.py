@@ -39,7 +39,7 @@ from hvdclip.methods.settings import CommonSettings, Finite, LocalSettings, Posi
 from hvdclip.methods.sgdol import SGDOL
 from hvdclip.methods.sketched import Sketched
 from hvdclip.methods.spider_clip import SpiderClip
-from hvdclip.mistakes import one_line
+from hvdclip.settings.mistakes import one_line
 
 __all__ = [
     "METHODS",

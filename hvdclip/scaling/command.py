@@ -12,10 +12,10 @@ import numpy as np
 
 from hvdclip.comm import Communicator, SingleRank
 from hvdclip.comm.environment import announced_ranks
+from hvdclip.command.exits import bad_input, together, with_ranks
+from hvdclip.command.options import touch, whole_numbers
+from hvdclip.command.start import start
 from hvdclip.config import Config, load
-from hvdclip.endings import bad_input, together, touch, with_ranks
-from hvdclip.launch.start import start
-from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
@@ -23,7 +23,7 @@ from hvdclip.training.loop import Trainer
 if TYPE_CHECKING:
     from hvdclip.scaling.target import Costs
 
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
+CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
 SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")
@@ -75,7 +75,7 @@ def _step_and_payload(
 
 
 @click.command("points")
-@CONFIG
+@CONFIG_FILE
 @OVERRIDES
 @INTERVALS
 @SYNTHETIC
@@ -106,7 +106,7 @@ def points_command(
 
 
 @click.command("scaling")
-@CONFIG
+@CONFIG_FILE
 @OVERRIDES
 @click.option("--ranks", default="1,2,4", show_default=True, metavar="N,...")
 @INTERVALS
@@ -155,7 +155,7 @@ def scaling_command(
 
 
 @click.command("target")
-@CONFIG
+@CONFIG_FILE
 @OVERRIDES
 @click.option("--loss", required=True, type=float, help="Of the first split that is evaluated.")
 @click.option("--ranks", default="2", show_default=True, metavar="N,...", help="Simulated.")
@@ -230,7 +230,7 @@ def _check_real(folder: Path | None) -> None:
 
 def _costs(config: Config, step_ms: float | None, named: str | None, folder: Path | None, ranks: list[int]) -> Costs:
     """By link, the cost on N ranks; a study's is measured."""
-    from hvdclip.scaling.cost import Cost
+    from hvdclip.scaling.cost import StepCost
     from hvdclip.scaling.links import links
     from hvdclip.scaling.study import Study
 
@@ -245,7 +245,7 @@ def _costs(config: Config, step_ms: float | None, named: str | None, folder: Pat
     payload = sum(tensor.numel() * tensor.element_size() for tensor in method.message.received)
     assert step_ms is not None
     step = step_ms / 1e3
-    return {link.name: lambda n, link=link: Cost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
+    return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
 
 
 def _at_each(config: Path, overrides: tuple[str, ...], intervals: str) -> dict[int, Config]:

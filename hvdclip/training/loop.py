@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hvdclip.averaging import in_words
 from hvdclip.comm.simulated import Simulated
+from hvdclip.command.exits import Stopped
 from hvdclip.config import Train
-from hvdclip.memory import peak_bytes
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.local import LocalMethod
@@ -24,12 +24,13 @@ from hvdclip.training.checkpointing import Checkpoints
 from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
+from hvdclip.training.memory import peak_bytes
 from hvdclip.training.metrics import Metrics
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.schedule import Schedule
 from hvdclip.training.stream import Stream
-from hvdclip.training.watch import Stopped, Watch, asked_by
+from hvdclip.training.watch import Watch, asked_by
 
 
 class Trainer:

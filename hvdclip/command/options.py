@@ -1,0 +1,20 @@
+"""What commands read of their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """The numbers in a list with commas, in order, each once; ValueError names the option."""
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise ValueError(f"{option} is {text!r}; allowed: integers from 1, separated by commas")
+    return sorted({int(word) for word in words})
+
+
+def touch(file: Path | None) -> None:
+    """Learn before a measurement whether its file can be written."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()

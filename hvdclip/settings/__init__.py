@@ -1,0 +1,1 @@
+"""The settings of algorithms, and what is said of wrong ones."""
