@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hvdclip.comm import Communicator
@@ -11,13 +12,13 @@ from hvdclip.data.folder import data_folder
 from hvdclip.data.sources import NAMES, copy, files
 
 
-def stage(config: Config, comm: Communicator) -> None:
-    """Have this rank read the data from its node's disk, to which the node's first rank copies them.
+def stage(config: Config, comm: Communicator) -> Config:
+    """The configuration with which this rank reads the data from its node's disk; the node's first rank copies them.
 
     ValueError where `train.stage` names a variable that is not set, or the data are not files below data.root.
     """
     if config.train.stage is None:
-        return
+        return config
     disk = os.path.expanduser(os.path.expandvars(config.train.stage))
     if "$" in disk or not disk:
         raise ValueError(
@@ -35,4 +36,4 @@ def stage(config: Config, comm: Communicator) -> None:
     paths = [path if (root / path).exists() else path.removesuffix(".gz") for path in paths]
     if comm.local_rank == 0:
         copy(root, Path(disk), paths)
-    config.data["root"] = disk
+    return replace(config, data=config.data | {"root": disk})

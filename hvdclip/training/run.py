@@ -33,8 +33,8 @@ class Run:
             if found is None:
                 return
             together(comm, lambda: preflight(self.config, comm))
-            together(comm, lambda: stage(self.config, comm))  # which ends when every node has its copy
-            job = together(comm, lambda: Job(self.config, comm))
+            config = together(comm, lambda: stage(self.config, comm))  # which ends when every node has its copy
+            job = together(comm, lambda: Job(config, comm))
             trainer = together(comm, lambda: Trainer(job))
             together(comm, lambda: self._load(trainer, found))
             together(comm, lambda: self._prepare(found) if comm.rank == 0 else None)
