@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hvdclip import data, models
 from hvdclip.comm import Communicator
-from hvdclip.config import Config, own
+from hvdclip.config import Config, import_function
 from hvdclip.data import Labelled, Samples
 from hvdclip.methods.agreement import check_agreement
 from hvdclip.problems import PROBLEMS
@@ -80,7 +80,7 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     settings = dict(config.data)
     name = settings.pop("name")
     if ":" in name:
-        loaders = own(name)(rank=comm.rank, ranks=comm.size, **settings)
+        loaders = import_function(name)(rank=comm.rank, ranks=comm.size, **settings)
         supervised = Supervised(loaders, config.train.loss, device, config.train.label_smoothing)
         return supervised, ("the loaders' splits", ", ".join(loaders))
     if name in PROBLEMS:
@@ -117,7 +117,7 @@ def build_model(config: Config, task: Task) -> nn.Module:
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
     if ":" in name:
-        return own(name)(**settings)
+        return import_function(name)(**settings)
     model = models.build(name, **settings)
     if isinstance(task, Classification):
         piece = max(1, config.shards.batch // config.train.accumulate)
