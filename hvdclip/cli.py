@@ -22,7 +22,7 @@ from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.options import whole_numbers
 from hvdclip.command.start import may_fuse, start
-from hvdclip.config import Config, check, load
+from hvdclip.config import Config, check_saved, load
 from hvdclip.launch.command import (
     cancel_command,
     data_command,
@@ -121,7 +121,7 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 def eval_command(run: Path, model: str) -> None:
     """Evaluate an averaged model that a run has saved, on all its splits."""
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
-    config = bad_input(lambda: check(directory.config()))
+    config = bad_input(lambda: check_saved(directory.config()))
     file = run if run.is_file() else directory.model_file(model)
     comm = bad_input(lambda: start(config))
     with_ranks(comm, lambda: _evaluate(config, comm, directory, file))

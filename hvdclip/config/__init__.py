@@ -1,6 +1,7 @@
 """The configuration: a YAML file, overridden by key.path=value, checked strictly before anything starts."""
 
-from hvdclip.config.checking import check, load
+from hvdclip.config.checking import check, check_saved, load
+from hvdclip.config.combinations import NO_BATCH_NORM, NO_CONVOLUTIONS, check_for_method
 from hvdclip.config.configuration import Config, differences
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import FROM_DATA, settings_model
@@ -9,6 +10,8 @@ from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Trai
 
 __all__ = [
     "FROM_DATA",
+    "NO_BATCH_NORM",
+    "NO_CONVOLUTIONS",
     "Checkpoint",
     "Columns",
     "Comm",
@@ -18,6 +21,8 @@ __all__ = [
     "Shards",
     "Train",
     "check",
+    "check_for_method",
+    "check_saved",
     "differences",
     "import_function",
     "load",

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hvdclip import data, models
-from hvdclip.config.algorithm import check_algorithm
-from hvdclip.config.combinations import check_for_data, check_pair
+from hvdclip.config.algorithm import check_algorithm, try_method
+from hvdclip.config.combinations import check_for_data, check_for_method, check_for_model, check_pair
 from hvdclip.config.configuration import Config
 from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, part
-from hvdclip.config.named import CLASSIFIERS, FROM_DATA, READ_AS, check_named, try_model
+from hvdclip.config.named import CLASSIFIERS, FROM_DATA, READ_AS, check_named, try_model, try_problem
 from hvdclip.config.reading import override, read
 from hvdclip.config.sections import SECTIONS, Checkpoint, Columns, Comm, Log, Section, Shards, Train
 from hvdclip.methods import Method
@@ -40,18 +40,29 @@ def check(raw: dict[str, Any]) -> Config:
     mistakes = list(_wrong_sections(raw))
     method, algorithm = check_algorithm(raw.get("algorithm"), mistakes)
     model = check_named(raw.get("model"), "model", models.MODELS, mistakes, FROM_DATA, models.find, CLASSIFIERS)
-    try_model(model, mistakes)
+    model_fits = try_model(model, mistakes)
     source = check_named(raw.get("data"), "data", SOURCES, mistakes, exclude=("ranks",))
-    check_pair(model.get("name"), source.get("name"), mistakes)
+    try_problem(source, mistakes)
+    mistakes += check_pair(model.get("name"), source.get("name"))
     plain = {
         name: check_section(section, raw.get(name, None if name in REQUIRED else {}), name, mistakes)
         for name, section in PLAIN.items()
     }
-    check_for_data(plain["train"], algorithm, source, mistakes)
+    mistakes += _combined(plain["train"], method, algorithm, model if model_fits else {}, source)
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     assert method is not None
     return _checked(method, algorithm, model, source, plain)
+
+
+def check_saved(raw: dict[str, Any]) -> Config:
+    """Check the configuration that a run has left, as it is, or of a version in which log had drift."""
+    log, algorithm = raw.get("log"), raw.get("algorithm")
+    if isinstance(log, dict) and isinstance(algorithm, dict) and "drift" in log:
+        drift = {"drift": log["drift"]} if "drift_budget" in algorithm else {}  # gradient methods have none
+        rest = {key: value for key, value in log.items() if key != "drift"}
+        raw = raw | {"log": rest, "algorithm": algorithm | drift}
+    return check(raw)
 
 
 def _wrong_sections(raw: dict[str, Any]) -> Iterator[str]:
@@ -61,6 +72,19 @@ def _wrong_sections(raw: dict[str, Any]) -> Iterator[str]:
     for section in REQUIRED:
         if section not in raw:
             yield f"{section}: missing; {SECTIONS[section]}"
+
+
+def _combined(
+    train: Any, method: type[Method] | None, algorithm: Settings, model: Settings, source: Settings
+) -> Iterator[str]:
+    if not isinstance(train, Train):
+        return
+    yield from check_for_data(train, algorithm, source)
+    yield from check_for_model(train, model, source)
+    if method is not None and len(algorithm) > 1:
+        refused: list[str] = []
+        tried = try_method(method, algorithm, refused)
+        yield from refused if tried is None else check_for_method(train, tried)
 
 
 def _checked(
@@ -77,7 +101,4 @@ def _checked(
     columns = part(Columns, source if read_as is Columns else {})
     shards = part(Shards, source if read_as is Shards else {})
     rest = {key: value for key, value in source.items() if key not in read_as.model_fields}
-    algorithm = algorithm | {"name": method.name}
-    if "drift" in method.Settings.model_fields:
-        algorithm |= {"drift": plain["log"].drift}
-    return Config(algorithm, model, rest, columns, shards, **plain, resolved=resolved)
+    return Config(algorithm | {"name": method.name}, model, rest, columns, shards, **plain, resolved=resolved)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, create_model
+from torch import nn
 
 from hvdclip import data, models
 from hvdclip.config.error import ConfigError
@@ -14,6 +15,7 @@ from hvdclip.config.given import check_section, with_name
 from hvdclip.config.references import import_function
 from hvdclip.config.sections import Columns, Section, Shards
 from hvdclip.models.no_device import on_no_device
+from hvdclip.problems import PROBLEMS
 
 CLASSIFIERS = ", a classifier of torchvision (resnet50, ...)"
 # what a model learns from its data
@@ -71,14 +73,32 @@ def check_named(
     return {} if checked is None else {"name": name} | checked.model_dump()
 
 
-def try_model(settings: dict[str, Any], mistakes: list[str]) -> None:
-    """A model on no device finds settings out of range without the cost of a real one."""
-    name = settings.get("name")
-    fitting: dict[str, Any] = {"vocabulary": 2} if name in models.LANGUAGE else {"shape": (3, 32, 32), "classes": 2}
-    if name not in (*models.LANGUAGE, *models.SAMPLES):
-        return
+def try_model(settings: dict[str, Any], mistakes: list[str]) -> bool:
+    """Whether its settings are in range, which a model on no device tells without the cost of a real one."""
+    if settings.get("name") not in (*models.LANGUAGE, *models.SAMPLES):
+        return True
     try:
-        with on_no_device():
-            models.build(**settings, **fitting)
+        drawn_nowhere(settings)
+        return True
     except ValueError as error:
         mistakes.append(f"model.{error}")
+        return False
+
+
+def drawn_nowhere(settings: dict[str, Any], shape: tuple[int, ...] = (3, 32, 32), classes: int = 2) -> nn.Module:
+    """A named model on no device, for two words, or for labelled samples."""
+    of_text = settings["name"] in models.LANGUAGE
+    fitting: dict[str, Any] = {"vocabulary": 2} if of_text else {"shape": shape, "classes": classes}
+    with on_no_device():
+        return models.build(**settings, **fitting)
+
+
+def try_problem(settings: dict[str, Any], mistakes: list[str]) -> None:
+    """A small problem of two ranks finds settings that do not fit each other, where it needs no file."""
+    if settings.get("name") not in PROBLEMS or "file" in settings:
+        return
+    small = {"dimension": 1} if "dimension" in settings else {}
+    try:
+        PROBLEMS[settings["name"]](2, **{key: value for key, value in settings.items() if key != "name"} | small)
+    except ValueError as error:
+        mistakes.append(str(error))

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hvdclip.comm import Backend
+from hvdclip.data.partition import LARGEST_ALPHA
 from hvdclip.settings.numbers import FiniteNumber
 
 SECTIONS: dict[str, str] = {
@@ -22,6 +23,8 @@ SECTIONS: dict[str, str] = {
     "comm": "what the ranks communicate by",
 }
 
+LARGEST_SEED = 2**63 - 1  # torch takes twice as much, and each rank adds its number
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -30,7 +33,9 @@ class Section(BaseModel):
 class Train(Section):
     steps: int | None = Field(None, ge=1, description="local steps per rank; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data by all ranks together; or steps")
-    seed: int = Field(1, ge=0, description="of the initial model, the order of the data and each rank's dropout")
+    seed: int = Field(
+        1, ge=0, le=LARGEST_SEED, description="of the initial model, the order of the data and each rank's dropout"
+    )
     evaluate_every_steps: int | None = Field(
         None, ge=1, description="local steps between evaluations, moved to the next round end; default: every epoch"
     )
@@ -105,7 +110,6 @@ class Checkpoint(Section):
 
 class Log(Section):
     every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
-    drift: bool = Field(True, description="measure drift, for one more copy of the parameters and pass (local methods)")
     tensorboard: bool = Field(False, description="write TensorBoard files too")
 
     @model_validator(mode="after")
@@ -144,7 +148,9 @@ class Shards(Section):
     similarity: FiniteNumber = Field(
         1.0, ge=0, le=1, description="share of every label that is spread evenly: 1 is i.i.d."
     )
-    alpha: FiniteNumber = Field(1.0, gt=0, description="of the Dirichlet distribution; the smaller the more uneven")
+    alpha: FiniteNumber = Field(
+        1.0, gt=0, le=LARGEST_ALPHA, description="of the Dirichlet distribution; the smaller the more uneven"
+    )
     partition_seed: int = Field(0, ge=0, description="of what is random in it")
     workers: int = Field(0, ge=0, description="processes of each rank that read samples ahead")
     on_device: bool = Field(False, description="keep all samples in the memory of the rank's device")

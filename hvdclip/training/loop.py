@@ -14,7 +14,7 @@ from torch import Tensor
 from hvdclip.averaging import in_words
 from hvdclip.comm.simulated import Simulated
 from hvdclip.command.exits import Stopped
-from hvdclip.config import Train
+from hvdclip.config import Train, check_for_method
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.local import LocalMethod
@@ -60,26 +60,10 @@ class Trainer:
         self.last_line: dict[str, Any] | None = None  # of the metrics
 
     def _check(self, train: Train) -> None:
-        name, epochs_matter = self.optimizer.name, train.milestones or train.warmup_epochs
-        if not self.optimizer.reads_alike and not (train.steps and train.evaluate_every_steps and not epochs_matter):
-            raise ValueError(
-                f"train: with {name} ranks read different amounts of data, so epochs mean nothing; give steps and "
-                "evaluate_every_steps, and no milestones or warmup_epochs"
-            )
-        if train.sync_batch_norm and (self.optimizer.needs_closure or not self.optimizer.reads_alike):
-            raise ValueError(
-                f"train.sync_batch_norm is True; allowed with {name}: False, since its ranks may take different "
-                "numbers of gradients"
-            )
-        if train.accumulate > 1 and name == "bucket_clip":
-            raise ValueError(
-                f"train.accumulate is {train.accumulate}; allowed with {name}: 1, since it sends during backward"
-            )
+        for mistake in check_for_method(train, self.optimizer):  # of a method of one's own that needs several ranks
+            raise ValueError(mistake)
         if train.sync_batch_norm and isinstance(self.comm, Simulated) and self.optimizer.space.device.type == "cuda":
             raise ValueError("train.sync_batch_norm is True; allowed on simulated ranks that share a GPU: False")
-        if train.precision == "fp16" and (self.optimizer.needs_closure or name == "bucket_clip"):
-            why = "clips during backward" if name == "bucket_clip" else "needs more than one gradient in a step"
-            raise ValueError(f"train.precision is fp16; allowed with {name}: fp32, bf16, since it {why}")
 
     def train(
         self,

@@ -10,7 +10,7 @@ import yaml
 from hvdclip.averaging import MeasuredIntervals
 from hvdclip.checkpoints import Damage, Manifest
 from hvdclip.comm import Communicator
-from hvdclip.config import Config, check, differences
+from hvdclip.config import Config, check_saved, differences
 from hvdclip.training import heartbeats, lock
 from hvdclip.training.checkpointing import BEST, MODEL, rank_file
 from hvdclip.training.loop import Trainer
@@ -116,7 +116,7 @@ def check_config(run: RunDirectory, found: Found, config: Config) -> None:
     if found.step is None:
         return
     # settings that came later had their defaults then
-    saved = check(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
+    saved = check_saved(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
     mistakes = [
         f"{key}: was {then}, now {now}; a run is resumed with the settings that it had"
         for key, then, now in differences(saved.resolved, config.resolved)
