@@ -21,7 +21,7 @@ from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 
 if TYPE_CHECKING:
-    from hvdclip.scaling.target import Costs
+    from hvdclip.scaling.target import Costs, Real, Steps
 
 CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
@@ -186,7 +186,6 @@ def target_command(
     Costs are those of links by name, for which --step-ms is needed, or those of a study, which --real holds against
     runs on real ranks.
     """
-    from hvdclip import simulation
     from hvdclip.scaling import launching, target
 
     configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
@@ -197,22 +196,37 @@ def target_command(
     found, of_real = [], []
     for n in numbers:
         for interval, settings in configs.items():
-            try:
-                steps = target.steps_to(bad_input(partial(simulation.run, settings, n, seeds)), loss)
-            except FloatingPointError:  # it diverges
-                steps = np.full(seeds, np.inf)
-            found.append(target.Steps(n, interval, steps))
-            if real and not np.isfinite(steps[0]):
-                of_real.append(target.NEVER)
-            elif real:
+            steps = _simulated(settings, n, interval, seeds, loss)
+            found.append(steps)
+            if real:
                 run = out / f"real-ranks={n}-interval={interval}"
                 words = [str(config), *overrides, f"algorithm.interval={interval}", "--run-dir", str(run)]
-                bad_input(partial(_train, lines[n], words, run))
-                of_real.append(target.Real.of(run, loss))
+                of_real.append(_real(steps, lines[n], words, run, loss))
     console = terminal.console()
     console.print(target.table(found, costs, loss, of_real))
     for file in target.plot(found, costs, loss, out, of_real):
         console.print(f"picture: {file}", soft_wrap=True)
+
+
+def _simulated(config: Config, ranks: int, interval: int, seeds: int, loss: float) -> Steps:
+    from hvdclip import simulation
+    from hvdclip.scaling import target
+
+    try:
+        steps = target.steps_to(bad_input(partial(simulation.run, config, ranks, seeds)), loss)
+    except FloatingPointError:  # it diverges
+        steps = np.full(seeds, np.inf)
+    return target.Steps(ranks, interval, steps)
+
+
+def _real(simulated: Steps, line: list[str], words: list[str], run: Path, loss: float) -> Real:
+    """What real ranks take, where the simulated ones came to the loss."""
+    from hvdclip.scaling import target
+
+    if not np.isfinite(simulated.steps[0]):
+        return target.NEVER
+    bad_input(partial(_train, line, words, run))
+    return target.Real.of(run, loss)
 
 
 def _train(line: list[str], words: list[str], run: Path) -> None:

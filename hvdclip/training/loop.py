@@ -18,7 +18,7 @@ from hvdclip.config import Train, check_for_method
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.methods.apart import Apart
 from hvdclip.methods.local import LocalMethod
-from hvdclip.training import randomness
+from hvdclip.training import randomness, state
 from hvdclip.training.asgd import NonMonotoneAverage
 from hvdclip.training.checkpointing import Checkpoints
 from hvdclip.training.display import Silent
@@ -29,6 +29,7 @@ from hvdclip.training.metrics import Metrics
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.schedule import Schedule
+from hvdclip.training.state import Part
 from hvdclip.training.stream import Stream
 from hvdclip.training.watch import Watch, asked_by
 
@@ -58,6 +59,33 @@ class Trainer:
         self._drawn: randomness.State = {}
         self.evaluations: list[dict[str, Any]] = []
         self.last_line: dict[str, Any] | None = None  # of the metrics
+
+    def parts(self) -> dict[str, Part]:
+        """What a rank's state is of, in the order in which it is restored."""
+        optimizer, reset = self.optimizer, self.config.checkpoint.other_ranks == "reset"
+        scaler = self.precision.scaler
+        return {
+            "optimizer": Part(
+                optimizer.state_dict,
+                optimizer.load_state_dict,
+                lambda saved: optimizer.load_common_state(saved, reset),
+                lambda: optimizer.check_common(reset),
+            ),
+            "x": state.vectors(optimizer.x.flats),
+            "buffers": state.buffers(self.model),
+            "asgd": self.asgd.part() if self.asgd else state.nothing(),
+            "scaler": state.part_of(scaler) if scaler.is_enabled() else state.nothing(),
+            "metrics": state.part_of(self.metrics),
+            "evaluations": state.rows(self.evaluations),
+            "ledger": state.tallies(self.comm.ledger),
+            "stream": Part(self.stream.state_dict, self.stream.load_state_dict, self.stream.load_share),
+            "task": Part(self.task.state_dict, self.task.load_state_dict, state.leave),
+            "random": Part(randomness.get_state, randomness.set_state, self._draw_anew),
+        }
+
+    def _draw_anew(self, _: randomness.State) -> None:
+        """Random numbers of ranks that were not there: others than at the start, the same each time."""
+        randomness.seed_everything(randomness.seed_from(self.config.train.seed, self.comm.rank, self.optimizer.steps))
 
     def _check(self, train: Train) -> None:
         for mistake in check_for_method(train, self.optimizer):  # of a method of one's own that needs several ranks
