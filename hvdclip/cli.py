@@ -19,8 +19,10 @@ from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
-from hvdclip.config import Config, check, load
-from hvdclip.endings import BAD_INPUT, bad_input, complain, together, with_ranks
+from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
+from hvdclip.command.options import whole_numbers
+from hvdclip.command.start import may_fuse, start
+from hvdclip.config import Config, check_saved, load
 from hvdclip.launch.command import (
     cancel_command,
     data_command,
@@ -29,17 +31,15 @@ from hvdclip.launch.command import (
     submit_command,
     watch_command,
 )
-from hvdclip.launch.start import may_fuse, start
 from hvdclip.launch.submission import submitted
-from hvdclip.memory import keep_freed
 from hvdclip.methods import method
-from hvdclip.mistakes import default_in_words as in_words
-from hvdclip.numbers import whole_numbers
 from hvdclip.scaling.command import points_command, predict_command, scaling_command, target_command
+from hvdclip.settings.mistakes import default_in_words
 from hvdclip.training import status, terminal
 from hvdclip.training.elastic import ElasticRun
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
+from hvdclip.training.memory import keep_freed
 from hvdclip.training.run import Run
 from hvdclip.training.rundir import RunDirectory, load_model
 from hvdclip.training.watch import STOP, Watch
@@ -121,7 +121,7 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 def eval_command(run: Path, model: str) -> None:
     """Evaluate an averaged model that a run has saved, on all its splits."""
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
-    config = bad_input(lambda: check(directory.config()))
+    config = bad_input(lambda: check_saved(directory.config()))
     file = run if run.is_file() else directory.model_file(model)
     comm = bad_input(lambda: start(config))
     with_ranks(comm, lambda: _evaluate(config, comm, directory, file))
@@ -169,7 +169,7 @@ def algorithms_command(name: str | None) -> None:
         print("units: x, that of the parameters; g, that of the gradient")
         table = Table("setting", "default", "unit", "what it is")
         for setting, field in chosen.Settings.model_fields.items():
-            default = "required" if field.is_required() else in_words(field)
+            default = "required" if field.is_required() else default_in_words(field)
             table.add_row(setting, default, _unit(field), field.description)
     terminal.console().print(table)
 
@@ -278,7 +278,8 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. Default: report/ in the run or study.")
 def report_command(place: Path, out: Path | None) -> None:
     """Make a page of a finished run, or of a study of hvdclip bench scaling: HTML in one file, and Markdown."""
-    from hvdclip.report import of_run, of_study, page
+    from hvdclip.report import of_run, page
+    from hvdclip.scaling import of_study
     from hvdclip.scaling.study import STUDY, Study
 
     folder = out or place / "report"

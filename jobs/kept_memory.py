@@ -21,7 +21,7 @@ def seconds_of_a_step() -> float:
     from hvdclip.bench.blocks import Peer, measure
     from hvdclip.bench.train import STEP, WAYS, Task
     from hvdclip.comm import SingleRank
-    from hvdclip.memory import keep_freed
+    from hvdclip.training.memory import keep_freed
 
     keep_freed()
     comm = SingleRank()

@@ -18,8 +18,8 @@ from hvdclip import data, models
 from hvdclip.cli import main
 from hvdclip.config import FROM_DATA, Checkpoint, Columns, Comm, Log, Shards, Train, settings_model
 from hvdclip.methods import METHODS
-from hvdclip.mistakes import default_in_words
 from hvdclip.problems import PROBLEMS
+from hvdclip.settings.mistakes import default_in_words
 
 PLACE = Path(__file__).resolve().parent.parent / "docs/reference.md"
 HEADER = "setting | default | unit | what it is\n--- | --- | --- | ---"

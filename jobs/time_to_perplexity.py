@@ -60,7 +60,7 @@ def run(link: str, file: Path, overrides: list[str]) -> None:
     if comm.rank == 0:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"link": link, "ranks": comm.size, "curves": curves}, indent=1) + "\n")
-        print(in_words(link, curves))
+        print(times_to_target(link, curves))
 
 
 def job_of(config: Config, comm: Communicator) -> Job:
@@ -125,7 +125,7 @@ def common_target(curves: dict[str, Curve]) -> float:
     return 1.01 * max(min(curve["perplexity"]) for curve in curves.values())
 
 
-def in_words(link: str, curves: dict[str, Curve]) -> str:
+def times_to_target(link: str, curves: dict[str, Curve]) -> str:
     target = common_target(curves)
     times = {name: reached(curve, target) for name, curve in curves.items()}
     lines = [f"{link}, validation perplexity {target:.3f}:"]
@@ -145,7 +145,7 @@ def plot(folder: Path, files: list[Path]) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 8)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-        print(in_words(found["link"], found["curves"]))
+        print(times_to_target(found["link"], found["curves"]))
     axes[0][0].legend(frameon=False)
     dress(figure)
     for picture in save(figure, folder, "time_to_perplexity"):

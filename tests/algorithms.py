@@ -60,6 +60,7 @@ ALGORITHMS: dict[str, Row] = {
             {"momentum": 0.9, "dampening": 0.1},
             {"inner": torch.optim.AdamW},
             {"outer": "sgd", "outer_lr": 0.7},
+            {"averaging": "fragments", "fragments": 2},
         ],
         killed={"momentum": 0.5},
         interval=4,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hvdclip.vision import torchvision
+from hvdclip.data.vision import torchvision
 
 
 def write(root: Path, train: int = 60, test: int = 20) -> Path:

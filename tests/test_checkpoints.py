@@ -13,13 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hvdclip
-from hvdclip import durable
-from hvdclip.checkpoints import Contents, Damage, Store, Writer, on_host
+from hvdclip.checkpoints import Contents, Damage, Store, Writer, durable, on_host
 from hvdclip.comm import SingleRank
-from hvdclip.training.checkpointing import CONFIG, MODEL, rank_file
+from hvdclip.training.checkpointing import MODEL, rank_file
 from hvdclip.training.lines import Lines
 from hvdclip.training.resume import find, prepare
-from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
+from hvdclip.training.rundir import CONFIG, EVALS, METRICS, RunDirectory
 
 RANKS, STEPS = 2, (10, 20, 30)
 

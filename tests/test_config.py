@@ -58,8 +58,8 @@ def test_every_configuration_that_comes_along_is_good(file):
         ),
         ({"algorithm": {"name": "celgc", "lr": 0, "gamma": 1.0}}, "algorithm.lr is 0; allowed: greater than 0"),
         (
-            {"algorithm": {"name": "celgc", "lr": 1.0, "gamma": 1.0, "drift": False}},
-            "algorithm.drift: set log.drift instead",
+            {"algorithm": {"name": "celgc", "lr": 1.0, "gamma": 1.0, "weight": 2.0}},
+            "algorithm.weight: set train.weighted instead",
         ),
         (
             {"model": {"name": "lstm", "hiden": 3}},
@@ -82,6 +82,7 @@ def test_every_configuration_that_comes_along_is_good(file):
         ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed are the losses"),
         ({"train": {"steps": 5, "device": "tpu"}}, "train.device is 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
         ({"train": [1]}, "train is [1]; allowed: settings, valid are steps (none)"),
+        ({"log": {"drift": False}}, "log.drift: set algorithm.drift instead"),
         ({"logs": {}}, "logs: unknown section; valid are algorithm, model, data, train, checkpoint, log"),
     ],
 )

@@ -17,12 +17,12 @@ from hvdclip.data.image_folder import IMAGENET, image_folder
 from hvdclip.data.images import CIFAR10, cifar10
 from hvdclip.data.mnist import mnist
 from hvdclip.data.synthetic import synthetic
+from hvdclip.data.vision import torchvision
 from hvdclip.simulation.run import Memory
 from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
 from hvdclip.training.loading import read
 from hvdclip.training.loop import Trainer
-from hvdclip.vision import torchvision
 
 
 @pytest.mark.ranks

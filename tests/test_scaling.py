@@ -16,7 +16,7 @@ from hvdclip.bench.link import fit, sizes
 from hvdclip.cli import main
 from hvdclip.launch import slurm
 from hvdclip.launch.following import Queue, look
-from hvdclip.scaling.cost import Cost, Link
+from hvdclip.scaling.cost import Link, StepCost
 from hvdclip.scaling.fit import Measured, errors, split
 from hvdclip.scaling.fit import fit as study_fit
 from hvdclip.scaling.links import LINKS, links
@@ -47,18 +47,18 @@ def test_a_rings_transfer_takes_what_is_computed_by_hand(floats, ranks, link, mi
 
 
 def test_the_least_interval_that_gets_nearly_all_there_is():
-    cost = Cost(step=0.1, average=0.061)
+    cost = StepCost(step=0.1, average=0.061)
     assert cost.enough == 12 and cost.bound == pytest.approx(1.61)
     assert cost.gain(12) >= 0.95 * cost.bound > cost.gain(11)
-    assert Cost(0.1, 0.0).enough == 1 and Cost(0.1, 0.1).enough == 19
-    late = Cost(step=0.1, average=0.01, slack=0.03)
+    assert StepCost(0.1, 0.0).enough == 1 and StepCost(0.1, 0.1).enough == 19
+    late = StepCost(step=0.1, average=0.01, slack=0.03)
     assert late.bound == pytest.approx(1.4) and late.gain(late.enough) >= 0.95 * late.bound > late.gain(late.enough - 1)
-    assert Cost(0.1, 0.0, 0.03).enough == 33 and Cost(0.1, 0.0).enough == 1
-    assert Cost(0.1, 0.2).gain(10**9) == pytest.approx(Cost(0.1, 0.2).bound, rel=1e-6)
+    assert StepCost(0.1, 0.0, 0.03).enough == 33 and StepCost(0.1, 0.0).enough == 1
+    assert StepCost(0.1, 0.2).gain(10**9) == pytest.approx(StepCost(0.1, 0.2).bound, rel=1e-6)
 
 
 def test_waiting_for_whoever_is_late_falls_with_the_root_of_the_interval():
-    cost = Cost(step=1.0, average=0.0, slack=0.2)
+    cost = StepCost(step=1.0, average=0.0, slack=0.2)
     assert cost.at(1) - 1 == pytest.approx(0.2) and cost.at(16) - 1 == pytest.approx(0.05)
 
 
@@ -117,7 +117,7 @@ def test_the_model_is_found_again_and_held_against_what_it_was_not_shown():
     payload, step, slack = 4e6, {1: 0.1, 2: 0.1, 4: 0.15}, {1: 0.0, 2: 0.01, 4: 0.02}
     link = Link("known", 1e8, 1e-3)
     points = [
-        Measured(n, i, Cost(step[n], link.average(n, payload), slack[n]).at(i), step[n], slack[n] / i**0.5, payload)
+        Measured(n, i, StepCost(step[n], link.average(n, payload), slack[n]).at(i), step[n], slack[n] / i**0.5, payload)
         for n in step
         for i in (1, 4, 16)
     ]
@@ -314,7 +314,7 @@ def test_steps_to_a_loss_lie_between_two_evaluations():
 
 def test_the_best_interval_is_where_fewer_rounds_outweigh_more_steps():
     found = [Steps(2, 1, np.array([100.0])), Steps(2, 8, np.array([120.0])), Steps(2, 64, np.array([np.inf]))]
-    slow, fast = Cost(step=0.1, average=0.1), Cost(step=0.1, average=0.001)
+    slow, fast = StepCost(step=0.1, average=0.1), StepCost(step=0.1, average=0.001)
     assert best(found, lambda n: slow, 2).interval == 8 and best(found, lambda n: fast, 2).interval == 1
     assert found[1].seconds(slow) == pytest.approx(120 * (0.1 + 0.1 / 8))
     assert best(found[2:], lambda n: slow, 2) is None

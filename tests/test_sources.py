@@ -17,7 +17,7 @@ from hvdclip.data import LABELLED, sources
 from hvdclip.data.images import cifar10
 from hvdclip.data.mnist import mnist
 from hvdclip.data.sources import SOURCES, Source, copy, fetch, files
-from hvdclip.vision import torchvision
+from hvdclip.data.vision import torchvision
 
 WORDS = b"the cat sat on the mat\n"
 
@@ -147,11 +147,14 @@ def test_cifar_comes_as_torchvisions_archive(mirror, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"),
-    [("$NOWHERE/x", "a variable is not set"), ("/tmp/x", "with the data quadratics; allowed: none, or the data a9a")],
+    ("config", "stage", "said"),
+    [
+        ("a9a", "$NOWHERE/x", "a variable is not set"),
+        ("quadratics", "/tmp/x", "with the data quadratics; allowed: none, or the data a9a"),
+    ],
 )
-def test_what_cannot_be_staged_is_refused(tmp_path, stage, said):
-    arguments = ["configs/quadratics.yaml", f"train.stage={stage}", "--run-dir", str(tmp_path / "run")]
+def test_what_cannot_be_staged_is_refused(tmp_path, config, stage, said):
+    arguments = [f"configs/{config}.yaml", f"train.stage={stage}", "--run-dir", str(tmp_path / "run")]
     refused = CliRunner().invoke(main, ["train", *arguments])
     assert refused.exit_code == 2 and said in refused.output and not (tmp_path / "run").exists()
 

@@ -16,7 +16,7 @@ from hvdclip.bench import gloo, worlds
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report
 from hvdclip.bench.roster import Roster
-from hvdclip.bench.shapes import Shape, in_words, message, parameters
+from hvdclip.bench.shapes import Shape, message, parameters, size_in_words
 from hvdclip.comm import Communicator
 from hvdclip.methods import optimizer
 
@@ -84,7 +84,7 @@ def compare(of: list[Shape], comm: Communicator, blocks: int) -> Report:
     with torch.no_grad():  # as inside a step, where a round's average comes
         measured = measure(list(roster.peers.values()), comm, blocks)
     gloo.stop()
-    title = f"one average over {comm.size} ranks of {in_words(of)}"
+    title = f"one average over {comm.size} ranks of {size_in_words(of)}"
     return Report(title, measured, {"to bare": lambda name: BARE, "to hvdclip": lambda name: OURS}, roster.absent)
 
 

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import announced_ranks, launched
-from hvdclip.endings import bad_input, together, touch, with_ranks
-from hvdclip.memory import keep_freed
+from hvdclip.command.exits import bad_input, together, with_ranks
+from hvdclip.command.options import touch
+from hvdclip.training.memory import keep_freed
 
 Chosen = TypeVar("Chosen")
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -15,8 +15,8 @@ from torch import Tensor
 from hvdclip.bench import worlds
 from hvdclip.bench.blocks import Blocks, Peer, measure
 from hvdclip.bench.roster import Roster
+from hvdclip.bench.traffic import ring_share
 from hvdclip.comm import Communicator
-from hvdclip.scaling.cost import ring_share
 
 OURS, MPI = "hvdclip", "mpi4py"
 LEAST, GROWTH = 4, 4  # bytes; each size is four times the one before

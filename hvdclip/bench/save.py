@@ -12,8 +12,8 @@ from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report
 from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
+from hvdclip.command.exits import complain
 from hvdclip.config import Config, check
-from hvdclip.endings import complain
 from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from hvdclip.comm import Communicator
 from hvdclip.messages.statistics import Statistics
 from hvdclip.models import build
-from hvdclip.models.undrawn import undrawn
+from hvdclip.models.no_device import on_no_device
 
 Shape = tuple[int, ...]
 
 
 def awd_lstm() -> list[Shape]:
     """The AWD-LSTM for the Penn Treebank's 10,000 words: few tensors, large ones."""
-    with undrawn():
+    with on_no_device():
         return [tuple(p.shape) for p in build("awd_lstm", vocabulary=10_000).parameters()]
 
 
@@ -78,5 +78,5 @@ def message(floats: int, comm: Communicator) -> Tensor:
     return torch.zeros(floats + Statistics(comm).size)
 
 
-def in_words(of: list[Shape]) -> str:
+def size_in_words(of: list[Shape]) -> str:
     return f"{sum(torch.Size(shape).numel() for shape in of):,} floats in {len(of)} tensors"

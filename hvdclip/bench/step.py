@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report, device_name
-from hvdclip.bench.shapes import Shape, in_words, parameters
+from hvdclip.bench.shapes import Shape, parameters, size_in_words
 from hvdclip.comm import Communicator, SingleRank
 from hvdclip.methods import optimizer
 
@@ -62,7 +62,7 @@ def compare(of: list[Shape], comm: Communicator, blocks: int, device: torch.devi
         "to fastest clip + SGD": fastest,
     }
     return Report(
-        f"one clipped step over {in_words(of)} on {device_name(torch.device(device))}", measured, references, {}
+        f"one clipped step over {size_in_words(of)} on {device_name(torch.device(device))}", measured, references, {}
     )
 
 

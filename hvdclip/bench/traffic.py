@@ -39,3 +39,8 @@ class Traffic:
         everyone = self.comm.gather((self.payload, self.sent, self.comm.local_rank), "bench")
         hosts = [sent for _, sent, local_rank in everyone if local_rank == 0]
         return everyone[0][0] / self.runs, sum(hosts) / len(hosts) / self.runs
+
+
+def ring_share(ranks: int) -> float:
+    """How often a ring all-reduce sends the vector through each link: 2 (N - 1)/N."""
+    return 2 * (ranks - 1) / ranks

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hvdclip import durable
+from hvdclip.checkpoints import durable
 
 MANIFEST = "manifest.json"
 Count = Annotated[int, Field(ge=0)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hvdclip import durable
+from hvdclip.checkpoints import durable
 from hvdclip.checkpoints.manifest import MANIFEST, Manifest
 
 PART, DAMAGED = ".part", ".damaged"
@@ -57,7 +57,7 @@ class Store:
         for name in names:
             try:
                 size, digest = manifest.files[name]
-                found = durable.print_of(self.folder(manifest.step) / name)
+                found = durable.checksum_of(self.folder(manifest.step) / name)
             except KeyError:
                 raise Damage(f"{MANIFEST} knows no {name}") from None
             except OSError as error:

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from hvdclip import durable
+from hvdclip.checkpoints import durable
 from hvdclip.checkpoints.manifest import Manifest
 from hvdclip.checkpoints.store import Store
 from hvdclip.comm import Communicator
-from hvdclip.mistakes import in_words
+from hvdclip.settings.mistakes import message_of
 
 POLL_S = 0.05
 PATIENCE_S = 600.0
@@ -109,11 +109,11 @@ class Writer:
             with suppress(OSError):  # then rank 0 hears of it when the ranks settle
                 durable.write_text(self._note_of(self.comm.rank), json.dumps(self._note))
 
-    def _write(self) -> dict[str, durable.Print]:
+    def _write(self) -> dict[str, durable.Checksum]:
         contents, part = self._contents, self._part
         files = {name: durable.write(part / name, partial(torch.save, of)) for name, of in contents.tensors.items()}
         files |= {name: durable.write_text(part / name, text) for name, text in contents.texts.items()}
-        files |= {name: durable.print_of(part / name) for name in contents.links}
+        files |= {name: durable.checksum_of(part / name) for name in contents.links}
         for path, size in contents.lines.items():
             there = path.stat().st_size if path.exists() else 0
             if there < size:
@@ -132,13 +132,13 @@ class Writer:
             shutil.rmtree(self._part, ignore_errors=True)
             newest = self.store.newest()
             whole = "there is no whole one" if newest is None else f"the newest whole one is of step {newest}"
-            self.say(f"the checkpoint of step {step} is not saved: {in_words(error)}; {whole}; training goes on")
+            self.say(f"the checkpoint of step {step} is not saved: {message_of(error)}; {whole}; training goes on")
             return
         self.saved += 1
         try:
             self.store.prune(self.keep)
         except OSError as error:
-            self.say(f"old checkpoints cannot be removed: {in_words(error)}")
+            self.say(f"old checkpoints cannot be removed: {message_of(error)}")
 
     def _notes(self) -> list[Note]:
         """The notes of all ranks in order, or up to the first that has failed."""
@@ -182,7 +182,7 @@ class Writer:
         return self._part / f"rank-{rank:05d}.json"
 
     def _error(self, error: Exception) -> Note:
-        return {"error": f"rank {self.comm.rank} on {socket.gethostname()}: {in_words(error)}"}
+        return {"error": f"rank {self.comm.rank} on {socket.gethostname()}: {message_of(error)}"}
 
 
 def _link(source: Path, place: Path) -> None:

@@ -14,6 +14,7 @@ from .synthetic import synthetic
 
 __all__ = [
     "CORPORA",
+    "FROM_FILES",
     "LABELLED",
     "Corpus",
     "Labelled",
@@ -39,6 +40,9 @@ LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
     "mnist": mnist,
     "synthetic": synthetic,
 }
+
+# those of LABELLED whose samples are read from files one by one, and never are all in memory
+FROM_FILES = ("image_folder",)
 
 
 def load(name: str, **settings: Any) -> Corpus:

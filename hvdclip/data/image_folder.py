@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hvdclip.vision import torchvision
+from hvdclip.data.vision import torchvision
 
 from .drawing import drawn_by
 from .folder import data_folder

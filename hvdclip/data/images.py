@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvdclip.vision import torchvision
+from hvdclip.data.vision import torchvision
 
 from .drawing import drawn_by
 from .folder import data_folder

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hvdclip import durable
-from hvdclip.vision import torchvision
+from hvdclip.checkpoints import durable
+from hvdclip.data.vision import torchvision
 
 PATIENCE_S = 60
 

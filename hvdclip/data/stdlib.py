@@ -5,8 +5,10 @@ import re
 import sysconfig
 from collections import Counter
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 
 from .corpus import END, SPLITS, Corpus, encode
 
@@ -18,7 +20,7 @@ UNKNOWN = "<unk>"
 TOKEN = re.compile(r"[^\W\d]\w*|\d[\w.]*|\n|[^\w\s]")  # an identifier, a number, a line's end, or one other character
 
 
-def stdlib(level: str = "byte", vocabulary_limit: int = 10_000) -> Corpus:
+def stdlib(level: Literal["byte", "word"] = "byte", vocabulary_limit: Annotated[int, Field(ge=2)] = 10_000) -> Corpus:
     """The *.py files of the running Python's standard library, without its tests: about 12 MB for Python 3.11.
 
     In the order of their names every 40th file is valid text, another 40th test text. level "byte": the ids are the

@@ -16,9 +16,9 @@ from rich.live import Live
 from rich.table import Table
 
 from hvdclip.comm.environment import launched
+from hvdclip.command.exits import bad_input, with_ranks
 from hvdclip.config import load
 from hvdclip.data import sources
-from hvdclip.endings import bad_input, with_ranks
 from hvdclip.launch import following, slurm, submission
 from hvdclip.launch.script import SCRIPT, Resources
 from hvdclip.training import status, terminal

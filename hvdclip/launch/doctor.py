@@ -17,9 +17,9 @@ from rich.markup import escape
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
-from hvdclip.launch.facts import Facts, facts, interfaces, sharing
-from hvdclip.launch.preflight import check_tasks
-from hvdclip.mistakes import in_words
+from hvdclip.hosts.facts import Facts, facts, interfaces, sharing
+from hvdclip.hosts.preflight import check_tasks
+from hvdclip.settings.mistakes import message_of
 from hvdclip.training.job import Job, choose_device
 from hvdclip.training.provenance import code_sha256, versions
 
@@ -164,7 +164,7 @@ def _data(comm: Communicator, config: Config) -> Finding:
     try:
         mine = str(Job(config, comm).read[1])
     except (ValueError, OSError) as error:
-        mistake = in_words(error)
+        mistake = message_of(error)
     everyone = comm.gather((socket.gethostname(), mine, mistake))
     wrong = dict.fromkeys(f"{host}: {said}" for host, _, said in everyone if said)
     if wrong:

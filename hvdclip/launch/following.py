@@ -36,7 +36,7 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class Sight:
+class Snapshot:
     """What a run's files tell at one moment."""
 
     heading: str
@@ -95,18 +95,18 @@ class Sight:
                 yield "waiting for the slowest", f"{waited / seconds:.0%}"
 
 
-def look(run: RunDirectory, asked: Queue | None = None) -> Sight:
+def look(run: RunDirectory, asked: Queue | None = None) -> Snapshot:
     """FileNotFoundError where there is neither a run nor a job that will begin one."""
     made = submission.submitted(run.path)
     queued = (asked or Queue()).state(made.job) if made is not None else None
     heading = f"job {made.job}: {queued}" if made is not None and queued else ""
     if not run.exists() and made is not None:
-        return Sight(heading or f"job {made.job} has left the queue", bool(queued), [], [], None)
+        return Snapshot(heading or f"job {made.job} has left the queue", bool(queued), [], [], None)
     found = status.status(run)
-    return Sight(heading, bool(queued), run.last_rows(METRICS), run.last_rows(EVALS), found)
+    return Snapshot(heading, bool(queued), run.last_rows(METRICS), run.last_rows(EVALS), found)
 
 
-def looks(run: RunDirectory, every: float) -> Iterator[Sight]:
+def looks(run: RunDirectory, every: float) -> Iterator[Snapshot]:
     """One look after another, until the run is over."""
     asked = Queue()
     while True:

@@ -15,7 +15,7 @@ import hvdclip
 PROJECT = Path(hvdclip.__file__).parent.parent
 LIBRARY = PROJECT / "slurm/job.sh"
 SITES = PROJECT / "slurm/sites"
-CONFIG, SCRIPT = "submitted.yaml", "job.sbatch"
+SUBMITTED, SCRIPT = "submitted.yaml", "job.sbatch"
 # The ranks are told to stop so many seconds before the time is over, or when a quarter is left, if that is later.
 AHEAD_S = 120
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
@@ -53,7 +53,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Job:
+class SlurmJob:
     """A job in a folder: one run in it, or the runs of an array, `at_once` of them at a time (0: all)."""
 
     folder: Path
@@ -93,7 +93,7 @@ class Job:
             yield "run=${runs[SLURM_ARRAY_TASK_ID]}"
         else:
             yield f"run={shlex.quote(str(self.folder))}"
-        yield f'train "$run" "$run/{CONFIG}"'
+        yield f'train "$run" "$run/{SUBMITTED}"'
 
     def _options(self) -> Iterator[str]:
         yield "--job-name=" + re.sub(r"[^\w.=-]", "_", self.folder.name)

@@ -10,10 +10,11 @@ from tempfile import NamedTemporaryFile
 
 import yaml
 
-from hvdclip import __version__, durable
+from hvdclip import __version__
+from hvdclip.checkpoints import durable
 from hvdclip.config import Config, load
 from hvdclip.launch import slurm, sweep
-from hvdclip.launch.script import CONFIG, SCRIPT, Job, Resources, commit
+from hvdclip.launch.script import SCRIPT, SUBMITTED, Resources, SlurmJob, commit
 from hvdclip.training import resume
 from hvdclip.training.rundir import RunDirectory
 
@@ -24,7 +25,7 @@ NUMBER = "job.json"
 class Submission:
     """A job and the configuration of each of its runs."""
 
-    job: Job
+    job: SlurmJob
     configs: Sequence[Config]
 
     @property
@@ -50,7 +51,7 @@ class Submission:
         for folder, config in zip(self.folders, self.configs, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             resolved = yaml.safe_dump(config.resolved, sort_keys=False)
-            durable.write_text(folder / CONFIG, "\n".join([*self.job.heading(), resolved]))
+            durable.write_text(folder / SUBMITTED, "\n".join([*self.job.heading(), resolved]))
         script = self.job.folder / SCRIPT
         durable.write_text(script, text)
         number = slurm.submit(script)
@@ -76,7 +77,7 @@ def prepare(
         raise ValueError(f"--run-dir is {str(folder)!r}; allowed: a name of one line")
     line = " ".join([str(config), *overrides]).replace("\n", " ")
     title = f"Written by hvdclip submit {__version__}, {commit()}\nfor {line}"
-    job = Job(folder.absolute(), resources, title, site, max_requeues)
+    job = SlurmJob(folder.absolute(), resources, title, site, max_requeues)
     if not array:
         return Submission(job, [load(config, overrides)])
     runs = sweep.grid(overrides)

@@ -45,8 +45,8 @@ from hvdclip.methods.scaffold_clip import ScaffoldClip
 from hvdclip.methods.sgdol import SGDOL
 from hvdclip.methods.sketched import Sketched
 from hvdclip.methods.spider_clip import SpiderClip
-from hvdclip.mistakes import one_line
 from hvdclip.settings import CommonSettings, Finite, LocalSettings, Positive, ThresholdSettings, setting
+from hvdclip.settings.mistakes import one_line
 
 __all__ = [
     "COMMON",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hvdclip.vision import torchvision
+from hvdclip.data.vision import torchvision
 
 from .pixels import check_images
 

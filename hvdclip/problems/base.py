@@ -15,7 +15,6 @@ DRAWN_AT_ONCE = 2**14
 
 
 Count = Annotated[int, Field(ge=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

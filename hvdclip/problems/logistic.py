@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from hvdclip.data.labelled import Labelled
 from hvdclip.data.libsvm import libsvm
-from hvdclip.data.partition import label_counts, share_out
+from hvdclip.data.partition import LARGEST_ALPHA, label_counts, share_out
 
 from .base import Count, NotNegative, Problem
 
@@ -67,7 +67,7 @@ class Logistic(Problem):
         regularizer: NotNegative = 0.1,
         partition: Literal["contiguous", "similar", "dirichlet"] = "contiguous",
         similarity: Annotated[float, Field(ge=0, le=1)] = 1.0,
-        alpha: Annotated[float, Field(gt=0)] = 1.0,
+        alpha: Annotated[float, Field(gt=0, le=LARGEST_ALPHA)] = 1.0,
         partition_seed: Annotated[int, Field(ge=0)] = 0,
         batch: Count | None = None,
     ):

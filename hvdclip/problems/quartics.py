@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import NotNegative, Number, Problem
+from hvdclip.settings.numbers import FiniteNumber
+
+from .base import NotNegative, Problem
 
 
 class Quartics(Problem):
@@ -20,7 +22,7 @@ class Quartics(Problem):
 
     start = torch.tensor([1.0], dtype=torch.float64)
 
-    def __init__(self, ranks: int, heterogeneity: Number = 1.0, noise: NotNegative = 1.0):
+    def __init__(self, ranks: int, heterogeneity: FiniteNumber = 1.0, noise: NotNegative = 1.0):
         super().__init__(ranks)
         if ranks % 2:
             raise ValueError(f"quartics needs an even number of ranks, and there are {ranks}")

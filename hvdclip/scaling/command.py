@@ -12,18 +12,18 @@ import numpy as np
 
 from hvdclip.comm import Communicator, SingleRank
 from hvdclip.comm.environment import announced_ranks
+from hvdclip.command.exits import bad_input, together, with_ranks
+from hvdclip.command.options import touch, whole_numbers
+from hvdclip.command.start import start
 from hvdclip.config import Config, load
-from hvdclip.endings import bad_input, together, touch, with_ranks
-from hvdclip.launch.start import start
-from hvdclip.numbers import whole_numbers
 from hvdclip.training import terminal
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 
 if TYPE_CHECKING:
-    from hvdclip.scaling.target import Costs
+    from hvdclip.scaling.target import Costs, Real, Steps
 
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
+CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
 SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")
@@ -75,7 +75,7 @@ def _step_and_payload(
 
 
 @click.command("points")
-@CONFIG
+@CONFIG_FILE
 @OVERRIDES
 @INTERVALS
 @SYNTHETIC
@@ -106,7 +106,7 @@ def points_command(
 
 
 @click.command("scaling")
-@CONFIG
+@CONFIG_FILE
 @OVERRIDES
 @click.option("--ranks", default="1,2,4", show_default=True, metavar="N,...")
 @INTERVALS
@@ -155,7 +155,7 @@ def scaling_command(
 
 
 @click.command("target")
-@CONFIG
+@CONFIG_FILE
 @OVERRIDES
 @click.option("--loss", required=True, type=float, help="Of the first split that is evaluated.")
 @click.option("--ranks", default="2", show_default=True, metavar="N,...", help="Simulated.")
@@ -186,7 +186,6 @@ def target_command(
     Costs are those of links by name, for which --step-ms is needed, or those of a study, which --real holds against
     runs on real ranks.
     """
-    from hvdclip import simulation
     from hvdclip.scaling import launching, target
 
     configs, numbers = bad_input(lambda: (_at_each(config, overrides, intervals), whole_numbers("--ranks", ranks)))
@@ -197,22 +196,37 @@ def target_command(
     found, of_real = [], []
     for n in numbers:
         for interval, settings in configs.items():
-            try:
-                steps = target.steps_to(bad_input(partial(simulation.run, settings, n, seeds)), loss)
-            except FloatingPointError:  # it diverges
-                steps = np.full(seeds, np.inf)
-            found.append(target.Steps(n, interval, steps))
-            if real and not np.isfinite(steps[0]):
-                of_real.append(target.NEVER)
-            elif real:
+            steps = _simulated(settings, n, interval, seeds, loss)
+            found.append(steps)
+            if real:
                 run = out / f"real-ranks={n}-interval={interval}"
                 words = [str(config), *overrides, f"algorithm.interval={interval}", "--run-dir", str(run)]
-                bad_input(partial(_train, lines[n], words, run))
-                of_real.append(target.Real.of(run, loss))
+                of_real.append(_real(steps, lines[n], words, run, loss))
     console = terminal.console()
     console.print(target.table(found, costs, loss, of_real))
     for file in target.plot(found, costs, loss, out, of_real):
         console.print(f"picture: {file}", soft_wrap=True)
+
+
+def _simulated(config: Config, ranks: int, interval: int, seeds: int, loss: float) -> Steps:
+    from hvdclip import simulation
+    from hvdclip.scaling import target
+
+    try:
+        steps = target.steps_to(bad_input(partial(simulation.run, config, ranks, seeds)), loss)
+    except FloatingPointError:  # it diverges
+        steps = np.full(seeds, np.inf)
+    return target.Steps(ranks, interval, steps)
+
+
+def _real(simulated: Steps, line: list[str], words: list[str], run: Path, loss: float) -> Real:
+    """What real ranks take, where the simulated ones came to the loss."""
+    from hvdclip.scaling import target
+
+    if not np.isfinite(simulated.steps[0]):
+        return target.NEVER
+    bad_input(partial(_train, line, words, run))
+    return target.Real.of(run, loss)
 
 
 def _train(line: list[str], words: list[str], run: Path) -> None:
@@ -230,7 +244,7 @@ def _check_real(folder: Path | None) -> None:
 
 def _costs(config: Config, step_ms: float | None, named: str | None, folder: Path | None, ranks: list[int]) -> Costs:
     """By link, the cost on N ranks; a study's is measured."""
-    from hvdclip.scaling.cost import Cost
+    from hvdclip.scaling.cost import StepCost
     from hvdclip.scaling.links import links
     from hvdclip.scaling.study import Study
 
@@ -245,7 +259,7 @@ def _costs(config: Config, step_ms: float | None, named: str | None, folder: Pat
     payload = sum(tensor.numel() * tensor.element_size() for tensor in method.message.received)
     assert step_ms is not None
     step = step_ms / 1e3
-    return {link.name: lambda n, link=link: Cost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
+    return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
 
 
 def _at_each(config: Path, overrides: tuple[str, ...], intervals: str) -> dict[int, Config]:

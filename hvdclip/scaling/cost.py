@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hvdclip.bench.traffic import ring_share
+
 ENOUGH = 0.95  # of the possible gain
 
 
@@ -27,13 +29,8 @@ class Link:
         return 2 * math.ceil(math.log2(ranks)) * self.latency + ring_share(ranks) * payload / self.bandwidth
 
 
-def ring_share(ranks: int) -> float:
-    """How often a ring all-reduce sends the vector through each link: 2 (N - 1)/N."""
-    return 2 * (ranks - 1) / ranks
-
-
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """Seconds of a step, of the slowest rank, and of an average; `slack` is the wait where I = 1 for whoever is late.
 
     It is taken as random from step to step, so that in a round it grows like the root of its steps.

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hvdclip.scaling.cost import Cost, ring_share
+from hvdclip.bench.traffic import ring_share
+from hvdclip.scaling.cost import StepCost
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Model:
     `link_error` is the median of how far off an average's seconds are that this link would take, relative to them.
     """
 
-    costs: dict[int, Cost]
+    costs: dict[int, StepCost]
     alpha: float | None
     bandwidth: float | None
     link_error: float | None
@@ -69,7 +70,7 @@ def errors(model: Model, points: Sequence[Measured]) -> list[float]:
     return [model.at(point.ranks, point.interval) / point.seconds - 1 for point in points]
 
 
-def _cost(points: Sequence[Measured]) -> Cost:
+def _cost(points: Sequence[Measured]) -> StepCost:
     """The step and the slack as measured, the round from what is left of the time: its average, and own work for it.
 
     Own work of a round weighs least where I is largest; where noise says otherwise the mean over all I is the step.
@@ -78,7 +79,7 @@ def _cost(points: Sequence[Measured]) -> Cost:
     step = min(rarest.work, float(np.mean([point.work for point in points])))
     slack = _through_zero([1 / math.sqrt(point.interval) for point in points], [point.slack for point in points])
     left = [point.seconds - step - slack / math.sqrt(point.interval) for point in points]
-    return Cost(step, _through_zero([1 / point.interval for point in points], left), slack)
+    return StepCost(step, _through_zero([1 / point.interval for point in points], left), slack)
 
 
 def _through_zero(x: ArrayLike, y: ArrayLike) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hvdclip import durable
+from hvdclip.checkpoints import durable
 from hvdclip.config import differences
 from hvdclip.scaling.points import SYNTHETIC
 from hvdclip.scaling.study import ALONE, STUDY, Study

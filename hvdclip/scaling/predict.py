@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from hvdclip.scaling.cost import Cost, Link
+from hvdclip.scaling.cost import Link, StepCost
 
 WORTH = 1.05  # a gain below this is nothing
 HIDDEN = 2 / 3  # of a step is its backward pass, behind which an average at every step can hide
@@ -19,7 +19,7 @@ class Prediction:
 
     link: Link
     ranks: int
-    cost: Cost
+    cost: StepCost
 
     @property
     def helps(self) -> bool:
@@ -37,7 +37,7 @@ class Prediction:
 
 def predict(step: float, payload: float, links: Sequence[Link], ranks: Sequence[int]) -> list[Prediction]:
     """For a step of that many seconds and an average of that many bytes."""
-    return [Prediction(link, n, Cost(step, link.average(n, payload))) for link in links for n in ranks]
+    return [Prediction(link, n, StepCost(step, link.average(n, payload))) for link in links for n in ranks]
 
 
 def table(predictions: Sequence[Prediction]) -> Table:

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from hvdclip.report import runs
 from hvdclip.report.look import dress, look, save
-from hvdclip.scaling.cost import Cost
+from hvdclip.scaling.cost import StepCost
 from hvdclip.simulation.trace import Trace
 
-Costs = dict[str, Callable[[int], Cost]]  # by the link's name, the cost on N ranks
+Costs = dict[str, Callable[[int], StepCost]]  # by the link's name, the cost on N ranks
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Steps:
     def mean(self) -> float:
         return float(self.steps.mean())
 
-    def seconds(self, cost: Cost) -> float:
+    def seconds(self, cost: StepCost) -> float:
         """Simulated steps times predicted seconds."""
         return self.mean * cost.at(self.interval)
 
@@ -70,7 +70,7 @@ def _crossing(steps: np.ndarray, values: np.ndarray, loss: float) -> float:
     return float(steps[k - 1] + share * (steps[k] - steps[k - 1]))
 
 
-def best(found: Sequence[Steps], cost: Callable[[int], Cost], ranks: int) -> Steps | None:
+def best(found: Sequence[Steps], cost: Callable[[int], StepCost], ranks: int) -> Steps | None:
     """The I that comes to the loss first on that many ranks; None where none does."""
     of_ranks = [each for each in found if each.ranks == ranks and np.isfinite(each.mean)]
     return min(of_ranks, key=lambda each: each.seconds(cost(ranks)), default=None)

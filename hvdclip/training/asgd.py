@@ -10,6 +10,7 @@ import torch
 
 from hvdclip.messages import mean_over_ranks
 from hvdclip.methods import Method
+from hvdclip.training.state import Part
 
 
 class NonMonotoneAverage:
@@ -52,6 +53,13 @@ class NonMonotoneAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.losses, self.count, self.started = list(state["losses"]), state["count"], state["started"]
         torch._foreach_copy_(self.mean.flats, state["mean"])
+
+    def part(self) -> Part:
+        return Part(self.state_dict, self.load_state_dict, check_elsewhere=self._check_elsewhere)
+
+    def _check_elsewhere(self) -> None:
+        if self.form == "per_step":
+            raise ValueError("each rank keeps its own running mean of models (nt_asgd: per_step)")
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:

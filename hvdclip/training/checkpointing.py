@@ -12,13 +12,13 @@ from hvdclip.config import Config
 from hvdclip.methods import Method
 from hvdclip.training.provenance import versions
 from hvdclip.training.recorder import Recorder
-from hvdclip.training.rundir import RunDirectory
+from hvdclip.training.rundir import CONFIG, RunDirectory
 from hvdclip.training.state import state_of
 
 if TYPE_CHECKING:
     from hvdclip.training.loop import Trainer
 
-MODEL, BEST, CONFIG = "model.pt", "best.pt", "config.yaml"
+MODEL, BEST = "model.pt", "best.pt"
 
 
 def rank_file(rank: int) -> str:

@@ -9,8 +9,8 @@ import torch
 
 from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
+from hvdclip.command.exits import together
 from hvdclip.config import Config
-from hvdclip.endings import together
 from hvdclip.methods import Method
 from hvdclip.training import heartbeats
 from hvdclip.training.checkpointing import FileCheckpoints

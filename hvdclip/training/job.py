@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hvdclip import data, models
 from hvdclip.comm import Communicator
-from hvdclip.config import Config, own
+from hvdclip.config import NO_CONVOLUTIONS, Config, import_function
 from hvdclip.data import Labelled, Samples
 from hvdclip.engine import check_agreement
 from hvdclip.problems import PROBLEMS
@@ -80,7 +80,7 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     settings = dict(config.data)
     name = settings.pop("name")
     if ":" in name:
-        loaders = own(name)(rank=comm.rank, ranks=comm.size, **settings)
+        loaders = import_function(name)(rank=comm.rank, ranks=comm.size, **settings)
         supervised = Supervised(loaders, config.train.loss, device, config.train.label_smoothing)
         return supervised, ("the loaders' splits", ", ".join(loaders))
     if name in PROBLEMS:
@@ -91,7 +91,7 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
         samples = data.LABELLED[name](**settings)
         checksums = [split.checksum for split in samples.values()]
         if config.shards.on_device:
-            samples = {split: _keep_on(device, found, name) for split, found in samples.items()}
+            samples = {split: _keep_on(device, found) for split, found in samples.items()}
         train, where = config.train, (comm.rank, comm.size, device)
         of_rank = Classification(samples, config.shards, train.seed, *where, train.label_smoothing)
         return of_rank, (f"the data of {name} (checksums)", checksums)
@@ -100,9 +100,8 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     return task, (f"the text of {name} (its checksum)", corpus.checksum)
 
 
-def _keep_on(device: torch.device, samples: Samples, name: str) -> Samples:
-    if not isinstance(samples, Labelled):
-        raise ValueError(f"data.on_device is True with {name}; allowed: False, since its images are files")
+def _keep_on(device: torch.device, samples: Samples) -> Samples:
+    assert isinstance(samples, Labelled), "the configuration has been checked"
     return samples.to(device)
 
 
@@ -117,7 +116,7 @@ def build_model(config: Config, task: Task) -> nn.Module:
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
     if ":" in name:
-        return own(name)(**settings)
+        return import_function(name)(**settings)
     model = models.build(name, **settings)
     if isinstance(task, Classification):
         piece = max(1, config.shards.batch // config.train.accumulate)
@@ -135,7 +134,7 @@ def prepare(model: nn.Module, config: Config, comm: Communicator) -> nn.Module:
         model = synchronised(model, comm)
     if train.channels_last:
         if not any(p.dim() == 4 for p in model.parameters()):
-            raise ValueError("train.channels_last is True, but the model has no convolutions of images; allowed: False")
+            raise ValueError(NO_CONVOLUTIONS)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if train.compile:
         model.compile()

@@ -12,21 +12,23 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm.simulated import Simulated
-from hvdclip.config import Train
-from hvdclip.memory import peak_bytes
+from hvdclip.command.exits import Stopped
+from hvdclip.config import Train, check_for_method
 from hvdclip.methods import NonFiniteGradient, optimizer
-from hvdclip.training import randomness
+from hvdclip.training import randomness, state
 from hvdclip.training.asgd import NonMonotoneAverage
 from hvdclip.training.checkpointing import Checkpoints
 from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
+from hvdclip.training.memory import peak_bytes
 from hvdclip.training.metrics import Metrics
 from hvdclip.training.provenance import sha256, versions
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.schedule import Schedule
+from hvdclip.training.state import Part
 from hvdclip.training.stream import Stream
-from hvdclip.training.watch import Stopped, Watch, asked_by
+from hvdclip.training.watch import Watch, asked_by
 
 
 class Trainer:
@@ -55,27 +57,38 @@ class Trainer:
         self.evaluations: list[dict[str, Any]] = []
         self.last_line: dict[str, Any] | None = None  # of the metrics
 
+    def parts(self) -> dict[str, Part]:
+        """What a rank's state is of, in the order in which it is restored."""
+        optimizer, reset = self.optimizer, self.config.checkpoint.other_ranks == "reset"
+        scaler = self.precision.scaler
+        return {
+            "optimizer": Part(
+                optimizer.state_dict,
+                optimizer.load_state_dict,
+                lambda saved: optimizer.load_common_state(saved, reset),
+                lambda: optimizer.check_common(reset),
+            ),
+            "x": state.vectors(optimizer.x.flats),
+            "buffers": state.buffers(self.model),
+            "asgd": self.asgd.part() if self.asgd else state.nothing(),
+            "scaler": state.part_of(scaler) if scaler.is_enabled() else state.nothing(),
+            "metrics": state.part_of(self.metrics),
+            "evaluations": state.rows(self.evaluations),
+            "ledger": state.tallies(self.comm.ledger),
+            "stream": Part(self.stream.state_dict, self.stream.load_state_dict, self.stream.load_share),
+            "task": Part(self.task.state_dict, self.task.load_state_dict, state.leave),
+            "random": Part(randomness.get_state, randomness.set_state, self._draw_anew),
+        }
+
+    def _draw_anew(self, _: randomness.State) -> None:
+        """Random numbers of ranks that were not there: others than at the start, the same each time."""
+        randomness.seed_everything(randomness.seed_from(self.config.train.seed, self.comm.rank, self.optimizer.steps))
+
     def _check(self, train: Train) -> None:
-        name, epochs_matter = self.optimizer.name, train.milestones or train.warmup_epochs
-        if not self.optimizer.reads_alike and not (train.steps and train.evaluate_every_steps and not epochs_matter):
-            raise ValueError(
-                f"train: with {name} ranks read different amounts of data, so epochs mean nothing; give steps and "
-                "evaluate_every_steps, and no milestones or warmup_epochs"
-            )
-        if train.sync_batch_norm and (self.optimizer.needs_closure or not self.optimizer.reads_alike):
-            raise ValueError(
-                f"train.sync_batch_norm is True; allowed with {name}: False, since its ranks may take different "
-                "numbers of gradients"
-            )
-        if train.accumulate > 1 and name == "bucket_clip":
-            raise ValueError(
-                f"train.accumulate is {train.accumulate}; allowed with {name}: 1, since it sends during backward"
-            )
+        for mistake in check_for_method(train, self.optimizer):  # of a method of one's own that needs several ranks
+            raise ValueError(mistake)
         if train.sync_batch_norm and isinstance(self.comm, Simulated) and self.optimizer.space.device.type == "cuda":
             raise ValueError("train.sync_batch_norm is True; allowed on simulated ranks that share a GPU: False")
-        if train.precision == "fp16" and (self.optimizer.needs_closure or name == "bucket_clip"):
-            why = "clips during backward" if name == "bucket_clip" else "needs more than one gradient in a step"
-            raise ValueError(f"train.precision is fp16; allowed with {name}: fp32, bf16, since it {why}")
 
     def train(
         self,

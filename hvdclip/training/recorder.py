@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from hvdclip.messages.statistics import QUANTILES
-from hvdclip.mistakes import in_words
+from hvdclip.settings.mistakes import message_of
 from hvdclip.training.lines import Lines
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory, as_json
 
@@ -57,7 +57,7 @@ class FileRecorder(Recorder):
         except OSError as error:
             if name == "final":
                 raise
-            self.say(f"the {name} model is not saved: {in_words(error)}; training goes on")
+            self.say(f"the {name} model is not saved: {message_of(error)}; training goes on")
 
     def sizes(self) -> dict[Path, int]:
         return {lines.path: lines.size for lines in (self._metrics, self._evals)}
@@ -77,7 +77,7 @@ class FileRecorder(Recorder):
                     self.board.add_scalar(f"{prefix}/{key}", row[key], row["step"])
         except OSError as error:
             self.board = None  # its file may end in half a record
-            self.say(f"TensorBoard's file: {in_words(error)}; nothing more is written into it, training goes on")
+            self.say(f"TensorBoard's file: {message_of(error)}; nothing more is written into it, training goes on")
 
 
 def _board(run: RunDirectory, step: int | None) -> Any:

@@ -10,12 +10,12 @@ import yaml
 from hvdclip.averaging import MeasuredIntervals
 from hvdclip.checkpoints import Damage, Manifest
 from hvdclip.comm import Communicator
-from hvdclip.config import Config, check, differences
+from hvdclip.config import Config, check_saved, differences
 from hvdclip.training import heartbeats, lock
-from hvdclip.training.checkpointing import BEST, CONFIG, MODEL, rank_file
+from hvdclip.training.checkpointing import BEST, MODEL, rank_file
 from hvdclip.training.loop import Trainer
 from hvdclip.training.provenance import versions
-from hvdclip.training.rundir import METRICS, RunDirectory
+from hvdclip.training.rundir import CONFIG, METRICS, RunDirectory
 from hvdclip.training.state import restore, restore_elsewhere
 
 # what may be changed: how long, how often it is saved, what is written beside, how long ranks wait for each other
@@ -36,7 +36,7 @@ class Found:
     def step(self) -> int | None:
         return None if self.manifest is None else self.manifest.step
 
-    def in_words(self, run: RunDirectory, ranks: int) -> Iterator[str]:
+    def report_lines(self, run: RunDirectory, ranks: int) -> Iterator[str]:
         """What is to be said of it, a line each."""
         if last := heartbeats.how_it_ended(run.path):
             yield last
@@ -116,7 +116,7 @@ def check_config(run: RunDirectory, found: Found, config: Config) -> None:
     if found.step is None:
         return
     # settings that came later had their defaults then
-    saved = check(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
+    saved = check_saved(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
     mistakes = [
         f"{key}: was {then}, now {now}; a run is resumed with the settings that it had"
         for key, then, now in differences(saved.resolved, config.resolved)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hvdclip.checkpoints import Writer
 from hvdclip.comm import Communicator
+from hvdclip.command.exits import complain, together
 from hvdclip.config import Config
-from hvdclip.endings import complain, together
-from hvdclip.launch.preflight import preflight
-from hvdclip.launch.staging import stage
+from hvdclip.hosts.preflight import preflight
+from hvdclip.hosts.staging import stage
 from hvdclip.training import resume
 from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
@@ -33,8 +33,8 @@ class Run:
             if found is None:
                 return
             together(comm, lambda: preflight(self.config, comm))
-            together(comm, lambda: stage(self.config, comm))  # which ends when every node has its copy
-            job = together(comm, lambda: Job(self.config, comm))
+            config = together(comm, lambda: stage(self.config, comm))  # which ends when every node has its copy
+            job = together(comm, lambda: Job(config, comm))
             trainer = together(comm, lambda: Trainer(job))
             together(comm, lambda: self._load(trainer, found))
             together(comm, lambda: self._prepare(found) if comm.rank == 0 else None)
@@ -63,7 +63,7 @@ class Run:
         found = together(comm, lambda: resume.find(run, steps, comm))
         together(comm, lambda: resume.check_config(run, found, self.config))
         if comm.rank == 0:
-            print(*found.in_words(run, comm.size), sep="\n")
+            print(*found.report_lines(run, comm.size), sep="\n")
         return found
 
     def _load(self, trainer: Trainer, found: resume.Found) -> None:

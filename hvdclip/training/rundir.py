@@ -15,8 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from hvdclip import durable
-from hvdclip.checkpoints import MANIFEST, Store, on_host
+from hvdclip.checkpoints import MANIFEST, Store, durable, on_host
 from hvdclip.training import heartbeats, lock
 
 CONFIG, METRICS, EVALS, SUMMARY = "config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"

@@ -1,93 +1,125 @@
-"""A rank's state: all that its training goes on from, as tensors and numbers."""
+"""A rank's state: all that its training goes on from, as tensors and numbers, part by part."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
 
 from hvdclip.checkpoints import on_host
-from hvdclip.training import randomness
-
-if TYPE_CHECKING:
-    from hvdclip.training.loop import Trainer
+from hvdclip.comm import Ledger
 
 State = dict[str, Any]
 
 
-def state_of(trainer: Trainer) -> State:
+@dataclass(frozen=True)
+class Part:
+    """How a part of a run is saved, and how it goes on from that on as many ranks, and on another number of them.
+
+    Without `load_elsewhere` it goes on in the same way there; `check_elsewhere` raises ValueError where it cannot.
+    """
+
+    save: Callable[[], Any]
+    load: Callable[[Any], Any]
+    load_elsewhere: Callable[[Any], Any] | None = None
+    check_elsewhere: Callable[[], None] = lambda: None
+
+
+class HasParts(Protocol):
+    """What is saved: its parts by their keys in the state, in the order in which they are restored."""
+
+    def parts(self) -> Mapping[str, Part]: ...
+
+
+def state_of(run: HasParts) -> State:
     """The state at the end of a round, in memory of its own.
 
     Where a delayed average is under way, all ranks must call it.
     """
-    optimizer = trainer.optimizer.state_dict()
-    own = on_host(optimizer.pop("hvdclip"), copy=False)  # copies already
-    ledger = trainer.comm.ledger
-    moving = {
-        "optimizer": optimizer,
-        "x": trainer.optimizer.x.flats,
-        "buffers": dict(trainer.model.named_buffers()),
-        "task": trainer.task.state_dict(),
-        "asgd": trainer.asgd.state_dict() if trainer.asgd else {},
-        "stream": trainer.stream.state_dict(),
-        "scaler": trainer.precision.scaler.state_dict(),
-        "metrics": trainer.metrics.state_dict(),
-        "evaluations": trainer.evaluations,
-        "ledger": {p: (ledger[p].collectives, ledger[p].bytes, ledger[p].seconds) for p in ledger.purposes()},
-        "random": randomness.get_state(),
-    }
-    copied: State = on_host(moving)
-    copied["optimizer"]["hvdclip"] = own
-    return copied
+    moving = {key: part.save() for key, part in run.parts().items()}
+    own = moving["optimizer"].pop("hvdclip")
+    state: State = on_host(moving)
+    state["optimizer"]["hvdclip"] = on_host(own, copy=False)  # copies already
+    return state
 
 
 @torch.no_grad()
-def restore(trainer: Trainer, state: State) -> None:
+def restore(run: HasParts, state: State) -> None:
     """Go on from the state of the rank of the same number, in a run of as many ranks."""
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    _restore_rest(trainer, state)
-    trainer.stream.load_state_dict(state["stream"])
-    trainer.task.load_state_dict(state["task"])
-    randomness.set_state(state["random"])
+    for key, part in run.parts().items():
+        _go_on(part.load, state, key)
 
 
 @torch.no_grad()
-def restore_elsewhere(trainer: Trainer, state: State) -> None:
+def restore_elsewhere(run: HasParts, state: State) -> None:
     """Go on from the state of rank 0 in a run of another number of ranks, after the same share of the epoch.
 
     ValueError where the ranks of that run kept something for themselves, unless `checkpoint.other_ranks` is "reset".
     """
-    check_elsewhere(trainer)
-    trainer.optimizer.load_common_state(state["optimizer"], _may_reset(trainer))
-    _restore_rest(trainer, state)
-    trainer.stream.load_share(state["stream"])
-    numbers = trainer.config.train.seed, trainer.comm.rank, trainer.optimizer.steps
-    randomness.seed_everything(randomness.seed_from(*numbers))
+    check_elsewhere(run)
+    for key, part in run.parts().items():
+        _go_on(part.load_elsewhere or part.load, state, key)
 
 
-def check_elsewhere(trainer: Trainer) -> None:
+def _go_on(load: Callable[[Any], Any], state: State, key: str) -> None:
+    if load is not leave:  # what is not needed may be missing, as the scaler in states of before there was one
+        load(state[key])
+
+
+def check_elsewhere(run: HasParts) -> None:
     """ValueError where such a run could not go on on another number of ranks."""
-    if trainer.config.train.nt_asgd == "per_step":
-        raise ValueError("each rank keeps its own running mean of models (nt_asgd: per_step)")
-    trainer.optimizer.check_common(_may_reset(trainer))
+    for part in run.parts().values():
+        part.check_elsewhere()
 
 
-def _may_reset(trainer: Trainer) -> bool:
-    return trainer.config.checkpoint.other_ranks == "reset"
+def leave(_: Any) -> None:
+    """What a rank has for itself begins anew on another number of ranks."""
 
 
-def _restore_rest(trainer: Trainer, state: State) -> None:
-    torch._foreach_copy_(trainer.optimizer.x.flats, state["x"])
-    for name, buffer in trainer.model.named_buffers():
-        buffer.copy_(state["buffers"][name])
-    if trainer.asgd:
-        trainer.asgd.load_state_dict(state["asgd"])
-    if trainer.precision.scaler.is_enabled():
-        trainer.precision.scaler.load_state_dict(state["scaler"])
-    trainer.metrics.load_state_dict(state["metrics"])
-    trainer.evaluations = list(state["evaluations"])
-    for purpose, (collectives, payload, seconds) in state["ledger"].items():
-        tally = trainer.comm.ledger[purpose]
-        tally.collectives += collectives
-        tally.bytes += payload
-        tally.seconds += seconds
+def part_of(thing: Any) -> Part:
+    """One whose state is a state_dict."""
+    return Part(thing.state_dict, thing.load_state_dict)
+
+
+def nothing() -> Part:
+    """One that this run does not have; the key is there all the same."""
+    return Part(dict, leave)
+
+
+def vectors(flats: list[Tensor]) -> Part:
+    return Part(lambda: flats, partial(torch._foreach_copy_, flats))
+
+
+def buffers(model: nn.Module) -> Part:
+    def load(values: dict[str, Tensor]) -> None:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(values[name])
+
+    return Part(lambda: dict(model.named_buffers()), load)
+
+
+def rows(kept: list[dict[str, Any]]) -> Part:
+    def load(saved: list[dict[str, Any]]) -> None:
+        kept[:] = saved
+
+    return Part(lambda: kept, load)
+
+
+def tallies(ledger: Ledger) -> Part:
+    """What was communicated, to which the present attempt's own is added."""
+
+    def save() -> dict[str, tuple[int, int, float]]:
+        return {p: (ledger[p].collectives, ledger[p].bytes, ledger[p].seconds) for p in ledger.purposes()}
+
+    def load(saved: dict[str, tuple[int, int, float]]) -> None:
+        for purpose, (collectives, payload, seconds) in saved.items():
+            tally = ledger[purpose]
+            tally.collectives += collectives
+            tally.bytes += payload
+            tally.seconds += seconds
+
+    return Part(save, load)

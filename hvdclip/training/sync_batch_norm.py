@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hvdclip.comm import Communicator
+from hvdclip.config import NO_BATCH_NORM
 
 PURPOSE = "batch_norm"
 
@@ -22,7 +23,7 @@ def synchronised(model: nn.Module, comm: Communicator) -> nn.Module:
             if name:
                 model.set_submodule(name, made[module])
     if not made:
-        raise ValueError("train.sync_batch_norm is True, but the model has no batch norm; allowed: False")
+        raise ValueError(NO_BATCH_NORM)
     return made.get(model, model)
 
 

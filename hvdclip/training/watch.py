@@ -26,10 +26,6 @@ BEATS_PER_S = 100
 STOP = "STOP"
 
 
-class Stopped(Exception):
-    """The run has stopped because it was asked to, on all ranks, and can be resumed."""
-
-
 class Watch:
     """Inside `with`, this rank is watched; `asked` says what has asked it to stop, a signal or the file STOP.
 
@@ -191,11 +187,11 @@ def asked_by(reasons: Sequence[str | None]) -> str:
     for rank, reason in enumerate(reasons):
         if reason is not None:
             ranks.setdefault(reason, []).append(rank)
-    said = (f"{reason} on {_in_words(some, len(reasons))}" for reason, some in ranks.items() if reason != STOP)
+    said = (f"{reason} on {_named(some, len(reasons))}" for reason, some in ranks.items() if reason != STOP)
     return " and ".join([*said, *([f"the file {STOP}"] if STOP in ranks else [])])
 
 
-def _in_words(ranks: Sequence[int], of: int) -> str:
+def _named(ranks: Sequence[int], of: int) -> str:
     if len(ranks) == of > 1:
         return f"all {of} ranks"
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -18,45 +18,45 @@ class Sink(Protocol):
     def flush(self) -> None: ...
 
 
-class Print(NamedTuple):
+class Checksum(NamedTuple):
     """A file's size and SHA-256, by which damage to it is found."""
 
     bytes: int
     sha256: str
 
 
-def write(path: Path, content: Callable[[Sink], Any]) -> Print:
+def write(path: Path, content: Callable[[Sink], Any]) -> Checksum:
     """Have `content` write the file beside its place, and put it there once all of it is on the disk.
 
     OSError names the file; what was there before stays.
     """
     part = path.with_name(f"{path.name}.part")
-    printed = _Printed()
+    summed = _Summed()
     try:
-        with part.open("wb") as printed.file:
-            content(printed)
-            printed.file.flush()
-            os.fsync(printed.file.fileno())
+        with part.open("wb") as summed.file:
+            content(summed)
+            summed.file.flush()
+            os.fsync(summed.file.fileno())
         os.replace(part, path)
         sync(path.parent)
     except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        failure = printed.failure or error  # torch.save would hide why it could not write
+        failure = summed.failure or error  # torch.save would hide why it could not write
         if isinstance(failure, OSError):
             raise OSError(failure.errno, failure.strerror, str(path)) from error
         raise
-    return Print(printed.bytes, printed.digest.hexdigest())
+    return Checksum(summed.bytes, summed.digest.hexdigest())
 
 
-def write_text(path: Path, text: str) -> Print:
+def write_text(path: Path, text: str) -> Checksum:
     return write(path, lambda file: file.write(text.encode()))
 
 
-def print_of(path: Path) -> Print:
-    """The print of a file as it is now."""
+def checksum_of(path: Path) -> Checksum:
+    """The checksum of a file as it is now."""
     with path.open("rb") as file:
-        return Print(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        return Checksum(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def sync(path: Path) -> None:
@@ -68,8 +68,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-class _Printed:
-    """Takes the print of what goes into a file."""
+class _Summed:
+    """Sums up what goes into a file."""
 
     file: BinaryIO
 

@@ -1,6 +1,8 @@
-"""Numbers in options of the command line."""
+"""What commands read of their options."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
@@ -9,3 +11,10 @@ def whole_numbers(option: str, text: str) -> list[int]:
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise ValueError(f"{option} is {text!r}; allowed: integers from 1, separated by commas")
     return sorted({int(word) for word in words})
+
+
+def touch(file: Path | None) -> None:
+    """Learn before a measurement whether its file can be written."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()

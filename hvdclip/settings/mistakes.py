@@ -67,7 +67,7 @@ def _owner(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
     return model
 
 
-def in_words(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """What an error says, with the file where there is one."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
-from hvdclip.launch.facts import Facts, facts, sharing
+from hvdclip.hosts.facts import Facts, facts, sharing
 
 
 def preflight(config: Config, comm: Communicator) -> None:

@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import yaml
@@ -17,12 +16,15 @@ from hvdclip.comm import Communicator
 from hvdclip.comm.environment import announced_rank
 from hvdclip.config import ConfigError
 from hvdclip.methods import NonFiniteGradient
-from hvdclip.mistakes import in_words
-from hvdclip.training.watch import Stopped
+from hvdclip.settings.mistakes import message_of
 
 BAD_INPUT = 2
 STOPPED = 75  # and resumable: sysexits.h's EX_TEMPFAIL
 Made = TypeVar("Made")
+
+
+class Stopped(Exception):
+    """The run has stopped because it was asked to, on all ranks, and can be resumed."""
 
 
 def together(comm: Communicator, make: Callable[[], Made]) -> Made:
@@ -34,7 +36,7 @@ def together(comm: Communicator, make: Callable[[], Made]) -> Made:
     try:
         made = make()
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        mistake = in_words(error)
+        mistake = message_of(error)
     mistakes = comm.gather(mistake)
     if any(mistakes):
         for rank, text in enumerate(mistakes):
@@ -84,15 +86,8 @@ def bad_input(make: Callable[[], Made]) -> Made:
         if announced_rank() > 0:
             # rank 0 has most likely said the same, and the launcher then ends this rank before it repeats it
             time.sleep(3)
-        complain(in_words(error))
+        complain(message_of(error))
         sys.exit(BAD_INPUT)
-
-
-def touch(file: Path | None) -> None:
-    """Learn before a measurement whether its file can be written."""
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
 
 
 def complain(text: str) -> None:

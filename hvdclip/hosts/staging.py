@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hvdclip.comm import Communicator
@@ -11,28 +12,22 @@ from hvdclip.data.folder import data_folder
 from hvdclip.data.sources import NAMES, copy, files
 
 
-def stage(config: Config, comm: Communicator) -> None:
-    """Have this rank read the data from its node's disk, to which the node's first rank copies them.
+def stage(config: Config, comm: Communicator) -> Config:
+    """The configuration with which this rank reads the data from its node's disk; the node's first rank copies them.
 
-    ValueError where `train.stage` names a variable that is not set, or the data are not files below data.root.
+    ValueError where `train.stage` names a variable that is not set.
     """
     if config.train.stage is None:
-        return
+        return config
     disk = os.path.expanduser(os.path.expandvars(config.train.stage))
     if "$" in disk or not disk:
         raise ValueError(
             f"train.stage is {config.train.stage!r}, of which a variable is not set, or empty, on this host"
         )
     name = str(config.data.get("file", config.data["name"]))
-    if name in NAMES:
-        paths = files(name)
-    elif "file" in config.data:
-        paths = [f"libsvm/{name}"]
-    else:
-        names = ", ".join(NAMES)
-        raise ValueError(f"train.stage is {disk!r}, with the data {name}; allowed: none, or the data {names} or libsvm")
+    paths = files(name) if name in NAMES else [f"libsvm/{name}"]
     root = data_folder(config.data.get("root"), name)
     paths = [path if (root / path).exists() else path.removesuffix(".gz") for path in paths]
     if comm.local_rank == 0:
         copy(root, Path(disk), paths)
-    config.data["root"] = disk
+    return replace(config, data=config.data | {"root": disk})

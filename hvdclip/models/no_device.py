@@ -11,13 +11,13 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def undrawn() -> Iterator[None]:
+def on_no_device() -> Iterator[None]:
     """Inside, models lie on no device and have no initial values."""
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _Undrawing():
         yield
 
 
-class _Undrawn(TorchFunctionMode):
+class _Undrawing(TorchFunctionMode):
     """On no device torch draws normal values by way of its compiler, whose import takes longer than all the rest."""
 
     def __torch_function__(

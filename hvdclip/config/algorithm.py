@@ -1,0 +1,67 @@
+"""The algorithm section: a method by name, or one of the user's own, and its settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hvdclip.comm import SingleRank
+from hvdclip.config.error import ConfigError
+from hvdclip.config.given import check_section, with_name
+from hvdclip.config.references import import_function
+from hvdclip.methods import METHODS, Method, optimizer, register
+from hvdclip.settings.mistakes import message_of
+
+# settings whose limits are the numbers of ranks and of parameters
+OF_THE_RUN = ("participants", "k")
+
+
+def check_algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | None, dict[str, Any]]:
+    if section is None:
+        return None, {}
+    settings = with_name(section, "algorithm", mistakes)
+    if settings is None:
+        return None, {}
+    name = settings.pop("name", None)
+    if isinstance(name, str) and ":" in name:
+        method = _own_method(name, mistakes)
+    else:
+        method = METHODS.get(name) if isinstance(name, str) else None
+        if method is None:
+            mistakes.append(f"algorithm.name is {name!r}; allowed: {', '.join(METHODS)} or my.module:Method")
+    if method is None:
+        return None, {}
+    checked = check_section(method.Settings, settings, "algorithm", mistakes)
+    resolved = {} if checked is None else checked.model_dump(exclude={"weight"}) | _given(settings, "inner")
+    return method, {"name": name} | resolved
+
+
+def try_method(method: type[Method], settings: dict[str, Any], mistakes: list[str]) -> Method | None:
+    """The method on a few numbers and one rank, which refuses what it would refuse of these settings on any ranks.
+
+    None where it does. One of the user's own may need more ranks than one: its refusals are left to the run.
+    """
+    of_the_run = {key: 1 for key in OF_THE_RUN if settings.get(key) is not None}
+    numbers = nn.ParameterList([torch.zeros(2, 2)])
+    with_ours = {key: value for key, value in settings.items() if key != "name"} | of_the_run
+    try:
+        return optimizer(method.name, numbers, comm=SingleRank(), **with_ours)
+    except Exception as error:
+        if ":" not in settings["name"]:
+            mistakes.append(f"algorithm: {message_of(error)}")
+        return None
+
+
+def _own_method(name: str, mistakes: list[str]) -> type[Method] | None:
+    try:
+        chosen: Any = import_function(name)
+        return chosen if chosen in METHODS.values() else register(chosen)
+    except (ConfigError, TypeError, ValueError) as error:
+        mistakes.append(f"algorithm: {error}")
+        return None
+
+
+def _given(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {key: settings[key]} if key in settings else {}

@@ -1,0 +1,104 @@
+"""A configuration is checked as a whole: every mistake is told, on one line, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hvdclip import data, models
+from hvdclip.config.algorithm import check_algorithm, try_method
+from hvdclip.config.combinations import check_for_data, check_for_method, check_for_model, check_pair
+from hvdclip.config.configuration import Config
+from hvdclip.config.error import ConfigError
+from hvdclip.config.given import check_section, part
+from hvdclip.config.named import CLASSIFIERS, FROM_DATA, READ_AS, check_named, try_model, try_problem
+from hvdclip.config.reading import override, read
+from hvdclip.config.sections import SECTIONS, Checkpoint, Columns, Comm, Log, Section, Shards, Train
+from hvdclip.methods import Method
+from hvdclip.problems import PROBLEMS
+
+Settings = dict[str, Any]
+
+REQUIRED = ("algorithm", "model", "data", "train")
+# the sections whose settings are the same for every job
+PLAIN: dict[str, type[Section]] = {"train": Train, "checkpoint": Checkpoint, "log": Log, "comm": Comm}
+SOURCES: dict[str, Callable[..., Any]] = {**data.CORPORA, **data.LABELLED, **PROBLEMS}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a configuration; ConfigError has one line per mistake, with the valid keys and their defaults."""
+    raw = read(Path(path))
+    for given in overrides:
+        override(raw, given)
+    return check(raw)
+
+
+def check(raw: dict[str, Any]) -> Config:
+    """Check a configuration given as nested dictionaries; ConfigError has one line per mistake."""
+    raw = {section: value for section, value in raw.items() if value is not None}
+    mistakes = list(_wrong_sections(raw))
+    method, algorithm = check_algorithm(raw.get("algorithm"), mistakes)
+    model = check_named(raw.get("model"), "model", models.MODELS, mistakes, FROM_DATA, models.find, CLASSIFIERS)
+    model_fits = try_model(model, mistakes)
+    source = check_named(raw.get("data"), "data", SOURCES, mistakes, exclude=("ranks",))
+    try_problem(source, mistakes)
+    mistakes += check_pair(model.get("name"), source.get("name"))
+    plain = {
+        name: check_section(section, raw.get(name, None if name in REQUIRED else {}), name, mistakes)
+        for name, section in PLAIN.items()
+    }
+    mistakes += _combined(plain["train"], method, algorithm, model if model_fits else {}, source)
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    assert method is not None
+    return _checked(method, algorithm, model, source, plain)
+
+
+def check_saved(raw: dict[str, Any]) -> Config:
+    """Check the configuration that a run has left, as it is, or of a version in which log had drift."""
+    log, algorithm = raw.get("log"), raw.get("algorithm")
+    if isinstance(log, dict) and isinstance(algorithm, dict) and "drift" in log:
+        drift = {"drift": log["drift"]} if "drift_budget" in algorithm else {}  # gradient methods have none
+        rest = {key: value for key, value in log.items() if key != "drift"}
+        raw = raw | {"log": rest, "algorithm": algorithm | drift}
+    return check(raw)
+
+
+def _wrong_sections(raw: dict[str, Any]) -> Iterator[str]:
+    for section in raw:
+        if section not in SECTIONS:
+            yield f"{section}: unknown section; valid are {', '.join(SECTIONS)}"
+    for section in REQUIRED:
+        if section not in raw:
+            yield f"{section}: missing; {SECTIONS[section]}"
+
+
+def _combined(
+    train: Any, method: type[Method] | None, algorithm: Settings, model: Settings, source: Settings
+) -> Iterator[str]:
+    if not isinstance(train, Train):
+        return
+    yield from check_for_data(train, algorithm, source)
+    yield from check_for_model(train, model, source)
+    if method is not None and len(algorithm) > 1:
+        refused: list[str] = []
+        tried = try_method(method, algorithm, refused)
+        yield from refused if tried is None else check_for_method(train, tried)
+
+
+def _checked(
+    method: type[Method],
+    algorithm: dict[str, Any],
+    model: dict[str, Any],
+    source: dict[str, Any],
+    plain: dict[str, Any],
+) -> Config:
+    """The configuration of sections without mistakes."""
+    resolved = {"algorithm": algorithm, "model": model, "data": source}
+    resolved |= {name: section.model_dump() for name, section in plain.items()}
+    read_as = READ_AS.get(source.get("name"), Section)
+    columns = part(Columns, source if read_as is Columns else {})
+    shards = part(Shards, source if read_as is Shards else {})
+    rest = {key: value for key, value in source.items() if key not in read_as.model_fields}
+    return Config(algorithm | {"name": method.name}, model, rest, columns, shards, **plain, resolved=resolved)

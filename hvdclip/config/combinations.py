@@ -1,0 +1,98 @@
+"""What sections say of each other: settings that are good alone and not together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hvdclip import data, models
+from hvdclip.config.named import CLASSIFIERS, drawn_nowhere
+from hvdclip.config.sections import Train
+from hvdclip.data.sources import NAMES as STAGED
+from hvdclip.methods import Method
+from hvdclip.problems import PROBLEMS
+
+# What means something to labelled samples and data of one's own only, and what nothing to problems.
+FOR_SAMPLES = ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm")
+FOR_DATA = (*FOR_SAMPLES, "precision", "compile")
+NO_BATCH_NORM = "train.sync_batch_norm is True, but the model has no batch norm; allowed: False"
+NO_CONVOLUTIONS = "train.channels_last is True, but the model has no convolutions of images; allowed: False"
+
+
+def check_pair(model: str | None, source: str | None) -> Iterator[str]:
+    """Texts are for language models, problems for a point; what is of one's own may go with anything of one's own."""
+    if not model or not source or ":" in model:
+        return
+    for group, names in ((PROBLEMS, ["point"]), (data.LABELLED, models.SAMPLES), (data.CORPORA, models.LANGUAGE)):
+        if source in group:
+            of_samples = names is models.SAMPLES
+            if not (models.takes_samples(model) if of_samples else model in names):
+                allowed = ", ".join(sorted(names)) + CLASSIFIERS * of_samples
+                yield f"model.name is {model!r}; allowed with data {source}: {allowed}"
+            return
+    yield f"model.name is {model!r}; allowed with data of one's own: my.module:build"
+
+
+def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
+    """What the train section and the algorithm ask of the data."""
+    name = source.get("name", "")
+    for key in FOR_DATA if name in PROBLEMS else FOR_SAMPLES if name in data.CORPORA else ():
+        default, value = Train.model_fields[key].default, getattr(train, key)
+        if value != default:
+            yield f"train.{key} is {value}; allowed with data {name}: {default}"
+    if name in PROBLEMS and algorithm.get("weight_decay_on", "all") != "all":
+        yield f"algorithm.weight_decay_on is weights; allowed with data {name}: all, of whose x none are"
+    if name in data.LABELLED and train.accumulate > source["batch"]:
+        yield f"train.accumulate is {train.accumulate}; allowed: up to data.batch, {source['batch']}"
+    if train.sync_batch_norm and train.accumulate > 1 and ":" in name:
+        yield f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and data of one's own: 1"
+    if name in data.FROM_FILES and source["on_device"]:
+        yield f"data.on_device is True with {name}; allowed: False, since its images are files"
+    if train.stage is not None and name and name not in (*STAGED, "libsvm"):
+        names = ", ".join(STAGED)
+        yield f"train.stage is {train.stage!r}, with the data {name}; allowed: none, or the data {names} or libsvm"
+
+
+def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
+    """What the train section and images that are drawn ask of a named model; one's own is known once it is built."""
+    name, is_drawn = model.get("name", ":"), source.get("name") == "synthetic"
+    if not (is_drawn or train.channels_last or train.sync_batch_norm) or ":" in name or not models.takes_samples(name):
+        return
+    # where images are not known, those that all models take
+    shape, classes = (3, 224, 224), 2
+    if is_drawn:
+        shape, classes = (source["channels"], source["side"], source["side"]), source["classes"]
+    try:
+        made = drawn_nowhere(model, shape, classes)
+        if is_drawn:
+            models.try_on(made, name, shape, max(1, source["batch"] // train.accumulate))
+    except ValueError as error:
+        if is_drawn:
+            yield str(error)
+        return
+    if train.sync_batch_norm and not any(isinstance(module, _BatchNorm) for module in made.modules()):
+        yield NO_BATCH_NORM
+    if train.channels_last and not any(p.dim() == 4 for p in made.parameters()):
+        yield NO_CONVOLUTIONS
+
+
+def check_for_method(train: Train, method: Method) -> Iterator[str]:
+    """What the train section asks of the algorithm."""
+    name, epochs_matter = method.name, train.milestones or train.warmup_epochs
+    if not method.reads_alike and not (train.steps and train.evaluate_every_steps and not epochs_matter):
+        yield (
+            f"train: with {name} ranks read different amounts of data, so epochs mean nothing; give steps and "
+            "evaluate_every_steps, and no milestones or warmup_epochs"
+        )
+    if train.sync_batch_norm and (method.needs_closure or not method.reads_alike):
+        yield (
+            f"train.sync_batch_norm is True; allowed with {name}: False, since its ranks may take different "
+            "numbers of gradients"
+        )
+    if train.accumulate > 1 and name == "bucket_clip":
+        yield f"train.accumulate is {train.accumulate}; allowed with {name}: 1, since it sends during backward"
+    if train.precision == "fp16" and (method.needs_closure or name == "bucket_clip"):
+        why = "clips during backward" if name == "bucket_clip" else "needs more than one gradient in a step"
+        yield f"train.precision is fp16; allowed with {name}: fp32, bf16, since it {why}"

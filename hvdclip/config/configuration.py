@@ -1,0 +1,49 @@
+"""A checked configuration, and in what two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration; `resolved` is all of it with the defaults filled in."""
+
+    algorithm: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    columns: Columns
+    shards: Shards
+    train: Train
+    checkpoint: Checkpoint
+    log: Log
+    comm: Comm
+    resolved: dict[str, Any]
+
+    @property
+    def interval(self) -> int | None:
+        """I where there is one number for the whole run."""
+        interval = self.algorithm.get("interval")
+        return interval if isinstance(interval, int) else None
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(key's path, value before, value now) of what is not the same in two resolved configurations."""
+    then, today = (dict(_flat(yaml.safe_load(yaml.safe_dump(each)))) for each in (before, now))
+    for key in dict.fromkeys((*then, *today)):
+        if then.get(key) != today.get(key):
+            yield key, then.get(key), today.get(key)
+
+
+def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, dict) and settings:
+        for key, value in settings.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, settings

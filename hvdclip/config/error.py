@@ -1,0 +1,5 @@
+"""What a configuration with mistakes raises."""
+
+
+class ConfigError(ValueError):
+    """The mistakes of a configuration, one a line."""

@@ -1,0 +1,104 @@
+"""The sections that name a function: a model, or data, and its settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, create_model
+from torch import nn
+
+from hvdclip import data, models
+from hvdclip.config.error import ConfigError
+from hvdclip.config.given import check_section, with_name
+from hvdclip.config.references import import_function
+from hvdclip.config.sections import Columns, Section, Shards
+from hvdclip.models.no_device import on_no_device
+from hvdclip.problems import PROBLEMS
+
+CLASSIFIERS = ", a classifier of torchvision (resnet50, ...)"
+# what a model learns from its data
+FROM_DATA = ("vocabulary", "start", "shape", "classes")
+# how the ranks read the data of a name; problems and data of one's own need no such settings
+READ_AS: dict[str | None, type[Section]] = {
+    **dict.fromkeys(data.CORPORA, Columns),
+    **dict.fromkeys(data.LABELLED, Shards),
+}
+
+
+def settings_model(function: Callable[..., Any], exclude: tuple[str, ...] = ()) -> type[BaseModel]:
+    """The keyword arguments of a function as a strict settings model."""
+    fields: dict[str, Any] = {
+        p.name: (
+            Any if p.annotation is inspect.Parameter.empty else p.annotation,
+            ... if p.default is p.empty else p.default,
+        )
+        for p in inspect.signature(function, eval_str=True).parameters.values()
+        if p.name not in exclude
+    }
+    return create_model(function.__name__, __base__=Section, **fields)
+
+
+def check_named(
+    section: Any,
+    path: str,
+    registry: Mapping[str, Callable[..., Any]],
+    mistakes: list[str],
+    exclude: tuple[str, ...] = (),
+    find: Callable[[str], Callable[..., Any] | None] | None = None,
+    beside: str = "",
+) -> dict[str, Any]:
+    """A section that names a function of a registry (or one that `find` finds), or one's own, and its settings."""
+    if section is None:
+        return {}
+    settings = with_name(section, path, mistakes)
+    if settings is None:
+        return {}
+    name = settings.pop("name", None)
+    if isinstance(name, str) and ":" in name:
+        try:
+            import_function(name)
+        except ConfigError as error:
+            mistakes.append(f"{path}: {error}")
+        return {"name": name} | settings
+    function = (find or registry.get)(name) if isinstance(name, str) else None
+    if function is None:
+        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)}{beside} or my.module:function")
+        return {}
+    model = settings_model(function, exclude)
+    if name in READ_AS:
+        model = create_model(path, __base__=(READ_AS[name], model))
+    checked = check_section(model, settings, path, mistakes)
+    return {} if checked is None else {"name": name} | checked.model_dump()
+
+
+def try_model(settings: dict[str, Any], mistakes: list[str]) -> bool:
+    """Whether its settings are in range, which a model on no device tells without the cost of a real one."""
+    if settings.get("name") not in (*models.LANGUAGE, *models.SAMPLES):
+        return True
+    try:
+        drawn_nowhere(settings)
+        return True
+    except ValueError as error:
+        mistakes.append(f"model.{error}")
+        return False
+
+
+def drawn_nowhere(settings: dict[str, Any], shape: tuple[int, ...] = (3, 32, 32), classes: int = 2) -> nn.Module:
+    """A named model on no device, for two words, or for labelled samples."""
+    of_text = settings["name"] in models.LANGUAGE
+    fitting: dict[str, Any] = {"vocabulary": 2} if of_text else {"shape": shape, "classes": classes}
+    with on_no_device():
+        return models.build(**settings, **fitting)
+
+
+def try_problem(settings: dict[str, Any], mistakes: list[str]) -> None:
+    """A small problem of two ranks finds settings that do not fit each other, where it needs no file."""
+    if settings.get("name") not in PROBLEMS or "file" in settings:
+        return
+    small = {"dimension": 1} if "dimension" in settings else {}
+    try:
+        PROBLEMS[settings["name"]](2, **{key: value for key, value in settings.items() if key != "name"} | small)
+    except ValueError as error:
+        mistakes.append(str(error))

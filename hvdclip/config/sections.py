@@ -1,0 +1,162 @@
+"""The sections of a configuration that are the same for every job, setting by setting."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hvdclip.comm import Backend
+from hvdclip.data.partition import LARGEST_ALPHA
+from hvdclip.settings.numbers import FiniteNumber
+
+SECTIONS: dict[str, str] = {
+    "algorithm": "the method by name and its settings (hvdclip algorithms)",
+    "model": "awd_lstm, lstm, cnn, mlp, resnet, point and its settings, a name of torchvision's, or my.module:build",
+    "data": "a text, labelled samples, a problem with a known answer, or my.module:loaders",
+    "train": "how long, seed, schedule",
+    "checkpoint": "how often the run is saved, so that it can be resumed",
+    "log": "metrics",
+    "comm": "what the ranks communicate by",
+}
+
+LARGEST_SEED = 2**63 - 1  # torch takes twice as much, and each rank adds its number
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Train(Section):
+    steps: int | None = Field(None, ge=1, description="local steps per rank; or epochs")
+    epochs: int | None = Field(None, ge=1, description="passes over the data by all ranks together; or steps")
+    seed: int = Field(
+        1, ge=0, le=LARGEST_SEED, description="of the initial model, the order of the data and each rank's dropout"
+    )
+    evaluate_every_steps: int | None = Field(
+        None, ge=1, description="local steps between evaluations, moved to the next round end; default: every epoch"
+    )
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="epochs after which lr (and gamma with it) is multiplied by decay"
+    )
+    decay: FiniteNumber = Field(0.1, gt=0, description="factor of lr at each milestone")
+    warmup_epochs: FiniteNumber = Field(
+        0.0, ge=0, description="epochs in which lr (and gamma with it) grows in a straight line to its full size"
+    )
+    warmup_from: FiniteNumber = Field(0.1, gt=0, le=1, description="share of lr at which that begins")
+    nt_asgd: Literal["epoch", "per_step"] | None = Field(
+        None,
+        description="evaluate a running mean of models once the validation loss stalls: at epoch ends, or per step",
+    )
+    weighted: bool = Field(False, description="weight each rank in every mean by the number of its training samples")
+    nonmono: int = Field(5, ge=1, description="evaluations that NT-ASGD looks back")
+    loss: str = Field("cross_entropy", description="for data of one's own: a function of torch.nn.functional")
+    label_smoothing: FiniteNumber = Field(
+        0.0, ge=0, lt=1, description="share of each label that the loss in training spreads over all classes"
+    )
+    accumulate: int = Field(
+        1, ge=1, description="pieces of a step's samples whose gradients add up, so that less is in memory at a time"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="of the model's computations; parameters and averages are float32 (fp16: the loss is scaled)",
+    )
+    channels_last: bool = Field(
+        False, description="keep the weights of convolutions, which images follow, in the order that tensor cores like"
+    )
+    compile: bool = Field(False, description="compile the model (torch.compile)")
+    sync_batch_norm: bool = Field(
+        False, description="batch norm over the samples of all ranks, at a collective for each such layer and pass"
+    )
+    stage: str | None = Field(
+        None,
+        description="folder of each node's own disk to which the data are copied first; $SLURM_TMPDIR and the like are "
+        "filled in",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("exactly one of steps and epochs must be given")
+        if self.nt_asgd == "epoch" and (self.evaluate_every_steps is not None or self.epochs is None):
+            raise ValueError("nt_asgd: epoch takes models at epoch ends: give epochs, and no evaluate_every_steps")
+        if not re.search("loss|cross_entropy", self.loss) or not hasattr(torch.nn.functional, self.loss):
+            raise ValueError(f"loss is {self.loss!r}; allowed are the losses of torch.nn.functional, say mse_loss")
+        if not self.warmup_epochs and self.warmup_from != Train.model_fields["warmup_from"].default:
+            raise ValueError(f"warmup_from is {self.warmup_from}, but warmup_epochs is 0; give both, or neither")
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise ValueError(f"label_smoothing is {self.label_smoothing} with loss {self.loss}; allowed: 0")
+        return self
+
+
+class Checkpoint(Section):
+    every_steps: int | None = Field(
+        None, ge=1, description="local steps between checkpoints, moved to the next round end"
+    )
+    every_minutes: FiniteNumber | None = Field(
+        None, gt=0, description="minutes between checkpoints by rank 0's clock, moved to the next round end"
+    )
+    keep: int = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
+    other_ranks: Literal["refuse", "reset"] = Field(
+        "refuse",
+        description="where a run goes on on another number of ranks, and each kept something beside x for itself: "
+        "refuse, or begin that anew",
+    )
+
+
+class Log(Section):
+    every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
+    tensorboard: bool = Field(False, description="write TensorBoard files too")
+
+    @model_validator(mode="after")
+    def _tensorboard_is_there(self) -> Self:
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ValueError("tensorboard is True, but tensorboard is not installed: pip install tensorboard")
+        return self
+
+
+class Comm(Section):
+    backend: Backend = Field("horovod", description="what the ranks communicate by")
+    share_gpus: bool = Field(False, description="let several ranks of a host train on one GPU")
+    timeout: FiniteNumber | None = Field(
+        None,
+        gt=0,
+        description="seconds that a rank waits for the others before it takes them for lost; by default at least 60, "
+        "and ten times the longest wait for a round so far",
+    )
+
+
+class Columns(Section):
+    """How text is read; the corpus's own settings stand beside these."""
+
+    batch: int = Field(20, ge=1, description="sequences per rank and step")
+    bptt: int = Field(70, ge=5, description="base length of a sequence")
+    evaluation_columns: int = Field(10, ge=1, description="sequences in which a split is evaluated, over all ranks")
+
+
+class Shards(Section):
+    """How labelled samples are shared out over the ranks and read; the data's own settings stand beside these."""
+
+    batch: int = Field(32, ge=1, description="samples per rank and step")
+    partition: Literal["contiguous", "similar", "dirichlet"] = Field(
+        "similar", description="equal shards in file order, of a similarity, or by a Dirichlet distribution"
+    )
+    similarity: FiniteNumber = Field(
+        1.0, ge=0, le=1, description="share of every label that is spread evenly: 1 is i.i.d."
+    )
+    alpha: FiniteNumber = Field(
+        1.0, gt=0, le=LARGEST_ALPHA, description="of the Dirichlet distribution; the smaller the more uneven"
+    )
+    partition_seed: int = Field(0, ge=0, description="of what is random in it")
+    workers: int = Field(0, ge=0, description="processes of each rank that read samples ahead")
+    on_device: bool = Field(False, description="keep all samples in the memory of the rank's device")
+
+    @model_validator(mode="after")
+    def _has_something_to_read(self) -> Self:
+        if self.on_device and self.workers:
+            raise ValueError(f"workers is {self.workers} with on_device; allowed: 0, since nothing is left to be read")
+        return self

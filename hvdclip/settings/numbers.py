@@ -1,0 +1,9 @@
+"""Kinds of numbers that settings are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
