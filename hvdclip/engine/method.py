@@ -22,7 +22,7 @@ from hvdclip.engine.progress import Progress
 from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.sharing import COMMON, Sharing
 from hvdclip.engine.skip import Skip
-from hvdclip.engine.torch_optimizer import plain, profile_hook_step
+from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
 from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
@@ -61,6 +61,10 @@ class Method(torch.optim.Optimizer):
 
     x: Vector
     sgd: FusedSgd | InnerSgd  # of methods whose step is that of SGD
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_from_compiler(cls)
 
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         module = model_or_params if isinstance(model_or_params, nn.Module) else None
@@ -465,6 +469,9 @@ class Method(torch.optim.Optimizer):
 
     def _round_is_known(self) -> None:
         """The metrics of the round are there, and nobody has seen them yet."""
+
+
+keep_from_compiler(Method)
 
 
 def _share(weight: float, comm: Communicator) -> float:

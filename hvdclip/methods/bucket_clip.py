@@ -106,7 +106,7 @@ class BucketClip(GradientMethod):
                 raise RuntimeError("bucket_clip sends gradients during backward(): call step() after each backward()")
             bucket.missing.remove(i)
             if not bucket.missing and bucket is not method.buckets[-1]:
-                method._close(bucket)
+                method.close_bucket(bucket)
 
         return produced
 
@@ -116,7 +116,7 @@ class BucketClip(GradientMethod):
         parts = self.gradients.parts()
         for bucket in self.buckets:
             if bucket is self.buckets[-1] or bucket.missing:
-                self._close(bucket)
+                self.close_bucket(bucket)
         norms, ratios = zip(*((bucket.norm, bucket.ratio) for bucket in self.buckets), strict=True)
         norm = torch.linalg.vector_norm(torch.stack(norms))
         self.gradients.observe(norm)
@@ -124,7 +124,8 @@ class BucketClip(GradientMethod):
         self.statistics.add("clipped", (torch.stack(ratios) < 1).any() * (1 - self.skip.flag))
         return Gradient(parts, norm)
 
-    def _close(self, bucket: Bucket) -> None:
+    def close_bucket(self, bucket: Bucket) -> None:
+        """Clip what it holds, and send it on its way if nothing else goes with it."""
         bucket.close(self.threshold)
         if bucket is not self.buckets[-1]:
             bucket.message.start()
