@@ -74,6 +74,7 @@ def test_a_training_is_compiled_here():
     assert graphs.count >= 2, "forward and loss, with their first shapes and strides and with any"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_every_method(algorithm):
     settings = of_methods()[algorithm]
@@ -87,6 +88,7 @@ def made(algorithm):
     return METHODS[algorithm].Settings(**{"lr": 0.1} | of_methods()[algorithm]), SingleRank()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", AVERAGES)
 def test_every_average_and_all_that_can_be_called(title):
     settings = CELGC | AVERAGES[title]
@@ -94,6 +96,7 @@ def test_every_average_and_all_that_can_be_called(title):
     check("celgc", settings, with_everything, ranks, ranks_per_node=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", INNERS)
 def test_every_inner_step(title):
     check("celgc", CELGC | INNERS[title], with_zero_grad, ranks=1)

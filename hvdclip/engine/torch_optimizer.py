@@ -31,7 +31,6 @@ ENTRANCES = (
     "state_dict",
     "load_state_dict",
     "load_common_state",
-    "close_bucket",  # by a hook in backward()
 )
 
 

@@ -19,6 +19,7 @@ from hvdclip.engine import (
     Parameters,
     Sharing,
 )
+from hvdclip.engine.torch_optimizer import uncompiled
 from hvdclip.methods.adam_prox import AdamProx
 from hvdclip.methods.bucket_clip import BucketClip
 from hvdclip.methods.celgc import CELGC
@@ -125,6 +126,7 @@ def method(name: str) -> type[Method]:
     return METHODS[name]
 
 
+@uncompiled
 def optimizer(name: str, model_or_params: Parameters, *, comm: Communicator | None = None, **settings: Any) -> Method:
     """A torch optimizer that trains with the named algorithm on all ranks of `comm`.
 

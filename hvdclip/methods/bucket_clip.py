@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.engine import GradientMethod
+from hvdclip.engine.torch_optimizer import uncompiled
 from hvdclip.messages import Message, Rider
 from hvdclip.settings import Positive, SgdSettings, ThresholdSettings, setting
 from hvdclip.vectors import Gradient, Vector
@@ -97,6 +98,7 @@ class BucketClip(GradientMethod):
     def _hook(self, bucket: Bucket, i: int) -> Any:
         itself = weakref.ref(self)  # a hook must not keep an optimizer that nobody holds any more at work
 
+        @uncompiled
         @torch.no_grad()
         def produced(_: Tensor) -> None:
             method = itself()
