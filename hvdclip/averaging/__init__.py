@@ -4,7 +4,7 @@ from hvdclip.averaging.compressed import Compressed, compressed
 from hvdclip.averaging.delayed import Delayed
 from hvdclip.averaging.exchange import Copied, Exchange, InPlace
 from hvdclip.averaging.fragments import Fragments
-from hvdclip.averaging.intervals import Intervals, MeasuredIntervals, in_words
+from hvdclip.averaging.intervals import Intervals, MeasuredIntervals, starts_in_words
 from hvdclip.averaging.node import NodeAverage, NodeFirst
 from hvdclip.averaging.outer import OuterStep
 from hvdclip.averaging.participation import Everyone, Participation, Sample
@@ -33,5 +33,5 @@ __all__ = [
     "Rule",
     "Sample",
     "compressed",
-    "in_words",
+    "starts_in_words",
 ]

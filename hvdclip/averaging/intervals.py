@@ -19,7 +19,7 @@ WINDOW = 8
 NEAR = 0.25
 
 
-def in_words(starts: Mapping[int, int]) -> str:
+def starts_in_words(starts: Mapping[int, int]) -> str:
     """Say "4", or "1, from step 100 on 4"."""
     first, *later = sorted(starts.items())
     return ", ".join([str(first[1]), *(f"from step {start} on {interval}" for start, interval in later)])

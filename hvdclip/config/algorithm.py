@@ -15,7 +15,7 @@ from hvdclip.methods import METHODS, Method, optimizer, register
 from hvdclip.settings.mistakes import message_of
 
 # settings whose limits are the numbers of ranks and of parameters
-OF_THE_RUN = ("participants", "k")
+OF_THE_RUN = ("participants", "k", "fragments")
 
 
 def check_algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | None, dict[str, Any]]:

@@ -51,10 +51,10 @@ class Descent:
             )
 
     def shrink(self, factor: float) -> None:
-        """x_k /= 1 + wd_k * factor; groups with lr 0 stay."""
+        """x_k /= 1 + wd_k * factor, unless the step is left out; groups with lr 0 stay."""
         for group, span in self.spans():
             if group["lr"] > 0:
-                torch._foreach_div_(self.x.parts[span], 1 + group["weight_decay"] * factor)
+                torch._foreach_div_(self.x.parts[span], 1 + group["weight_decay"] * factor * self.skip.taken)
 
     def with_weight_decay(self, g: Vector) -> Vector:
         """g + wd_k * x."""

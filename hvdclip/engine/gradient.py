@@ -72,6 +72,6 @@ class GradientMethod(Method):
         if self.steps_in_round >= self.interval:
             self._finish_round()
 
-    def in_words(self) -> str:
+    def communication(self) -> str:
         every = "step" if self.interval == 1 else f"{self.interval} steps"
         return f"gradients averaged every {every}"

@@ -19,7 +19,7 @@ ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "A
 class InnerSgd:
     """The step of `optimizer` from factor * d."""
 
-    masks_itself = False  # the optimizer's own state would take what is not finite
+    changes = None  # state that torch's optimizers do not let others mask
 
     def __init__(self, descent: Descent, space: Space, optimizer: torch.optim.Optimizer):
         self.descent, self.space, self.optimizer = descent, space, optimizer

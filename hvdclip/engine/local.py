@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hvdclip.averaging import Exchange, Intervals, in_words
+from hvdclip.averaging import Exchange, Intervals, starts_in_words
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine import saved
@@ -83,10 +83,16 @@ class LocalMethod(Method):
 
     def take_step(self, g: Gradient) -> None:
         """Move this rank's x by its own gradient, unless the step is left out."""
+        changes = self.changes
         with suppress(StepLeftOut):
-            if not self.masks_itself:
+            if changes == ():
+                self.local_step(g)
+            elif changes is None or self.skip.on_host:
                 self.skip.check()
-            self.local_step(g)
+                self.local_step(g)
+            else:
+                with self.skip.put_back([self.vectors[name] for name in changes]):
+                    self.local_step(g)
 
     def take_common_step(self, g: Gradient) -> None:
         """Move the ranks' common x by their mean gradient, unless that of some rank is not finite."""
@@ -131,10 +137,10 @@ class LocalMethod(Method):
     def wait(self) -> None:
         self.averaging.rule.wait()
 
-    def in_words(self) -> str:
+    def communication(self) -> str:
         if self.settings.interval == "auto":
             return "average every I steps, I chosen from measured times"
-        return f"average every {in_words(self.intervals.starts)} steps"
+        return f"average every {starts_in_words(self.intervals.starts)} steps"
 
     def kept_apart(self) -> list[str]:
         inner = ["the state of its inner optimizer"] if "inner" in self.optimizers else []

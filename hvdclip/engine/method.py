@@ -138,12 +138,13 @@ class Method(torch.optim.Optimizer):
         return False
 
     @property
-    def masks_itself(self) -> bool:
-        """Whether all that a step changes is masked on the device where the step is left out, as `move` is.
+    def changes(self) -> Sequence[str] | None:
+        """The vectors of state that a step changes; None if it changes what cannot be masked on a device.
 
-        Else the host looks whether it is before the algorithm's step is called.
+        Where there is none, a step is always called, and `move` leaves x alone if the step is left out. Else a step
+        that is left out is not called where the host knows of it, and masked where only the device does.
         """
-        return isinstance(self.settings, SgdSettings) and self.sgd.masks_itself
+        return self.sgd.changes if isinstance(self.settings, SgdSettings) else self.named(Sharing.OWN)
 
     def start_round(self) -> None:
         """Before the first gradient of a round; x is the same on all ranks."""
@@ -163,7 +164,7 @@ class Method(torch.optim.Optimizer):
         """Those whose costs are a round's; the first is the round's own."""
         raise NotImplementedError
 
-    def in_words(self) -> str:
+    def communication(self) -> str:
         """What is averaged, and when."""
         raise NotImplementedError
 

@@ -28,12 +28,13 @@ class FusedSgd:
     def __init__(self, descent: Descent, settings: SgdSettings, momentum: Vector | None):
         self.descent, self.settings, self.momentum = descent, settings, momentum
         # the fused step masks x and its momentum, but not what happens outside of it
-        self.masks_itself = not settings.clips_update
+        self.changes = ("momentum",) if settings.clips_update and momentum is not None else ()
+        self._fused = not settings.clips_update
         self._fresh = True  # the next step is the first for the momentum: buf = d, without dampening
 
     def direction(self, g: Vector) -> Direction:
         """d = g + wd*x, then momentum."""
-        if self.masks_itself:
+        if self._fused:
             return Direction(g, decayed=False)
         x, buffers = self.descent.x.parts, [] if self.momentum is None else self.momentum.parts
         parts: list[Tensor] = []

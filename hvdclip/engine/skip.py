@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from hvdclip.messages import Statistics
+from hvdclip.vectors import Scalar, Vector
 
 
 class StepLeftOut(Exception):
@@ -15,11 +19,12 @@ class StepLeftOut(Exception):
 class Skip:
     """Leaves out a rank's step whose gradient is not finite.
 
-    `flag` is 1 where the present step is left out, else 0: `Descent.move` masks itself by it on the device, so that a
-    step which changes x by `move` only never waits. What cannot be masked calls `check` first.
+    `flag` is 1 where the present step is left out, else 0. On a device nobody waits for it: `Descent.move` masks itself
+    by it, and `put_back` what else a step changes. Where the flag lies on the host anyway, `check` ends the step.
     """
 
     def __init__(self, device: torch.device, statistics: Statistics):
+        self.on_host = device.type == "cpu"
         self._statistics = statistics
         self._keep, self._leave_out = (torch.full((), float(out), device=device) for out in (False, True))
         self.flag = self._keep
@@ -50,7 +55,21 @@ class Skip:
         """All ranks take the step together."""
         self.flag = torch.zeros_like(self.flag)
 
+    @property
+    def taken(self) -> Scalar:
+        """1 for a step that is taken, else 0: what a counter of steps goes up by."""
+        return 1 - int(self.flag.any()) if self.on_host else 1 - self.flag.double()
+
     def check(self) -> None:
         """Raise StepLeftOut if the step is left out: the only place where the host waits for a device to know."""
         if self.flag.any():
             raise StepLeftOut
+
+    @contextmanager
+    def put_back(self, vectors: Sequence[Vector]) -> Iterator[None]:
+        """Inside, a step may change these vectors; afterwards they are as before where it is left out."""
+        before = [[flat.clone() for flat in vector.flats] for vector in vectors]
+        yield
+        for vector, old in zip(vectors, before, strict=True):
+            for flat, kept in zip(vector.flats, old, strict=True):
+                torch.where(self.flag > 0, kept, flat, out=flat)

@@ -34,7 +34,7 @@ class AdamProx(LocalMethod):
     def local_step(self, g: Gradient) -> None:
         beta1, beta2, eps = self.settings.beta1, self.settings.beta2, self.settings.eps
         m, v = self.vectors["m"], self.vectors["v"]
-        t = self.numbers["t"] = self.numbers.get("t", 0) + 1
+        t = self.numbers["t"] = self.numbers.get("t", 0) + self.skip.taken
         m.copy_(beta1 * m + (1 - beta1) * g)
         v.copy_(beta2 * v + (1 - beta2) * g**2)
         m_hat, v_hat = 1 / (1 - beta1**t) * m, 1 / (1 - beta2**t) * v

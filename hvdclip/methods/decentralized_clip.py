@@ -60,7 +60,7 @@ class DecentralizedClip(Method):
     def messages(self) -> Sequence[Any]:
         return [self._neighbours]
 
-    def in_words(self) -> str:
+    def communication(self) -> str:
         return "averaged with two neighbours every step"
 
     def apart_in_x(self) -> list[str]:

@@ -21,8 +21,8 @@ class DeltaGClip(LocalMethod):
         delta: Finite = setting(ge=0, description="delta, the least share of eta that a step keeps")
 
     @property
-    def masks_itself(self) -> bool:
-        return True
+    def changes(self) -> tuple[str, ...]:
+        return ()  # beside x
 
     def local_step(self, g: Gradient) -> None:
         factor = self.clip_message(g, self.threshold).clamp(min=min(1.0, self.settings.delta))

@@ -43,8 +43,8 @@ class Episode(LocalMethod):
         return True
 
     @property
-    def masks_itself(self) -> bool:
-        return self.settings.momentum == 0
+    def changes(self) -> tuple[str, ...]:
+        return tuple(momentum_of(self.settings))
 
     def keeps(self) -> dict[str, Sharing]:
         return momentum_of(self.settings) | {"G_i": COMMON, "G": COMMON}  # made anew in each round

@@ -41,6 +41,10 @@ class EpisodePP(LocalMethod):
     def needs_closure(self) -> bool:
         return True
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return (*momentum_of(self.settings), "change")
+
     def who_takes_part(self) -> Participation:
         return Sample(self.settings.sampling_seed, self.comm.size, self.settings.participants)
 
@@ -60,7 +64,7 @@ class EpisodePP(LocalMethod):
 
     def local_step(self, g: Gradient) -> None:
         episodic_step(self, g)
-        self.numbers["taken"] += 1
+        self.numbers["taken"] += self.skip.taken
         self.vectors["change"].lerp_(g, 1 / self.numbers["taken"])  # the mean so far
 
     def end_round(self) -> None:

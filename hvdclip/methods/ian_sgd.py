@@ -29,8 +29,8 @@ class IANSGD(LocalMethod):
         return True
 
     @property
-    def masks_itself(self) -> bool:
-        return True
+    def changes(self) -> tuple[str, ...]:
+        return ()  # beside x
 
     def local_step(self, g: Gradient) -> None:
         g_b = g.clone()  # the second gradient overwrites .grad

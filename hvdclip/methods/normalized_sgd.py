@@ -23,10 +23,6 @@ class NormalizedSGD(LocalMethod):
     def keeps(self) -> tuple[str, ...]:
         return ("m",) if self.settings.momentum else ()
 
-    @property
-    def masks_itself(self) -> bool:
-        return self.settings.momentum == 0
-
     def local_step(self, g: Gradient) -> None:
         m: Vector = g
         if self.settings.momentum:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from hvdclip.engine import OWN, LocalMethod, Sharing
-from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend
+from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend, momentum_of
 from hvdclip.settings import setting
 from hvdclip.vectors import Gradient, Vector
 
@@ -39,6 +39,10 @@ class Scaffold(LocalMethod):
     def needs_closure(self) -> bool:
         return self.settings.option == "I"
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return tuple(momentum_of(self.settings))
+
     def keeps(self) -> dict[str, Sharing]:
         fresh = {"fresh": OWN} if self.settings.option == "I" else {}
         return ControlVariates.keeps(self.settings) | fresh
@@ -55,10 +59,10 @@ class Scaffold(LocalMethod):
         self.numbers["lengths"] = [0.0 for _ in self.descent.spans()]
 
     def local_step(self, g: Gradient) -> None:
-        self.numbers["steps_done"] += 1
+        self.numbers["steps_done"] += self.skip.taken
         u = self.controls.corrected(self, g)
         descend(self, u)  # x -= eta * u
-        steps = [group["lr"] * self.step_scale for group, _ in self.descent.spans()]
+        steps = [group["lr"] * self.step_scale * self.skip.taken for group, _ in self.descent.spans()]
         self.numbers["lengths"] = [sum(pair) for pair in zip(self.numbers["lengths"], steps, strict=True)]
 
     def end_round(self) -> None:
@@ -74,5 +78,6 @@ class Scaffold(LocalMethod):
         """c_i - c + (x_round - x_i)/(K eta), K eta being the sum of the round's step sizes, of each group its own."""
         update = self.x_round - self.x
         for (_, span), length in zip(self.descent.spans(), self.numbers["lengths"], strict=True):
-            torch._foreach_div_(update.parts[span], length or 1.0)  # a group with lr 0 has not moved
+            if length:  # else the group's lr is 0, and it has not moved
+                torch._foreach_div_(update.parts[span], length)
         return self.controls.c_i - self.controls.c + update

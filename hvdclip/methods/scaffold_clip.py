@@ -4,7 +4,7 @@ Karimireddy et al., ICML 2020, with the clipped step of Crawshaw, Bao, Liu, EPIS
 """
 
 from hvdclip.engine import OWN, LocalMethod, Sharing
-from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend
+from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend, momentum_of
 from hvdclip.settings import ThresholdSettings
 from hvdclip.vectors import Gradient
 
@@ -19,6 +19,10 @@ class ScaffoldClip(LocalMethod):
     class Settings(ControlledSettings, ThresholdSettings):
         """eta is lr, I is interval."""
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return (*momentum_of(self.settings), "mean_g")
+
     def keeps(self) -> dict[str, Sharing]:
         return ControlVariates.keeps(self.settings) | {"mean_g": OWN}
 
@@ -30,7 +34,7 @@ class ScaffoldClip(LocalMethod):
         self.vectors["mean_g"].zero_()
 
     def local_step(self, g: Gradient) -> None:
-        self.numbers["steps_done"] += 1
+        self.numbers["steps_done"] += self.skip.taken
         u = self.controls.corrected(self, g)
         descend(self, u, self.clip(u))  # x -= min(eta, gamma/||u||) * u
         self.vectors["mean_g"].lerp_(g, 1 / self.numbers["steps_done"])

@@ -38,8 +38,8 @@ class SGDOL(LocalMethod):
         return True
 
     @property
-    def masks_itself(self) -> bool:
-        return True  # the sums too
+    def changes(self) -> tuple[str, ...]:
+        return ()  # the sums mask themselves, and g is made anew
 
     def keeps(self) -> tuple[str, ...]:
         return ("g",)

@@ -51,8 +51,8 @@ class Sketched(LocalMethod):
         return False
 
     @property
-    def masks_itself(self) -> bool:
-        return True  # a local step changes x only
+    def changes(self) -> tuple[str, ...]:
+        return ()  # beside x
 
     def keeps(self) -> dict[str, Sharing]:
         return {"m": COMMON, "v": COMMON, "v_max": COMMON}

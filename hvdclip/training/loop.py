@@ -241,8 +241,9 @@ class Trainer:
     def _title(self) -> str:
         table, size = self.task.table(), self.optimizer.space.size
         shards = "" if table is None else f"\nsamples of each label, a row for each rank:\n{_in_rows(table)}"
+        ranks = f"{self.comm.size} rank{'s' * (self.comm.size > 1)}"
         return (
-            f"{self.optimizer.name} on {self.comm.size} rank{'s' * (self.comm.size > 1)}, {self.optimizer.in_words()}\n"
+            f"{self.optimizer.name} on {ranks}, {self.optimizer.communication()}\n"
             f"{self.config.model['name']} with {size:,} parameter{'s' * (size > 1)}; {self.task.description()}"
             f"{shards}"
         )

@@ -64,9 +64,14 @@ class Vector:
                 tensor.mul_(factor)
         return self
 
-    def lerp_(self, other: Vector, weight: float) -> Vector:
+    def lerp_(self, other: Vector, weight: Scalar) -> Vector:
         """(1 - weight) * self + weight * other."""
-        torch._foreach_lerp_(*self._matched(other), weight)
+        mine, others = self._matched(other)
+        if isinstance(weight, Tensor):
+            for a, b in zip(mine, others, strict=True):
+                a.lerp_(b, weight.to(a.dtype))
+        else:
+            torch._foreach_lerp_(mine, others, weight)
         return self
 
     def dot(self, other: Vector) -> Tensor:
