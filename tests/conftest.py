@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from launch import BIN
 
+from hvdclip.methods import METHODS
+
 PROJECT = Path(__file__).resolve().parent.parent
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 SLURM_PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare", "pgrep")
@@ -29,6 +31,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("Horovod is not installed: run jobs/setup.sh")
         if not shutil.which("mpirun", path=f"{BIN}:{os.environ['PATH']}"):
             pytest.skip("no mpirun on PATH: run jobs/setup.sh")
+
+
+@pytest.fixture
+def own_methods():
+    """What a test registers is gone after it."""
+    registered = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(registered)
 
 
 class SlurmCluster:

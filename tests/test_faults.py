@@ -355,7 +355,7 @@ def test_ranks_with_unlike_settings_are_shown_in_a_table(tmp_path):
 
 def test_ranks_with_unlike_code_are_refused(tmp_path):
     shutil.copytree(Path(hvdclip.__file__).parent, tmp_path / "other/hvdclip")
-    with (tmp_path / "other/hvdclip/vectors/space.py").open("a") as file:
+    with (tmp_path / "other/hvdclip/flat/space.py").open("a") as file:
         file.write("# changed\n")
     other = f"PYTHONPATH={tmp_path}/other"
     script = f'if [ $OMPI_COMM_WORLD_RANK = 1 ]; then export {other}; fi; exec {HVDCLIP} "$@"'

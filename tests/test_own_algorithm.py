@@ -27,12 +27,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def registered():
-    before = dict(METHODS)
+def registered(own_methods):
     exec(MODULE, {"__name__": "my_methods"})
-    yield
-    METHODS.clear()
-    METHODS.update(before)
 
 
 def test_in_a_training_loop(registered):

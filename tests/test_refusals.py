@@ -119,7 +119,7 @@ def test_what_ranks_or_data_decide_is_left_to_the_run(config, overrides):
     assert made.exit_code == 0, made.output
 
 
-def test_a_method_of_ones_own_that_needs_ranks_is_left_to_the_run(tmp_path, monkeypatch):
+def test_a_method_of_ones_own_that_needs_ranks_is_left_to_the_run(tmp_path, monkeypatch, own_methods):
     (tmp_path / "pairs_of_ranks.py").write_text(ONE_RANK_IS_TOO_FEW)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -119,7 +119,11 @@ def test_every_algorithm(algorithm):
 def test_every_way_to_average(title, extra):
     settings = {"gamma": 0.1, "interval": 4} | {key: value for key, value in extra.items() if key != "weights"}
     nodes = {"ranks": 4, "ranks_per_node": 2} if "node_interval" in extra else {}
-    check_round_trip(job("celgc", settings, weighted="weights" in extra), **nodes)
+    config = job("celgc", settings, weighted="weights" in extra)
+    if "fragments" in extra:  # of several tensors
+        images = {"name": "synthetic", "samples": 64, "side": 4, "classes": 3, "batch": 4}
+        config |= {"model": {"name": "mlp", "hidden": [5]}, "data": images}
+    check_round_trip(config, **nodes)
 
 
 @pytest.mark.parametrize("inner", ["AdamW", {"name": "SGD", "momentum": 0.9}, "RMSprop"], ids=str)

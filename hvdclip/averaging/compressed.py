@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from hvdclip.flat import Space, Vector
 from hvdclip.messages import ShardedMessage, TopKMessage
 from hvdclip.messages.coders import Coder, Half, Int8
 from hvdclip.settings import AveragingSettings
-from hvdclip.vectors import Space, Vector
 
 
 class Compressed:

@@ -13,8 +13,8 @@ from hvdclip.averaging.exchange import Exchange
 from hvdclip.averaging.outer import OuterStep
 from hvdclip.averaging.plain import Plain
 from hvdclip.averaging.rule import Progress, Steps
+from hvdclip.flat import Vector
 from hvdclip.messages import MovingBuffers, Statistics
-from hvdclip.vectors import Vector
 
 
 class Delayed(Plain):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from hvdclip.flat import Vector
 from hvdclip.messages import Message, ShardedMessage, TopKMessage
-from hvdclip.vectors import Vector
 
 
 class Exchange(Protocol):

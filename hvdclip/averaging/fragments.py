@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import Any
 
 from hvdclip.averaging.rule import Priced, Rule, Steps
+from hvdclip.flat import Space, Vector
 from hvdclip.messages import Message, Rider
-from hvdclip.vectors import Space, Vector
 
 
 class Fragments(Rule):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hvdclip.averaging.rule import Priced, Rule, Steps, Wrapper
 from hvdclip.comm import Communicator, Cost
-from hvdclip.vectors import HALVES, Vector
+from hvdclip.flat import HALVES, Vector
 
 
 class NodeAverage:

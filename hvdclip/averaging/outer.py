@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hvdclip.flat import Vector
 from hvdclip.settings.groups import OuterSettings
-from hvdclip.vectors import Vector
 
 
 class OuterStep:

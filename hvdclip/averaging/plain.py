@@ -10,7 +10,7 @@ import torch
 from hvdclip.averaging.exchange import Exchange
 from hvdclip.averaging.outer import OuterStep
 from hvdclip.averaging.rule import Priced, Rule, Steps
-from hvdclip.vectors import Vector
+from hvdclip.flat import Vector
 
 
 class Plain(Rule):

@@ -8,7 +8,7 @@ from hvdclip.averaging.intervals import Intervals, MeasuredIntervals
 from hvdclip.averaging.outer import OuterStep
 from hvdclip.averaging.rule import Progress, Rule, Steps
 from hvdclip.comm import Cost
-from hvdclip.vectors import Vector
+from hvdclip.flat import Vector
 
 
 class Rounds:

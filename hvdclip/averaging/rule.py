@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from hvdclip.averaging.participation import Participation
 from hvdclip.comm import Cost
+from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.messages import Message, Rider, Statistics
-from hvdclip.vectors import Gradient, Space, Vector
 
 
 class Priced(Protocol):

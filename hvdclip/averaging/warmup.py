@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 
 from hvdclip.averaging.rule import Priced, Rule, Steps, Wrapper
+from hvdclip.flat import Gradient
 from hvdclip.messages import Message
-from hvdclip.vectors import Gradient
 
 
 class GradientWarmup(Wrapper):

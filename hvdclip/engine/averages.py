@@ -25,10 +25,10 @@ from hvdclip.averaging import (
     compressed,
 )
 from hvdclip.engine.sharing import Sharing
+from hvdclip.flat import Vector
 from hvdclip.messages import MovingBuffers, Rider
 from hvdclip.settings import AveragingSettings
 from hvdclip.settings.averaging import PLAIN
-from hvdclip.vectors import Vector
 
 if TYPE_CHECKING:
     from hvdclip.engine.local import LocalMethod

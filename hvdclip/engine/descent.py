@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hvdclip.engine.sgd_kernel import sgd_step_
 from hvdclip.engine.skip import Skip
-from hvdclip.vectors import Scalar, Vector
+from hvdclip.flat import Scalar, Vector
 
 Rule = tuple[float, float, bool]
 """(momentum, dampening, nesterov)"""

@@ -13,7 +13,7 @@ from hvdclip.comm import Communicator
 from hvdclip.engine.groups import Parameters
 from hvdclip.engine.method import Method
 from hvdclip.engine.skip import StepLeftOut
-from hvdclip.vectors import Gradient, Vector
+from hvdclip.flat import Gradient, Vector
 
 
 class GradientMethod(Method):

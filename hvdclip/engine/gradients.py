@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hvdclip.engine.progress import Progress
 from hvdclip.engine.skip import Skip
+from hvdclip.flat import Gradient, Scalar, Space
+from hvdclip.flat.scalars import finite_or_zero, is_bad, on_host
 from hvdclip.messages import Statistics
-from hvdclip.vectors import Gradient, Scalar, Space
-from hvdclip.vectors.scalars import finite_or_zero, is_bad, on_host
 
 
 class Gradients:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hvdclip.engine.descent import Descent
 from hvdclip.engine.sgd import Direction
+from hvdclip.flat import Scalar, Space, Vector
 from hvdclip.settings import SgdSettings
-from hvdclip.vectors import Scalar, Space, Vector
 
 # torch's optimizers that treat each entry by itself
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop")

@@ -18,8 +18,8 @@ from hvdclip.engine.method import Method
 from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.sharing import COMMON, OWN, TRAVELS, Sharing
 from hvdclip.engine.skip import StepLeftOut
+from hvdclip.flat import Gradient, Vector
 from hvdclip.settings import LocalSgdSettings
-from hvdclip.vectors import Gradient, Vector
 
 MOMENTUM = {"keep": OWN, "average": TRAVELS, "reset": COMMON}
 

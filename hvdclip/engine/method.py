@@ -24,10 +24,10 @@ from hvdclip.engine.sharing import COMMON, Sharing
 from hvdclip.engine.skip import Skip
 from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
+from hvdclip.flat import Gradient, Scalar, Space, Vector
+from hvdclip.flat.scalars import AnyScalar, at_most, on_host
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
 from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
-from hvdclip.vectors import Gradient, Scalar, Space, Vector
-from hvdclip.vectors.scalars import AnyScalar, at_most, on_host
 
 
 class NonFiniteGradient(FloatingPointError):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hvdclip.engine.descent import Descent, Rule
 from hvdclip.engine.sgd_kernel import sgd_direction
+from hvdclip.flat import Scalar, Vector
 from hvdclip.settings import SgdSettings
-from hvdclip.vectors import Scalar, Vector
 
 
 @dataclass(frozen=True)

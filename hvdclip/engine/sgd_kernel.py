@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hvdclip.vectors import HALVES, Scalar
+from hvdclip.flat import HALVES, Scalar
 
 
 def sgd_step_(

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from hvdclip.flat import Scalar, Vector
 from hvdclip.messages import Statistics
-from hvdclip.vectors import Scalar, Vector
 
 
 class StepLeftOut(Exception):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hvdclip.comm import Communicator
+from hvdclip.flat import Space
 from hvdclip.messages import Message, Statistics
-from hvdclip.vectors import Space
 
 
 class Types(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm import Communicator
+from hvdclip.flat import Scalar
 from hvdclip.messages.pace import Pace, waits
-from hvdclip.vectors import Scalar
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm import Communicator, Cost, Waiting
+from hvdclip.flat import Space, Vector
 from hvdclip.messages.riders import Rider, Riders
-from hvdclip.vectors import Space, Vector
 
 
 class TopKMessage:

@@ -4,8 +4,8 @@ Zhuang, Liu, Cutkosky, Orabona: Understanding AdamW through Proximal Methods and
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import AveragingSettings, Finite, setting
-from hvdclip.vectors import Gradient
 
 
 class AdamProx(LocalMethod):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hvdclip.engine import GradientMethod
 from hvdclip.engine.torch_optimizer import uncompiled
+from hvdclip.flat import Gradient, Vector
 from hvdclip.messages import Message, Rider
 from hvdclip.settings import Positive, SgdSettings, ThresholdSettings, setting
-from hvdclip.vectors import Gradient, Vector
 
 
 class Bucket:

@@ -5,8 +5,8 @@ Networks. NeurIPS 2022, Algorithm 1.
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import ClippedSgdSettings, LocalSgdSettings
-from hvdclip.vectors import Gradient
 
 
 class CELGC(LocalMethod):

@@ -5,8 +5,8 @@ Algorithm 1.
 """
 
 from hvdclip.engine import GradientMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import CommonSettings, Positive, setting
-from hvdclip.vectors import Gradient
 
 
 class Clip21(GradientMethod):

@@ -6,9 +6,9 @@ Islamov et al.: Double Momentum and Error Feedback for Clipping with Fast Rates 
 from typing import Any
 
 from hvdclip.engine import GradientMethod
+from hvdclip.flat import Gradient
 from hvdclip.methods.noise import Noise, NoiseSettings
 from hvdclip.settings import Finite, Positive, setting
-from hvdclip.vectors import Gradient
 
 
 class Clip21SGD2M(GradientMethod):

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hvdclip.engine import Direction, GradientMethod, StepLeftOut
+from hvdclip.flat import Gradient
 from hvdclip.settings import ClippedSgdSettings
-from hvdclip.vectors import Gradient
 
 
 class ClipThenAverage(GradientMethod):

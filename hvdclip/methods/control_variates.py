@@ -7,8 +7,8 @@ ICML 2020.
 from __future__ import annotations
 
 from hvdclip.engine import OWN, TRAVELS, LocalMethod, Sharing
+from hvdclip.flat import Gradient, Scalar, Vector
 from hvdclip.settings import Finite, LocalSettings, setting
-from hvdclip.vectors import Gradient, Scalar, Vector
 
 
 class ControlledSettings(LocalSettings):

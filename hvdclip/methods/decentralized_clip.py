@@ -11,8 +11,8 @@ import torch
 from pydantic import model_validator
 
 from hvdclip.engine import Method, NonFiniteGradient, StepLeftOut
+from hvdclip.flat import Gradient
 from hvdclip.settings import CommonSettings, Finite, Positive, setting
-from hvdclip.vectors import Gradient
 
 # Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
 STEPS_BETWEEN_REQUESTS = 10

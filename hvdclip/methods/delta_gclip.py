@@ -4,8 +4,8 @@ Tucat et al., TMLR 2025 (delta-GClip). delta = 0 is clipping, delta >= 1 is SGD.
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import AveragingSettings, Finite, ThresholdSettings, setting
-from hvdclip.vectors import Gradient
 
 
 class DeltaGClip(LocalMethod):

@@ -6,9 +6,9 @@ Khirirat et al.: Error Feedback under (L0, L1)-Smoothness: Normalization and Mom
 from typing import Any
 
 from hvdclip.engine import GradientMethod
+from hvdclip.flat import Gradient, Vector
 from hvdclip.messages import TopKMessage
 from hvdclip.settings import CommonSettings, Finite, setting
-from hvdclip.vectors import Gradient, Vector
 
 
 class EF21Norm(GradientMethod):

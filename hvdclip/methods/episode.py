@@ -7,9 +7,9 @@ Heterogeneous Data. ICLR 2023, Algorithm 1.
 import torch
 
 from hvdclip.engine import COMMON, LocalMethod, Sharing, inverse
+from hvdclip.flat import Gradient
 from hvdclip.methods.control_variates import ControlledSettings, corrected, descend, momentum_of
 from hvdclip.settings import ThresholdSettings
-from hvdclip.vectors import Gradient
 
 
 def decide(method: LocalMethod) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from hvdclip.averaging import Participation, Sample
 from hvdclip.engine import OWN, TRAVELS, LocalMethod, Sharing
+from hvdclip.flat import Gradient
 from hvdclip.methods.control_variates import ControlledSettings, momentum_of
 from hvdclip.methods.episode import decide, episodic_step
 from hvdclip.settings import ThresholdSettings, setting
-from hvdclip.vectors import Gradient
 
 
 class EpisodePP(LocalMethod):

@@ -4,8 +4,8 @@ Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: Federated Optimization in Heterogen
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import Finite, LocalSgdSettings, setting
-from hvdclip.vectors import Gradient
 
 
 class FedProx(LocalMethod):

@@ -4,8 +4,8 @@ Yang, Tripp, Sun, Zou, Zhou: Independently-Normalized SGD for Generalized-Smooth
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import AveragingSettings, Finite, setting
-from hvdclip.vectors import Gradient
 
 
 class IANSGD(LocalMethod):

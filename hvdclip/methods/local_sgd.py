@@ -4,8 +4,8 @@ McMahan, Moore, Ramage, Hampson, Agueera y Arcas, AISTATS 2017; Stich, ICLR 2019
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import LocalSgdSettings
-from hvdclip.vectors import Gradient
 
 
 class LocalSGD(LocalMethod):

@@ -8,8 +8,8 @@ from contextlib import suppress
 import torch
 
 from hvdclip.engine import GradientMethod, StepLeftOut
+from hvdclip.flat import Gradient
 from hvdclip.settings import ClippedSgdSettings, setting
-from hvdclip.vectors import Gradient
 
 
 class MinibatchClip(GradientMethod):

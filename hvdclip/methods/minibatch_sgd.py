@@ -1,8 +1,8 @@
 """Synchronous SGD: the gradients are averaged at every step."""
 
 from hvdclip.engine import GradientMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import SgdSettings
-from hvdclip.vectors import Gradient
 
 
 class MinibatchSGD(GradientMethod):

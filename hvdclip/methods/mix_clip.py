@@ -4,8 +4,8 @@ Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex 
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import AveragingSettings, Finite, ThresholdSettings, setting
-from hvdclip.vectors import Gradient
 
 
 class MixClipSettings(AveragingSettings, ThresholdSettings):

@@ -4,8 +4,8 @@ Zhang, Jin, Fang, Wang: Improved Analysis of Clipping Algorithms for Non-convex 
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.methods.mix_clip import MixClipSettings, mixed_step
-from hvdclip.vectors import Gradient
 
 
 class MomClip(LocalMethod):

@@ -4,8 +4,8 @@ Liu, Zhuang, Lei, Liao, NeurIPS 2022, section 5 ("Naive Parallel SGDClip").
 """
 
 from hvdclip.engine import GradientMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import ClippedSgdSettings
-from hvdclip.vectors import Gradient
 
 
 class NaiveParallelClip(GradientMethod):

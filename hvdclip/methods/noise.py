@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from hvdclip.engine import GradientMethod
+from hvdclip.flat import Vector
 from hvdclip.settings import CommonSettings, Finite, setting
-from hvdclip.vectors import Vector
 
 
 class NoiseSettings(CommonSettings):

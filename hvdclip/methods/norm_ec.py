@@ -6,9 +6,9 @@ Shulgin et al.: Smoothed Normalization for Efficient Distributed Private Optimiz
 from typing import Any
 
 from hvdclip.engine import GradientMethod, inverse
+from hvdclip.flat import Gradient
 from hvdclip.methods.noise import Noise, NoiseSettings
 from hvdclip.settings import Finite, setting
-from hvdclip.vectors import Gradient
 
 
 class NormEC(GradientMethod):

@@ -4,8 +4,8 @@ Hazan, Levy, Shalev-Shwartz, NeurIPS 2015; Cutkosky, Mehta, ICML 2020 (with mome
 """
 
 from hvdclip.engine import LocalMethod, inverse
+from hvdclip.flat import Gradient, Vector
 from hvdclip.settings import AveragingSettings, Finite, setting
-from hvdclip.vectors import Gradient, Vector
 
 
 class NormalizedSGD(LocalMethod):

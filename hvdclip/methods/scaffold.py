@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 
 from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.flat import Gradient, Vector
 from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend, momentum_of
 from hvdclip.settings import setting
-from hvdclip.vectors import Gradient, Vector
 
 
 class Scaffold(LocalMethod):

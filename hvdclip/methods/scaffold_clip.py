@@ -4,9 +4,9 @@ Karimireddy et al., ICML 2020, with the clipped step of Crawshaw, Bao, Liu, EPIS
 """
 
 from hvdclip.engine import OWN, LocalMethod, Sharing
+from hvdclip.flat import Gradient
 from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend, momentum_of
 from hvdclip.settings import ThresholdSettings
-from hvdclip.vectors import Gradient
 
 
 class ScaffoldClip(LocalMethod):

@@ -7,8 +7,8 @@ ICML 2019.
 import torch
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import AveragingSettings, Finite, setting
-from hvdclip.vectors import Gradient
 
 
 class SGDOL(LocalMethod):

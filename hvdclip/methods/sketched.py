@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hvdclip.averaging import Exchange
 from hvdclip.engine import COMMON, Assembly, LocalMethod, Sharing
+from hvdclip.flat import Gradient, Space, Vector
 from hvdclip.settings import Finite, LocalSettings, ThresholdSettings, setting
-from hvdclip.vectors import Gradient, Space, Vector
 
 
 class Sketched(LocalMethod):

@@ -4,8 +4,8 @@ Reisizadeh, Li, Das, Jadbabaie: Variance-reduced Clipping for Non-convex Optimiz
 """
 
 from hvdclip.engine import LocalMethod
+from hvdclip.flat import Gradient
 from hvdclip.settings import AveragingSettings, ThresholdSettings, setting
-from hvdclip.vectors import Gradient
 
 
 class SpiderClip(LocalMethod):

@@ -16,10 +16,10 @@ from hvdclip.comm import Communicator, Cost, Reduce, Waiting
 from hvdclip.engine import Method, Types
 from hvdclip.engine.agreement import kind
 from hvdclip.engine.inner import ELEMENTWISE
+from hvdclip.flat import Gradient, Scalar, Space, Vector
 from hvdclip.messages import Message, Rider
 from hvdclip.messages.statistics import BINS, LEAST, MOST, NORM, PER_OCTAVE, SUMS, Statistics
 from hvdclip.settings import AveragingSettings
-from hvdclip.vectors import Gradient, Scalar, Space, Vector
 
 # the outermost bins reach this far
 EDGE = 1 / PER_OCTAVE

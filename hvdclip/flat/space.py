@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
-from hvdclip.vectors.vector import HALVES, Gradient, Vector, norm_of
+from hvdclip.flat.vector import HALVES, Gradient, Vector, norm_of
 
 DTYPES = (*HALVES, torch.float32, torch.float64)
 # For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.

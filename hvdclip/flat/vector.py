@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hvdclip.vectors.scalars import Scalar
+from hvdclip.flat.scalars import Scalar
 
 HALVES = (torch.float16, torch.bfloat16)
 
