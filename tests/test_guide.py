@@ -215,7 +215,7 @@ def test_commands_have_options_that_there_are(line):
 
 
 def test_links_lead_somewhere():
-    for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")):
+    for page in (PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")):
         for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
             file, _, heading = link.partition("#")
             target = page.parent / file if file else page
