@@ -34,7 +34,7 @@ def algorithms() -> list[dict[str, str]]:
 def register(chosen: type[_M]) -> type[_M]:
     """Add a method of one's own under its `name`; usable as a decorator.
 
-    Raises TypeError for what is no complete method and ValueError for a name that another method has.
+    Raises TypeError for an incomplete method and ValueError for a name that another method has.
     """
 
 @overload

@@ -66,7 +66,7 @@ def test_what_is_no_method_is_refused():
     class Nameless(LocalMethod):
         formula = paper = message_size = memory = "none"
 
-    with pytest.raises(TypeError, match="Nameless is no method: it lacks name, Settings"):
+    with pytest.raises(TypeError, match="Nameless is not a complete method: it lacks name, Settings"):
         hvdclip.register(Nameless)
 
     class Celgc(METHODS["celgc"]):

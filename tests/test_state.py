@@ -387,3 +387,45 @@ def test_what_is_alike_on_all_ranks_goes_on_on_others(algorithm):
         lambda comm: trained(comm, config, states[comm.rank % 2], saving=False, how=restore_elsewhere), 3
     )
     assert len({model for model, *_ in results}) == 1, "whichever rank's state they were given"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("celgc", {"gamma": 0.1, "outer": "nesterov", "outer_lr": 0.7}),
+        ("celgc", {"gamma": 0.1, "compression": "topk", "top_share": 0.2}),
+        ("scaffold", {"outer": "sgd", "outer_lr": 0.7}),
+    ],
+    ids=str,
+)
+def test_a_state_that_names_x_round_as_it_was_named_is_loaded(algorithm, settings):
+    def optimizer():
+        return hvdclip.optimizer(algorithm, torch.nn.Linear(3, 2), lr=0.1, interval=3, **settings)
+
+    old = optimizer()
+    for vector in old.vectors.values():
+        vector.copy_(vector + torch.rand(()).item())
+    state = old.state_dict()
+    saved = copy.deepcopy(state)
+    saved["hvdclip"]["vectors"]["common"] = saved["hvdclip"]["vectors"].pop("x_round")
+    saved["hvdclip"]["shape"] = saved["hvdclip"]["shape"].replace("x_round", "common")
+    new = optimizer()
+    new.load_state_dict(saved)
+    for name, flats in state["hvdclip"]["vectors"].items():
+        assert all(map(torch.equal, new.vectors[name].flats, flats)), name
+
+
+def test_noise_that_begins_anew_is_each_ranks_own():
+    """Else all ranks would add the noise of the one whose state they were given."""
+
+    def one(comm, states=None):
+        model = torch.nn.Linear(3, 2)
+        optimizer = hvdclip.optimizer("norm_ec", model, comm=comm, lr=0.1, alpha=0.1, beta=0.5, noise=1.0)
+        if states is not None:
+            optimizer.load_common_state(states[0], reset=True)
+        zero = 0.0 * optimizer.x
+        return optimizer.state_dict(), optimizer.noise.added_to(zero).parts[0]
+
+    states = [state for state, _ in hvdclip.simulate(one, 2)]
+    first, second, third = (noise for _, noise in hvdclip.simulate(lambda comm: one(comm, states), 3))
+    assert not torch.equal(first, second) and not torch.equal(second, third) and not torch.equal(first, third)

@@ -33,12 +33,12 @@ class Fragments(Rule):
         self.places = fragments_of([p.numel() for p in space.parameters], fragments)
         self.spaces = [Space(space.parameters[places]) for places in self.places]
         self.whole = space
-        self.message: Message | None = None  # of the last average
+        self.message: Message  # of the last average, or the first
         self._agree = True  # all of x was averaged last
 
     @property
     def messages(self) -> Sequence[Priced]:
-        return [] if self.message is None else [self.message]
+        return [self.message]
 
     def end_round(self, method: Steps) -> None:
         turn = method.rounds % len(self.places)

@@ -97,8 +97,10 @@ class Assembly:
     def _rule(self) -> Rule:
         method, drift = self.method, self.settings.drift
         if self.ways.fragments is not None:
-            return Fragments(method.space, self.ways.fragments, self.riders, drift)
-        exchange = method.exchange(self)
+            fragments = Fragments(method.space, self.ways.fragments, self.riders, drift)
+            fragments.message = method.message_of(1, self.riders, space=fragments.spaces[0])
+            return fragments
+        exchange = method.make_exchange(self)
         before = method.space.vector() if drift or self.is_delayed else None
         if before is None or not self.is_delayed:
             return Plain(exchange, self.outer, before, drift)

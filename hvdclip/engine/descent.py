@@ -14,7 +14,7 @@ from hvdclip.engine.sgd_kernel import sgd_step_
 from hvdclip.engine.skip import Skip
 from hvdclip.flat import Scalar, Vector
 
-Rule = tuple[float, float, bool]
+MomentumRule = tuple[float, float, bool]
 """(momentum, dampening, nesterov)"""
 
 
@@ -32,7 +32,7 @@ class Descent:
         *,
         weight_decay: bool = True,
         momentum: Vector | None = None,
-        rule: Rule = (0.0, 0.0, False),
+        rule: MomentumRule = (0.0, 0.0, False),
     ) -> None:
         """x_k -= lr_k * factor * (v + wd_k * x), leaving all unchanged where the step is left out.
 

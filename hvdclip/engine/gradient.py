@@ -12,6 +12,7 @@ from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine.groups import Parameters
 from hvdclip.engine.method import Method
+from hvdclip.engine.sharing import Sharing
 from hvdclip.engine.skip import StepLeftOut
 from hvdclip.flat import Gradient, Vector
 
@@ -21,6 +22,10 @@ class GradientMethod(Method):
 
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         super().__init__(model_or_params, settings, comm)
+        if travelling := self.named(Sharing.TRAVELS):
+            raise TypeError(
+                f"{self.name}: {', '.join(travelling)} cannot travel, since gradients do; allowed: OWN, COMMON"
+            )
         self._messages = self.make_messages()
         self._start(self.space.vector())
 

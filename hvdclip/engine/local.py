@@ -47,7 +47,7 @@ class LocalMethod(Method):
     def after_average(self) -> None:
         """When x and what travels with it are means over the ranks."""
 
-    def exchange(self, assembly: Assembly) -> Exchange:
+    def make_exchange(self, assembly: Assembly) -> Exchange:
         """The way from the ranks' x to the next common x."""
         return assembly.exchange()
 

@@ -15,10 +15,10 @@ from hvdclip.comm import Communicator
 from hvdclip.engine import saved
 from hvdclip.engine.agreement import check_agreement, kind
 from hvdclip.engine.descent import Descent, inverse
-from hvdclip.engine.gradients import Gradients
 from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
 from hvdclip.engine.inner import InnerSgd, inner_of
 from hvdclip.engine.progress import Progress
+from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.sharing import COMMON, Sharing
 from hvdclip.engine.skip import Skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from hvdclip.engine.agreement import kind
 from hvdclip.engine.torch_optimizer import plain
+from hvdclip.settings import LocalSettings
 
 if TYPE_CHECKING:
     from hvdclip.engine.method import Method
@@ -45,7 +47,8 @@ def load_state_dict(method: Method, state: State) -> None:
     own = state.get("hvdclip", {})
     if own.get("method") != method.name:
         raise ValueError(f"the state is of method {own.get('method')!r}, this optimizer's method is {method.name!r}")
-    if own["shape"] != _shape(method):
+    own = _as_named_now(own)
+    if _sorted(own["shape"]) != _sorted(_shape(method)):
         raise ValueError(f"the state is of {own['shape']}, this optimizer is of {_shape(method)}")
     method.wait()  # else what is under way would still write where the state goes
     groups = method.param_groups
@@ -81,9 +84,11 @@ def load_common_state(method: Method, state: State, reset: bool) -> None:
 
 def _begun_anew(method: Method, state: State) -> State:
     """The state with all that a method keeps beside the common x as at the start, where this method still is."""
-    now, own = state_dict(method), state["hvdclip"]
+    now, own = state_dict(method), _as_named_now(state["hvdclip"])
     anew = {name: now["hvdclip"]["vectors"][name] for name in [*method.table, "error"] if name in method.vectors}
-    own = own | {key: now["hvdclip"][key] for key in ("numbers", "fresh", "intervals") if key in now["hvdclip"]}
+    own = own | {
+        key: now["hvdclip"][key] for key in ("numbers", "fresh", "intervals", "draws") if key in now["hvdclip"]
+    }
     if "inner" in state:
         state = state | {"inner": state["inner"] | {"state": {}}}
     return state | {"hvdclip": own | {"vectors": own["vectors"] | anew}}
@@ -105,10 +110,28 @@ def _shape(method: Method) -> str:
     ways = {
         "state vectors": ", ".join(method.vectors) or "none",
         "inner": kind(getattr(settings, "inner", None)),
-        **{name: getattr(settings, name, "none") for name in ("outer", "overlap", "compression", "averaging")},
+        "outer": getattr(settings, "outer", "none"),
     }
+    if isinstance(settings, LocalSettings):
+        ways |= {name: getattr(settings, name, "none") for name in ("overlap", "compression")}
+    if getattr(settings, "fragments", None) is not None:
+        ways["fragments"] = settings.fragments
     words = ", ".join(f"{name}: {way}" for name, way in ways.items())
     return f"{space.size} parameters{space.order}, {method.comm.size} ranks, {words}"
+
+
+def _as_named_now(own: State) -> State:
+    """A state whose x_round still has the name that it had in the first releases."""
+    vectors = dict(own["vectors"])
+    if "common" not in vectors:
+        return own
+    shape = own["shape"].replace("x_round, common", "common").replace("common", "x_round")
+    return own | {"shape": shape, "vectors": vectors | {"x_round": vectors.pop("common")}}
+
+
+def _sorted(shape: str) -> str:
+    """The words with the names of the state vectors in order: in which order they lie does not matter."""
+    return re.sub(r"(?<=state vectors: )(.*?)(?=, inner)", lambda names: ", ".join(sorted(names[1].split(", "))), shape)
 
 
 def _copied(numbers: Any, device: torch.device) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hvdclip.engine.descent import Descent, Rule
+from hvdclip.engine.descent import Descent, MomentumRule
 from hvdclip.engine.sgd_kernel import sgd_direction
 from hvdclip.flat import Scalar, Vector
 from hvdclip.settings import SgdSettings
@@ -65,7 +65,7 @@ class FusedSgd:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._fresh = state["fresh"]
 
-    def _rule(self) -> Rule:
+    def _rule(self) -> MomentumRule:
         return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov
 
     def _momentum_has_moved(self) -> None:

@@ -18,6 +18,7 @@ from hvdclip.engine import (
     NonFiniteGradient,
     Parameters,
     Sharing,
+    StepLeftOut,
 )
 from hvdclip.engine.torch_optimizer import uncompiled
 from hvdclip.methods.adam_prox import AdamProx
@@ -46,7 +47,15 @@ from hvdclip.methods.scaffold_clip import ScaffoldClip
 from hvdclip.methods.sgdol import SGDOL
 from hvdclip.methods.sketched import Sketched
 from hvdclip.methods.spider_clip import SpiderClip
-from hvdclip.settings import CommonSettings, Finite, LocalSettings, Positive, ThresholdSettings, setting
+from hvdclip.settings import (
+    AveragingSettings,
+    CommonSettings,
+    Finite,
+    LocalSettings,
+    Positive,
+    ThresholdSettings,
+    setting,
+)
 from hvdclip.settings.mistakes import one_line
 
 __all__ = [
@@ -54,6 +63,7 @@ __all__ = [
     "METHODS",
     "OWN",
     "TRAVELS",
+    "AveragingSettings",
     "CommonSettings",
     "Disagreement",
     "Finite",
@@ -64,6 +74,7 @@ __all__ = [
     "NonFiniteGradient",
     "Positive",
     "Sharing",
+    "StepLeftOut",
     "ThresholdSettings",
     "method",
     "optimizer",
@@ -107,13 +118,14 @@ METHODS: dict[str, type[Method]] = {
 def register(chosen: type[Method]) -> type[Method]:
     """Add a method of one's own under its `name`; usable as a decorator.
 
-    Raises TypeError for what is no complete method and ValueError for a name that another method has.
+    Raises TypeError for an incomplete method and ValueError for a name that another method has.
     """
     missing = [
         key for key in ("name", "formula", "paper", "message_size", "memory", "Settings") if not hasattr(chosen, key)
     ]
     if missing or not issubclass(chosen, Method):
-        raise TypeError(f"{chosen.__name__} is no method: it lacks {', '.join(missing) or 'the base class Method'}")
+        lacks = ", ".join(missing) or "the base class Method"
+        raise TypeError(f"{chosen.__name__} is not a complete method: it lacks {lacks}")
     if METHODS.setdefault(chosen.name, chosen) is not chosen:
         raise ValueError(f"{chosen.__name__}: the name {chosen.name!r} is taken by {METHODS[chosen.name].__name__}")
     return chosen

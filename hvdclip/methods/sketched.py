@@ -57,7 +57,7 @@ class Sketched(LocalMethod):
     def keeps(self) -> dict[str, Sharing]:
         return {"m": COMMON, "v": COMMON, "v_max": COMMON}
 
-    def exchange(self, assembly: Assembly) -> Exchange:
+    def make_exchange(self, assembly: Assembly) -> Exchange:
         return Sketch(self, assembly)
 
     def set_up(self) -> None:
