@@ -139,12 +139,12 @@ class Method(torch.optim.Optimizer):
 
     @property
     def changes(self) -> Sequence[str] | None:
-        """The vectors of state that a step changes; None if it changes what cannot be masked on a device.
+        """The vectors of state that a step changes; None if it changes more, or what cannot be masked on a device.
 
-        Where there is none, a step is always called, and `move` leaves x alone if the step is left out. Else a step
-        that is left out is not called where the host knows of it, and masked where only the device does.
+        If there are none, a step is always called, and `move` leaves x alone if the step is left out. Else a step that
+        is left out is not called if the host knows of it, and its vectors are put back if only the device does.
         """
-        return self.sgd.changes if isinstance(self.settings, SgdSettings) else self.named(Sharing.OWN)
+        return self.sgd.changes if isinstance(self.settings, SgdSettings) else None
 
     def start_round(self) -> None:
         """Before the first gradient of a round; x is the same on all ranks."""

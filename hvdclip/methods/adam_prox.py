@@ -28,6 +28,10 @@ class AdamProx(LocalMethod):
     def set_up(self) -> None:
         self.space.refuse_float16(self.name)
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return ("m", "v")
+
     def keeps(self) -> tuple[str, ...]:
         return ("m", "v")
 

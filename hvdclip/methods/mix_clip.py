@@ -40,6 +40,10 @@ class MixClip(LocalMethod):
 
         nu: Finite = setting(0.7, ge=0, le=1, description="nu, share of the step along the momentum")
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return ("m",)
+
     def keeps(self) -> tuple[str, ...]:
         return ("m",)
 

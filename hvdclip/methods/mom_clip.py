@@ -18,6 +18,10 @@ class MomClip(LocalMethod):
     class Settings(MixClipSettings):
         """eta is lr, I is interval."""
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return ("m",)
+
     def keeps(self) -> tuple[str, ...]:
         return ("m",)
 

@@ -20,6 +20,10 @@ class NormalizedSGD(LocalMethod):
 
         momentum: Finite = setting(0.0, ge=0, lt=1, description="beta, momentum taken before the norm")
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        return self.keeps()
+
     def keeps(self) -> tuple[str, ...]:
         return ("m",) if self.settings.momentum else ()
 

@@ -29,10 +29,6 @@ class SpiderClip(LocalMethod):
     def needs_closure(self) -> bool:
         return True
 
-    @property
-    def changes(self) -> None:
-        return None  # whether a later step is an anchor hangs on it
-
     def keeps(self) -> tuple[str, ...]:
         return ("x_before", "v")
 
