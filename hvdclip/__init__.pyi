@@ -60,6 +60,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -99,6 +100,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -140,6 +142,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -184,6 +187,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -221,6 +225,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -261,6 +266,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -295,6 +301,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     momentum: float = 0.0,
@@ -323,6 +330,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
@@ -351,6 +359,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     momentum: float = 0.0,
@@ -380,6 +389,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
@@ -407,6 +417,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     momentum: float = 0.0,
@@ -437,6 +448,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
@@ -464,6 +476,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     momentum: float = 0.0,
@@ -496,6 +509,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
@@ -525,6 +539,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -562,6 +577,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -598,6 +614,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -637,6 +654,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -674,6 +692,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -711,6 +730,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -744,6 +764,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -778,6 +799,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -811,6 +833,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -848,6 +871,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -884,6 +908,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -920,6 +945,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -954,6 +980,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -991,6 +1018,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -1029,6 +1057,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     warmup: Literal["average", "gradients"] = "average",
@@ -1068,6 +1097,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
@@ -1105,6 +1135,7 @@ def optimizer(
     outer_beta2: float = 0.99,
     interval: int | dict[int, int] | Literal["auto"] = 1,
     warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
     drift: bool = True,
     drift_budget: float | None = None,
     width: int,
@@ -1140,6 +1171,7 @@ def optimizer(
         outer_beta2: its decay rate of the second moment (adam); default 0.99
         interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
         drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
         drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
         width: b, floats of the sketch; unit floats

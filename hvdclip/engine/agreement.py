@@ -29,6 +29,31 @@ def check_agreement(comm: Communicator, mine: dict[str, Any]) -> None:
         raise Disagreement("\n".join([title, *_table(hosts, differing)]))
 
 
+def check_alike(steps: dict[int, int], lrs: dict[int, float], lr_policy: str = "same") -> None:
+    """Disagreement on all ranks where the numbers of steps or the learning rates of an average's ranks differ."""
+    if gone := [rank for rank, step in steps.items() if step == 0]:
+        left = ", ".join(map(str, gone))
+        raise Disagreement(
+            f"an average without rank {left}, which has left (hvd.join()?), would scale the parameters down; call "
+            "optimizer.join() on all ranks instead, around the loop"
+        )
+    if steps:
+        raise Disagreement(
+            f"ranks are at different steps in one average: {_least_and_most(steps)}; give all ranks equally many "
+            "batches, or put the loop into `with optimizer.join():`; load a saved state on every rank"
+        )
+    if lrs and lr_policy == "same":
+        raise Disagreement(
+            f"ranks use different learning rates: {_least_and_most(lrs)}; give schedulers what is the same on all "
+            "ranks, such as optimizer.last_round['loss'], or set lr_policy: own (local methods)"
+        )
+
+
+def _least_and_most(values: dict[int, Any]) -> str:
+    least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    return f"{values[least]} on rank {least}, {values[most]} on rank {most}"
+
+
 def kind(inner: Any) -> str:
     """An inner optimizer in words that are the same on all ranks; "none" where there is none."""
     if inner is None:

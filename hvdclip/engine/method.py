@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from hvdclip.averaging import Everyone, Participation
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine import saved
-from hvdclip.engine.agreement import check_agreement, kind
+from hvdclip.engine.agreement import check_agreement, check_alike, kind
 from hvdclip.engine.descent import Descent, inverse
 from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
 from hvdclip.engine.inner import InnerSgd, inner_of
@@ -109,6 +110,7 @@ class Method(torch.optim.Optimizer):
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
             self.parts.append(self.sgd)
+        self.statistics.place = partial(_place, self.progress, self.param_groups)
         self.set_up()
 
     # What an algorithm's file defines
@@ -466,6 +468,7 @@ class Method(torch.optim.Optimizer):
         """The round's message has been taken."""
         self.progress.complete(self.messages, self.comm.size)
         self._round_is_known()
+        check_alike(*self.statistics.unlike(), getattr(self.settings, "lr_policy", "same"))
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
             first = self.progress.first
             where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
@@ -480,6 +483,11 @@ class Method(torch.optim.Optimizer):
 
 
 keep_from_compiler(Method)
+
+
+def _place(progress: Progress, groups: list[dict[str, Any]]) -> tuple[float, float]:
+    """What must be the same on all ranks at an average: the number of steps, and the groups' learning rates."""
+    return progress.steps, sum(group["lr"] for group in groups)
 
 
 def _share(weight: float, comm: Communicator) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ FOLD = 256
 class Statistics:
     """Sums over a round's steps, counts of gradient norms and of steps without a gradient for each of `tensors`.
 
-    Two slots are each rank's own: its first failed step, its pace.
+    Four slots are each rank's own: its first failed step, its number of steps, its lr, its pace.
 
     A step only leaves its numbers, on the parameters' device; the host reads them together, once a message, and sums
     them, since a step or a message on small tensors would feel each operation.
@@ -42,15 +42,20 @@ class Statistics:
     def __init__(self, comm: Communicator, tensors: int = 0):
         self.rank, self.ranks = comm.rank, comm.size
         self._absent = slice(len(SUMS) + self.ranks, len(SUMS) + self.ranks + tensors)
-        self.size = self._absent.stop + BINS + self.ranks
+        own = self._absent.stop + BINS  # from here on there are slots of each rank that are written anew each time
+        self._places, self._rates, self._paces = (
+            slice(own + i * self.ranks, own + (i + 1) * self.ranks) for i in range(3)
+        )
+        self.size = self._paces.stop
         self._sent = np.zeros(self.size)
-        self._mine, self._paces = self._sent[: -self.ranks], self._sent[-self.ranks :]
+        self._mine = self._sent[:own]
         self._mine_by_python = self._mine.data.cast("B").cast("d")  # the same memory
         self._agreed = np.zeros(self.size)  # means over the ranks
         self._tail: Tensor | None = None
         self._array: np.ndarray | None = None
         self.pace = Pace(comm.ledger)
         self._paces_known = False
+        self.place: Callable[[], tuple[float, float]] = _nowhere  # this rank's steps and lr
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Scalar] = []
         self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
@@ -98,7 +103,8 @@ class Statistics:
 
     def pack(self, tail: Tensor) -> None:
         self._fold()
-        self._paces[self.rank] = self.pace.lap()
+        self._sent[self._paces.start + self.rank] = self.pace.lap()
+        self._sent[self._places.start + self.rank], self._sent[self._rates.start + self.rank] = self.place()
         array = self._array_of(tail)
         if array is None:
             tail.copy_(torch.from_numpy(self._sent))
@@ -147,10 +153,21 @@ class Statistics:
             self._tail, self._array = tail, tail.numpy() if tail.is_cpu else None
         return self._array
 
+    def unlike(self) -> tuple[dict[int, int], dict[int, float]]:
+        """Each rank's steps and lr in the last message, where they differ between ranks; else nothing."""
+        if not self._paces_known or self.ranks == 1:
+            return {}, {}
+        steps, rates = self._agreed[self._places].tolist(), self._agreed[self._rates].tolist()
+        if steps.count(steps[0]) == rates.count(rates[0]) == self.ranks:
+            return {}, {}
+        told = {rank: round(step * self.ranks) for rank, step in enumerate(steps)}
+        lrs = {rank: float(f"{rate * self.ranks:.6g}") for rank, rate in enumerate(rates)}
+        return told if len(set(steps)) > 1 else {}, lrs if len(set(rates)) > 1 else {}
+
     @property
     def worked(self) -> list[float]:
         """Each rank's seconds of own work up to the last message; none where there was no message."""
-        return self._summed(slice(-self.ranks, None)).tolist() if self._paces_known else []
+        return self._summed(self._paces).tolist() if self._paces_known else []
 
     def agree_alone(self) -> None:
         """Without a message: as if all ranks had done what this one has; its requests stay to be told."""
@@ -171,7 +188,7 @@ class Statistics:
     @property
     def norm_counts(self) -> np.ndarray:
         """How many of the last message's gradient norms fell into each bin, over all ranks and steps."""
-        return np.rint(self._summed(slice(-BINS - self.ranks, -self.ranks)))
+        return np.rint(self._summed(slice(self._places.start - BINS, self._places.start)))
 
     def _summed(self, part: slice) -> np.ndarray:
         return np.multiply(self._agreed[part], self.ranks, dtype=np.float64)
@@ -204,7 +221,19 @@ class Statistics:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._fold()
-        torch.from_numpy(self._mine).copy_(state["mine"])
+        torch.from_numpy(self._mine).copy_(self._laid_out_now(state["mine"]))
+
+    def _laid_out_now(self, mine: Tensor) -> Tensor:
+        """Sums that were saved before parameters without a gradient were counted."""
+        counts = self._absent.stop - self._absent.start
+        if len(mine) != len(self._mine) - counts - 1:
+            return mine
+        before, none = self._absent.start - 1, mine.new_zeros(counts)
+        return torch.cat([mine[:ABSENT], none[:1], mine[ABSENT:before], none, mine[before:]])
+
+
+def _nowhere() -> tuple[float, float]:
+    return 0.0, 0.0
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:

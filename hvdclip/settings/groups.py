@@ -75,6 +75,9 @@ class LocalSettings(OuterSettings):
         1, description="I, local steps between two averages: a number, {from step: I, ...}, or auto", unit="steps"
     )
     warmup_steps: int = setting(0, ge=0, description="steps at the start in which I is 1", unit="steps")
+    lr_policy: Literal["same", "own"] = setting(
+        "same", description="ranks that use different learning rates: an error, or each its own"
+    )
     drift: bool = setting(True, description="measure ||x_i - mean x|| at each average, for one more copy of x and pass")
     drift_budget: Finite | None = setting(
         None, gt=0, description="interval auto: largest drift that its choice may lead to", unit="x"
