@@ -6,15 +6,44 @@ from functools import lru_cache
 
 import numpy as np
 
+from hvdclip.messages import Statistics
+
 
 class Everyone:
-    """All ranks, in every round."""
+    """All ranks, in every round; once they are joined, each until it leaves."""
 
-    everyone = True
-    share = 1.0
+    def __init__(self) -> None:
+        self.joined = False
+        self._last: int | None = None  # the last round in which this rank has taken a step, once it has left
+
+    @property
+    def everyone(self) -> bool:
+        """Whether all ranks take part in all rounds."""
+        return not self.joined
+
+    def join(self) -> None:
+        """From here on a rank may leave."""
+        self.joined, self._last = True, None
+
+    def stay(self) -> None:
+        """All ranks take all steps again."""
+        self.joined, self._last = False, None
+
+    def leave(self, round: int, steps_in_round: int) -> None:
+        """This rank takes no more steps, after so many of a round (from 0)."""
+        self._last = round if steps_in_round else round - 1
 
     def includes(self, rank: int, round: int) -> bool:
-        return True
+        """Whether a rank takes steps in a round."""
+        return self._last is None
+
+    def counts(self, rank: int, round: int) -> bool:
+        """Whether its x counts in the average that ends the round."""
+        return self._last is None or round <= self._last
+
+    def share(self, statistics: Statistics) -> float:
+        """The ranks' share that counts in the last message."""
+        return statistics.present if self.joined else 1.0
 
 
 class Sample:
@@ -23,20 +52,28 @@ class Sample:
     Raises ValueError for more participants than ranks.
     """
 
-    everyone = False
+    everyone = joined = False
 
     def __init__(self, seed: int, ranks: int, participants: int):
         if participants > ranks:
             raise ValueError(f"participants is {participants}; allowed: 1 to the number of ranks, which is {ranks}")
         self.seed, self.ranks, self.participants = seed, ranks, participants
-        self.share = participants / ranks
 
     def of_round(self, round: int) -> tuple[int, ...]:
         """The ranks drawn for a round (from 0)."""
         return _draw(self.seed, round, self.ranks, self.participants)
 
     def includes(self, rank: int, round: int) -> bool:
+        """Whether a rank takes steps in a round."""
         return rank in self.of_round(round)
+
+    def counts(self, rank: int, round: int) -> bool:
+        """Whether its x counts in the average that ends the round."""
+        return self.includes(rank, round)
+
+    def share(self, statistics: Statistics) -> float:
+        """The share of the ranks that counts."""
+        return self.participants / self.ranks
 
 
 Participation = Everyone | Sample

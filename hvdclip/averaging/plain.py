@@ -23,6 +23,7 @@ class Plain(Rule):
         self.exchange, self.x = exchange, exchange.x
         self.outer, self.before, self.drift = outer, before, drift
         self._handed_over = 0.0  # when that was
+        self._own: Vector | None = None  # x of a rank that does not count
 
     @property
     def messages(self) -> Sequence[Priced]:
@@ -41,7 +42,8 @@ class Plain(Rule):
         method.end_round()
         if self.before is not None:
             self.before.copy_(self.x)
-        if method.participation.share < 1 and not method.takes_part:
+        if not method.participation.everyone and not method.counts:
+            self._own = self.x.clone() if method.participation.joined else None
             self.x.zero_()
         self.exchange.start((method.seed, method.rounds))
         method.close_round()
@@ -56,10 +58,13 @@ class Plain(Rule):
 
     def take_mean(self, method: Steps) -> Vector:
         """What x is to be, in the memory of x or of a message."""
-        mean, share = self.exchange.finish(), method.participation.share
-        if share < 1:
+        mean, share = self.exchange.finish(), method.participation.share(method.statistics)
+        if share == 0:
+            assert self._own is not None  # no rank has taken a step: x is as it was
+            mean.copy_(self._own)
+        elif share != 1:
             mean.mul_(torch.tensor(1 / share, dtype=torch.float64))
-        if self.drift and (share == 1 or method.takes_part):
+        if self.drift and (method.participation.everyone or method.counts):
             assert self.before is not None
             # ||x_i - mean x||: known only now, so it travels in the next message
             method.statistics.add("drift", self.before.sub_(mean).norm() / share)

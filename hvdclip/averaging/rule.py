@@ -53,8 +53,8 @@ class Steps(Protocol):
         """From it and the round's number random numbers of an average are drawn."""
 
     @property
-    def takes_part(self) -> bool:
-        """Whether this rank takes steps in the present round."""
+    def counts(self) -> bool:
+        """Whether this rank's x counts in the average that ends the present round."""
 
     def message_of(
         self, content: int, riders: Sequence[Rider] = (), *, space: Space | None = None, name: str = "main"

@@ -29,7 +29,7 @@ def check_agreement(comm: Communicator, mine: dict[str, Any]) -> None:
         raise Disagreement("\n".join([title, *_table(hosts, differing)]))
 
 
-def check_alike(steps: dict[int, int], lrs: dict[int, float], lr_policy: str = "same") -> None:
+def check_alike(steps: dict[int, int], lrs: dict[int, float]) -> None:
     """Disagreement on all ranks where the numbers of steps or the learning rates of an average's ranks differ."""
     if gone := [rank for rank, step in steps.items() if step == 0]:
         left = ", ".join(map(str, gone))
@@ -42,7 +42,7 @@ def check_alike(steps: dict[int, int], lrs: dict[int, float], lr_policy: str = "
             f"ranks are at different steps in one average: {_least_and_most(steps)}; give all ranks equally many "
             "batches, or put the loop into `with optimizer.join():`; load a saved state on every rank"
         )
-    if lrs and lr_policy == "same":
+    if lrs:
         raise Disagreement(
             f"ranks use different learning rates: {_least_and_most(lrs)}; give schedulers what is the same on all "
             "ranks, such as optimizer.last_round['loss'], or set lr_policy: own (local methods)"

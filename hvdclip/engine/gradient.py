@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine.groups import Parameters
+from hvdclip.engine.joining import sends_gradients_plainly
 from hvdclip.engine.method import Method
 from hvdclip.engine.sharing import Sharing
 from hvdclip.engine.skip import StepLeftOut
@@ -62,17 +64,29 @@ class GradientMethod(Method):
         if factor is not None:
             total.mul_(factor)
         self.exchange()
+        if self.participation.joined:
+            total.mul_(1 / self.participation.share(self.statistics))
         return total
 
     def exchange(self) -> None:
         """The messages' way; StepLeftOut, on all ranks, where the gradient of one is not finite."""
         self.communicate()
-        if self.statistics.failed or self.statistics.overflowed:
+        nobody = self.participation.joined and self.statistics.present == 0
+        if self.statistics.failed or self.statistics.overflowed or nobody:
             raise StepLeftOut
 
     def take(self, g: Gradient) -> None:
         with suppress(StepLeftOut):
             self.gradient_step(g)
+
+    def sit_out(self) -> None:
+        """The others' step, with a gradient of weight zero."""
+        self.gradients.absent = []
+        self.skip.decide(False)
+        self.take(self.space.gradient([torch.zeros_like(part) for part in self.x.parts]))
+
+    def joinable(self) -> bool:
+        return sends_gradients_plainly(self)
 
     def after_step(self) -> None:
         if self.steps_in_round >= self.interval:

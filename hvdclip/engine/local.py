@@ -14,6 +14,7 @@ from hvdclip.comm import Communicator
 from hvdclip.engine import saved
 from hvdclip.engine.averages import Assembly
 from hvdclip.engine.groups import Parameters
+from hvdclip.engine.joining import averages_plainly
 from hvdclip.engine.method import Method
 from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.sharing import COMMON, OWN, TRAVELS, Sharing
@@ -105,6 +106,9 @@ class LocalMethod(Method):
     def after_step(self) -> None:
         self.averaging.after_step(self)
 
+    def joinable(self) -> bool:
+        return averages_plainly(self)
+
     def close_round(self) -> None:
         """Put down what the round's metrics say of its steps."""
         self._close_round(self.interval)
@@ -160,6 +164,10 @@ class LocalMethod(Method):
 
     def _momentum_sharing(self) -> Sharing:
         return MOMENTUM[self.settings.momentum_policy]
+
+    def _same_lr(self) -> bool:
+        # nobody steps the scheduler of a rank that has left
+        return self.settings.lr_policy == "same" and not self.participation.joined
 
     def _round_is_known(self) -> None:
         metrics, first = self.progress.metrics, self.progress.first

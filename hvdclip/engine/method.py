@@ -18,6 +18,7 @@ from hvdclip.engine.agreement import check_agreement, check_alike, kind
 from hvdclip.engine.descent import Descent, inverse
 from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
 from hvdclip.engine.inner import InnerSgd, inner_of
+from hvdclip.engine.joining import check_joinable, sit_out
 from hvdclip.engine.progress import Progress
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import FusedSgd
@@ -28,6 +29,7 @@ from hvdclip.engine.types import types_of
 from hvdclip.flat import Gradient, Scalar, Space, Vector
 from hvdclip.flat.scalars import AnyScalar, at_most, on_host
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
+from hvdclip.messages.statistics import Place
 from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
 
 
@@ -110,7 +112,7 @@ class Method(torch.optim.Optimizer):
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
             self.parts.append(self.sgd)
-        self.statistics.place = partial(_place, self.progress, self.param_groups)
+        self.statistics.place = partial(_place, self.progress, self.param_groups, self.participation, self.weight)
         self.set_up()
 
     # What an algorithm's file defines
@@ -157,9 +159,16 @@ class Method(torch.optim.Optimizer):
         """One step from this rank's gradient g."""
         raise NotImplementedError
 
+    def sit_out(self) -> None:
+        """In place of `take`, on a rank that takes no part in a step."""
+
     def after_step(self) -> None:
         """The communication that is due after a step, also of a rank that takes no part in it."""
         raise NotImplementedError
+
+    def joinable(self) -> bool:
+        """Whether a rank without gradients can take part in rounds, with weight zero."""
+        return False
 
     @property
     def messages(self) -> Sequence[Priced]:
@@ -282,6 +291,8 @@ class Method(torch.optim.Optimizer):
         if self.takes_part:
             loss = None if closure is None else self.gradients.evaluate()
             self._take(self._gradient())
+        else:
+            self.sit_out()
         self.after_step()
         return loss
 
@@ -292,6 +303,19 @@ class Method(torch.optim.Optimizer):
         Called before `step`, which a loss that is not finite makes one of a gradient that is not finite.
         """
         self.gradients.record(loss, samples)
+
+    @contextmanager
+    def join(self) -> Iterator[None]:
+        """Inside, ranks may take different numbers of steps, as with torch's Join; all ranks must enter and leave it.
+
+        A rank that leaves takes part in the others' rounds with weight zero, until all have left; `steps` counts these
+        rounds too. ValueError for methods and settings that send or keep more than x or a gradient.
+        """
+        everyone = check_joinable(self, self.joinable())
+        everyone.join()
+        yield
+        with torch.no_grad():
+            sit_out(self, everyone)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -305,9 +329,12 @@ class Method(torch.optim.Optimizer):
             if self.agrees():
                 yield
                 return
+            if self.participation.joined:
+                raise RuntimeError("averaged() inside join(): ranks that are through would not meet it; call it after")
             with torch.no_grad():
                 own = [buffer.clone() for buffer in self.buffers.tensors()]
-                weight = self.weight / self.participation.share if self.takes_part else 0.0
+                share = self.participation.share(self.statistics)
+                weight = self.weight / share if self.takes_part else 0.0
                 mean = mean_over_ranks(self.x, self.space, [self.buffers], self.comm, weight)
             try:
                 with self.x.replaced_by(mean):
@@ -401,6 +428,11 @@ class Method(torch.optim.Optimizer):
         return self.participation.includes(self.comm.rank, self.progress.rounds)
 
     @property
+    def counts(self) -> bool:
+        """Whether this rank's x counts in the average that ends the present round."""
+        return self.participation.counts(self.comm.rank, self.progress.rounds)
+
+    @property
     def reads_alike(self) -> bool:
         """Whether all ranks read equally many batches."""
         return self.participation.everyone
@@ -468,7 +500,8 @@ class Method(torch.optim.Optimizer):
         """The round's message has been taken."""
         self.progress.complete(self.messages, self.comm.size)
         self._round_is_known()
-        check_alike(*self.statistics.unlike(), getattr(self.settings, "lr_policy", "same"))
+        if self.statistics.differ:
+            self._check_alike()
         if self.statistics.failed and self.settings.on_nonfinite == "raise":
             first = self.progress.first
             where = ", ".join(f"rank {r} at step {first + s}" for r, s in self.statistics.failed.items())
@@ -478,6 +511,13 @@ class Method(torch.optim.Optimizer):
         if self.progress.on_round is not None:
             self.progress.on_round()
 
+    def _check_alike(self) -> None:
+        steps, lrs = self.statistics.unlike()
+        check_alike(steps, lrs if self._same_lr() else {})
+
+    def _same_lr(self) -> bool:
+        return True
+
     def _round_is_known(self) -> None:
         """The metrics of the round are there, and nobody has seen them yet."""
 
@@ -485,9 +525,13 @@ class Method(torch.optim.Optimizer):
 keep_from_compiler(Method)
 
 
-def _place(progress: Progress, groups: list[dict[str, Any]]) -> tuple[float, float]:
-    """What must be the same on all ranks at an average: the number of steps, and the groups' learning rates."""
-    return progress.steps, sum(group["lr"] for group in groups)
+def _place(progress: Progress, groups: list[dict[str, Any]], participation: Participation, weight: float) -> Place:
+    """What a message tells of its rank."""
+    rate = groups[0]["lr"] if len(groups) == 1 else sum(group["lr"] for group in groups)
+    if not participation.joined:
+        return progress.steps, rate, 1.0, 0.0
+    counts, here = participation.counts(0, progress.rounds), participation.includes(0, progress.rounds)
+    return progress.steps, rate, weight if counts else 0.0, 0.0 if here else 1.0
 
 
 def _share(weight: float, comm: Communicator) -> float:

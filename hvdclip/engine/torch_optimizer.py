@@ -24,6 +24,7 @@ ENTRANCES = (
     "record",
     "synchronize",
     "averaged",
+    "join",
     "last_round",
     "requests",
     "zero_grad",

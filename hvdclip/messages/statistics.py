@@ -16,8 +16,10 @@ from hvdclip.messages.pace import Pace, waits
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
-SUMS = (*COUNTS, "loss", "drift", "norm", "absent", *REQUESTS)
-STEPS, OVERFLOWED, NORM, ABSENT = (SUMS.index(name) for name in ("steps", "overflowed", "norm", "absent"))
+SUMS = (*COUNTS, "loss", "drift", "norm", "absent", "present", "through", *REQUESTS)
+STEPS, OVERFLOWED, NORM, ABSENT, PRESENT, THROUGH = map(
+    SUMS.index, ("steps", "overflowed", "norm", "absent", "present", "through")
+)
 # REQUESTS stand last, right before the ranks' failed steps
 ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
@@ -26,6 +28,10 @@ PER_OCTAVE, LEAST, MOST = 8, -20, 20
 BINS = (MOST - LEAST) * PER_OCTAVE + 2
 # Steps after which what they have left is summed, so that a round may be long.
 FOLD = 256
+
+
+Place = tuple[int, float, float, float]
+"""What a message tells of its rank: its steps, the sum of its groups' lr, its weight, and 1 if it is through."""
 
 
 class Statistics:
@@ -55,13 +61,15 @@ class Statistics:
         self._array: np.ndarray | None = None
         self.pace = Pace(comm.ledger)
         self._paces_known = False
-        self.place: Callable[[], tuple[float, float]] = _nowhere  # this rank's steps and lr
+        self.place: Callable[[], Place] = lambda: (0, 0.0, 1.0, 0.0)  # where this rank is
+        self.differ = False  # ranks are at different places, as the last message has told
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Scalar] = []
         self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
         self._alike: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
         self.overflowed = False
+        self.all_through = False  # no rank takes another step, as a message has told
         self.asked: set[str] = set()  # what any rank has asked of all, as messages have told
         self.answered = False  # the next message's requests were answered before this state was loaded
 
@@ -104,7 +112,8 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._sent[self._paces.start + self.rank] = self.pace.lap()
-        self._sent[self._places.start + self.rank], self._sent[self._rates.start + self.rank] = self.place()
+        steps, lr, self._mine[PRESENT], self._mine[THROUGH] = self.place()
+        self._sent[self._places.start + self.rank], self._sent[self._rates.start + self.rank] = steps, lr
         array = self._array_of(tail)
         if array is None:
             tail.copy_(torch.from_numpy(self._sent))
@@ -137,8 +146,11 @@ class Statistics:
         self._paces_known = True
         # numbers of Python's, since a message would feel an operation of NumPy's
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
+        self.all_through = self._agreed.item(THROUGH) == 1
         told = self._agreed[ASKED.start : len(SUMS) + self.ranks].tolist()
         asked, failed = told[: len(REQUESTS)], told[len(REQUESTS) :]
+        steps, rates = self._agreed[self._places].tolist(), self._agreed[self._rates].tolist()
+        self.differ = not steps.count(steps[0]) == rates.count(rates[0]) == self.ranks
         self.failed = {}
         if any(failed):
             self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(failed) if step > 0}
@@ -153,13 +165,14 @@ class Statistics:
             self._tail, self._array = tail, tail.numpy() if tail.is_cpu else None
         return self._array
 
+    @property
+    def present(self) -> float:
+        """The weight of the ranks that have sent the last message, 1 where all of them count."""
+        return self._agreed.item(PRESENT)
+
     def unlike(self) -> tuple[dict[int, int], dict[int, float]]:
         """Each rank's steps and lr in the last message, where they differ between ranks; else nothing."""
-        if not self._paces_known or self.ranks == 1:
-            return {}, {}
         steps, rates = self._agreed[self._places].tolist(), self._agreed[self._rates].tolist()
-        if steps.count(steps[0]) == rates.count(rates[0]) == self.ranks:
-            return {}, {}
         told = {rank: round(step * self.ranks) for rank, step in enumerate(steps)}
         lrs = {rank: float(f"{rate * self.ranks:.6g}") for rank, rate in enumerate(rates)}
         return told if len(set(steps)) > 1 else {}, lrs if len(set(rates)) > 1 else {}
@@ -175,7 +188,7 @@ class Statistics:
         untold = self.take_requests()
         self.pack(tail)
         self.unpack(tail)
-        self._paces_known = False
+        self._paces_known = self.differ = False  # of the other ranks nothing is known
         for request in untold:
             self.ask(request)
 
@@ -225,15 +238,12 @@ class Statistics:
 
     def _laid_out_now(self, mine: Tensor) -> Tensor:
         """Sums that were saved before parameters without a gradient were counted."""
-        counts = self._absent.stop - self._absent.start
-        if len(mine) != len(self._mine) - counts - 1:
+        new, counts = THROUGH + 1 - ABSENT, self._absent.stop - self._absent.start
+        if len(mine) != len(self._mine) - counts - new:
             return mine
-        before, none = self._absent.start - 1, mine.new_zeros(counts)
-        return torch.cat([mine[:ABSENT], none[:1], mine[ABSENT:before], none, mine[before:]])
-
-
-def _nowhere() -> tuple[float, float]:
-    return 0.0, 0.0
+        before = self._absent.start - new
+        none = mine.new_zeros(max(new, counts))
+        return torch.cat([mine[:ABSENT], none[:new], mine[ABSENT:before], none[:counts], mine[before:]])
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:

@@ -177,7 +177,7 @@ class StackedStatistics(Statistics):
         self.pack(tail)
         tail[NORM] /= self.seeds
         self.unpack(tail / self.ranks)
-        self._paces_known = False  # by itself no row works
+        self._paces_known = self.differ = False  # by itself no row works
 
 
 Stack.types = Types(StackedSpace, StackedMessage, StackedStatistics)
