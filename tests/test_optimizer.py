@@ -300,7 +300,7 @@ def test_what_cannot_work_is_refused():
     optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=1.0)
     with pytest.raises(RuntimeError, match=r"call backward\(\) before step"):
         optimizer.step()
-    with pytest.raises(RuntimeError, match="pass all groups to the constructor"):
+    with pytest.raises(RuntimeError, match="in the middle of a round"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
     model.double()
     backward(model)
@@ -728,7 +728,7 @@ def test_another_methods_state_is_refused():
         hvdclip.optimizer("celgc", network(), lr=0.1, gamma=1.0).load_state_dict(state)
     with pytest.raises(ValueError, match="of method None"):
         hvdclip.optimizer("local_sgd", network(), lr=0.1).load_state_dict(
-            torch.optim.SGD(network().parameters(), lr=0.1).state_dict()
+            torch.optim.Adam(network().parameters(), lr=0.1).state_dict()
         )
 
 

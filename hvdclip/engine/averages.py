@@ -16,7 +16,6 @@ from hvdclip.averaging import (
     InPlace,
     Intervals,
     MeasuredIntervals,
-    NodeAverage,
     NodeFirst,
     OuterStep,
     Plain,
@@ -109,7 +108,8 @@ class Assembly:
 
     def _wrapped(self, rule: Rule) -> Rule:
         if self.ways.node_interval is not None:
-            node = NodeAverage(self.method.comm, self.ways.node_interval, self.settings.weight)
+            given = self.method.comm, self.ways.node_interval, self.settings.weight
+            node = self.method.handed.node_average(*given)
             rule = NodeFirst(rule, node)
         if self.ways.warmup == "gradients":
             message = self.method.message_of(1, self.riders, name="warmup")

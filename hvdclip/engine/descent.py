@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from hvdclip.flat import Scalar, Vector
 
 MomentumRule = tuple[float, float, bool]
 """(momentum, dampening, nesterov)"""
+NO_MOMENTUM: MomentumRule = (0.0, 0.0, False)
 
 
 class Descent:
@@ -32,11 +33,11 @@ class Descent:
         *,
         weight_decay: bool = True,
         momentum: Vector | None = None,
-        rule: MomentumRule = (0.0, 0.0, False),
+        rule: Callable[[dict[str, Any]], MomentumRule] = lambda group: NO_MOMENTUM,
     ) -> None:
         """x_k -= lr_k * factor * (v + wd_k * x), leaving all unchanged where the step is left out.
 
-        With a vector of momentum, v + wd_k * x goes through it by the rule.
+        With a vector of momentum, v + wd_k * x goes through it by the group's rule.
         """
         for k, places in self._moved_together:
             group = self.groups[k]
@@ -46,7 +47,7 @@ class Descent:
                 [] if momentum is None else [momentum.parts[i] for i in places],
                 step_size=group["lr"] * self.scale * factor,
                 weight_decay=group["weight_decay"] if weight_decay else 0.0,
-                rule=rule,
+                rule=rule(group),
                 skip=self.skip.flag,
             )
 

@@ -5,37 +5,54 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[dict[str, Any]]
-KEYS = ("params", "lr", "weight_decay")
+from hvdclip.settings import SgdSettings
+
+Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
+KEYS = ("params", "lr", "weight_decay", "name")
+# of hvdclip's own SGD, where it has a momentum; by torch's names, so that schedulers find them
+SGD_KEYS = ("momentum", "dampening", "nesterov")
+NAMES = "param_names"  # torch's key for the names of a group's parameters
+LIMITS = {"lr": float("inf"), "weight_decay": float("inf"), "momentum": 1.0}  # allowed are numbers from 0 to below that
 
 
-def trainable_groups(model_or_params: Parameters, weight_decay_on: str = "all") -> list[dict[str, Any]]:
+def trainable_groups(model_or_params: Parameters, settings: Any) -> list[dict[str, Any]]:
     """Groups of trainable parameters; TypeError or ValueError for what is none, or has wrong settings.
 
     Where weight decay is on "weights", a module's parameters of one dimension are a group without it.
     """
-    if isinstance(model_or_params, Tensor):
-        raise TypeError("a tensor was given; allowed are a module, an iterable of parameters, or parameter groups")
+    if isinstance(model_or_params, Tensor | set | frozenset):
+        what = "a tensor" if isinstance(model_or_params, Tensor) else "a set, which has no order,"
+        raise TypeError(f"{what} was given; allowed are a module, an iterable of parameters, or parameter groups")
     if isinstance(model_or_params, nn.Module):
         everything = list(model_or_params.parameters())
-        model_or_params = everything if weight_decay_on == "all" else _by_dimensions(everything)
-    elif weight_decay_on != "all":
-        raise ValueError(f"weight_decay_on is {weight_decay_on!r}; allowed: all, but for a module")
+        model_or_params = everything if settings.weight_decay_on == "all" else _by_dimensions(everything)
+    elif settings.weight_decay_on != "all":
+        raise ValueError(f"weight_decay_on is {settings.weight_decay_on!r}; allowed: all, but for a module")
     entries: list[Any] = list(model_or_params)
     groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
-    groups = [group | {"params": _trainable(group)} for group in groups]
+    groups = [_checked(group, settings) for group in groups]
     if not any(group["params"] for group in groups):
         raise ValueError("there is no parameter to train: the model has none, or all are frozen")
-    for key in ("lr", "weight_decay"):
-        for group in groups:
-            value = group.get(key, 0)
-            if not isinstance(value, float | int) or not 0 <= value < float("inf"):
-                raise ValueError(f"parameter group {key} is {value!r}; allowed are numbers from 0")
     if groups[0].get("lr") == 0:
         raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
     return groups
+
+
+def check_keys(groups: list[dict[str, Any]], own: Iterable[str]) -> None:
+    """ValueError for a key of a group that neither hvdclip nor the optimizer with these keys reads."""
+    allowed = dict.fromkeys([*KEYS, *own])
+    for group in groups:
+        if "params" not in group or any(key not in allowed and key != NAMES for key in group):
+            raise ValueError(f"parameter group has keys {', '.join(group)}; allowed are {', '.join(allowed)}")
+
+
+def has_own_momentum(settings: Any) -> bool:
+    """Whether the step is hvdclip's own SGD with a momentum."""
+    return isinstance(settings, SgdSettings) and settings.inner is None and settings.momentum > 0
 
 
 def _by_dimensions(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
@@ -44,19 +61,59 @@ def _by_dimensions(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
-def _trainable(group: dict[str, Any]) -> list[nn.Parameter]:
-    """The group's parameters that are not frozen, each once though layers may share it."""
-    unknown = [key for key in group if key not in KEYS]
-    if unknown or "params" not in group:
-        raise ValueError(f"parameter group has keys {', '.join(group)}; allowed are {', '.join(KEYS)}")
-    params: list[Any] = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-    params = [p[1] if isinstance(p, tuple) else p for p in params]  # named_parameters() gives pairs
-    return [p for p in dict.fromkeys(params) if p.requires_grad]
+def _checked(group: dict[str, Any], settings: Any) -> dict[str, Any]:
+    """The group with the parameters that are trained, and numbers of Python's."""
+    if getattr(settings, "inner", None) is None:  # else once it is known what the inner optimizer reads
+        check_keys([group], SGD_KEYS if has_own_momentum(settings) else ())
+    elif "params" not in group:
+        check_keys([group], ())
+    group = {key: value.item() if isinstance(value, np.generic) else value for key, value in group.items()}
+    for key, below in LIMITS.items():
+        value = group.get(key, 0)
+        if not isinstance(value, float | int) or not 0 <= value < below:
+            raise ValueError(f"parameter group {key} is {value!r}; allowed are numbers from 0{_up_to(below)}")
+    names = group.pop(NAMES, None)
+    return group | {"params": _trainable(group["params"], names)}
+
+
+def _up_to(below: float) -> str:
+    return "" if below == float("inf") else f" to below {below:g}"
+
+
+def _trainable(given: Any, names: list[str] | None) -> list[Any]:
+    """Those that are not frozen, each once though layers may share it; with their names where they have some."""
+    entries: list[Any] = [given] if isinstance(given, Tensor) else list(given)
+    if names is not None and len(names) == len(entries):
+        entries = list(zip(names, entries, strict=True))
+    found: dict[Tensor, Any] = {}
+    for entry in entries:
+        p = entry[1] if isinstance(entry, tuple) else entry  # named_parameters() gives pairs
+        if not isinstance(p, Tensor):
+            raise TypeError(f"a parameter is a {type(p).__name__}; allowed are tensors, or pairs of a name and one")
+        if is_lazy(p):
+            raise ValueError(
+                "a parameter of a lazy module has no shape yet: run a batch through the model before "
+                "hvdclip.optimizer(...)"
+            )
+        if p.is_complex():
+            raise TypeError(
+                f"a parameter of shape {tuple(p.shape)} has dtype {p.dtype}; allowed are real ones: keep "
+                "torch.view_as_real(p) as the parameter, and call torch.view_as_complex in forward"
+            )
+        found.setdefault(p, entry)
+    return [entry for p, entry in found.items() if p.requires_grad]
 
 
 def defaults_of(settings: Any) -> dict[str, Any]:
     """What holds in a group that does not say otherwise."""
     defaults = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if has_own_momentum(settings):
+        defaults |= {key: getattr(settings, key) for key in SGD_KEYS}
     if getattr(settings, "inner", None) is not None and "weight_decay" not in settings.model_fields_set:
         del defaults["weight_decay"]  # the inner optimizer's own default holds
     return defaults
+
+
+def others_in_words(group: dict[str, Any]) -> list[str]:
+    """What a group says beside lr, weight decay and its parameters, so that ranks can compare it."""
+    return [f"{key}={value}" for key, value in group.items() if key not in ("params", NAMES, "lr", "weight_decay")]

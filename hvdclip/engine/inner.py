@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.engine.descent import Descent
+from hvdclip.engine.groups import check_keys
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import Direction
 from hvdclip.flat import Scalar, Space, Vector
@@ -53,6 +54,7 @@ def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) 
     inner: Any = settings.inner
     if not isinstance(inner, torch.optim.Optimizer):
         inner = inner([dict(group) for group in groups], lr=settings.lr)
+        check_keys(groups, inner.defaults)
     elif settings.weight_decay_on != "all":
         raise ValueError(
             f"weight_decay_on is {settings.weight_decay_on!r}; allowed with an instance as inner: all, since its own "

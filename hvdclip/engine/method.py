@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hvdclip.averaging import Everyone, Participation
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
-from hvdclip.engine import saved
-from hvdclip.engine.agreement import check_agreement, check_alike, kind
+from hvdclip.engine import broadcasts, copies, saved
+from hvdclip.engine.agreement import check_alike, kind
 from hvdclip.engine.descent import Descent, inverse
-from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
-from hvdclip.engine.inner import InnerSgd, inner_of
+from hvdclip.engine.groups import Parameters, defaults_of, others_in_words
+from hvdclip.engine.handed import Handed, check_free, hold
+from hvdclip.engine.inner import InnerSgd
 from hvdclip.engine.joining import check_joinable, sit_out
 from hvdclip.engine.progress import Progress
 from hvdclip.engine.reading import Gradients
@@ -67,21 +69,26 @@ class Method(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("horovod."):
+            raise TypeError(
+                "hvd.DistributedOptimizer around an hvdclip optimizer would average twice: use the optimizer as it is"
+            )
         keep_from_compiler(cls)
 
-    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
-        module = model_or_params if isinstance(model_or_params, nn.Module) else None
-        groups = trainable_groups(model_or_params, settings.weight_decay_on)
-        super().__init__(groups, defaults_of(settings))
+    def __init__(self, model_or_params: Parameters | Handed, settings: Any, comm: Communicator):
+        handed = model_or_params if isinstance(model_or_params, Handed) else Handed(model_or_params, settings)
+        self.handed, module = handed, handed.module
+        super().__init__(handed.groups, defaults_of(settings))
         self.settings, self.comm, self.types = settings, comm, types_of(comm)
         self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
-        self.weight = _share(settings.weight, comm)
+        check_free(self.space.parameters, self)
+        self.weight = handed.share_of(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
         self.statistics = self.types.statistics(comm, len(self.space.parameters))
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
         self._beside_x = [*frozen, *self.buffers.tensors()]
-        check_agreement(comm, self._what_must_agree())
-        self.label = comm.new_name()  # two optimizers may have messages under way at one time
+        handed.agree(comm, self._what_must_agree())
+        self.label = handed.label_of(comm)
         self.progress = Progress()
         self.skip = Skip(self.space.device, self.statistics)
         self.gradients = Gradients(self.space, self.statistics, self.skip, self.progress)
@@ -104,16 +111,18 @@ class Method(torch.optim.Optimizer):
         self.x = x
         self.vectors |= vectors or {}
         self.space.bind(x)
-        self.comm.broadcast_([*x.flats, *self._beside_x])
+        self.handed.start_alike(self.comm, [*x.flats, *self._beside_x])
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
         self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
+        self._show_state()
         self.descent = Descent(x, self.param_groups, self.skip)
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
             self.parts.append(self.sgd)
         self.statistics.place = partial(_place, self.progress, self.param_groups, self.participation, self.weight)
         self.set_up()
+        hold(self.space.parameters, self)
 
     # What an algorithm's file defines
 
@@ -357,12 +366,38 @@ class Method(torch.optim.Optimizer):
         return asked
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if hasattr(self, "settings"):
-            raise RuntimeError("parameters cannot be added to an hvdclip optimizer: pass all groups to the constructor")
-        plain("add_param_group")(self, param_group)
+        """Train further parameters from the next round on; all ranks call it, at a round's end, with like groups.
+
+        Raises RuntimeError in the middle of a round, and what the constructor raises.
+        """
+        if "settings" in self.__dict__:
+            copies.grow(self, param_group)
+        else:  # the constructor's own
+            plain("add_param_group")(self, param_group)
+
+    @property
+    def state(self) -> Any:
+        """By parameter what torch's optimizers keep there: an inner optimizer's state, or the momentum itself."""
+        inner = self.__dict__.get("optimizers", {}).get("inner")
+        return self.__dict__.setdefault("_state", defaultdict(dict)) if inner is None else inner.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        inner = self.__dict__.get("optimizers", {}).get("inner")
+        if inner is not None:
+            inner.state = state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return copies.state_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if copies.COPIED in state:
+            copies.make(self, state)
+        else:  # torch's load_state_dict
+            super().__setstate__(state)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's state_dict (the groups) with this rank's own state under "hvdclip"; tensors and numbers only.
+        """torch's state_dict with this rank's own state under "hvdclip"; tensors and numbers only.
 
         While a delayed average is under way all ranks must call it, and wait for that.
         """
@@ -370,8 +405,19 @@ class Method(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what state_dict gave for the same method and parameters; ValueError for another method's state."""
+        """Restore what state_dict gave for the same method and parameters; ValueError for another method's state.
+
+        A state of torch's optimizer that is the step here (the inner one, or SGD) is taken over too.
+        """
         saved.load_state_dict(self, state_dict)
+
+    @torch.no_grad()
+    def broadcast_state(self, root: int = 0) -> None:
+        """Have all ranks continue from the state of rank `root`, which all of them call; x is not part of it.
+
+        ValueError, on all ranks, where each keeps something that only it can use.
+        """
+        broadcasts.from_root(self, root)
 
     def check_common(self, reset: bool = False) -> None:
         """ValueError where other ranks cannot go on from what is common at the end of a round.
@@ -447,10 +493,17 @@ class Method(torch.optim.Optimizer):
     def _sgd_step(self, settings: SgdSettings) -> FusedSgd | InnerSgd:
         if settings.inner is None:
             return FusedSgd(self.descent, settings, self.vectors.get("momentum"))
-        self.optimizers["inner"] = inner = inner_of(settings, self.param_groups, self.space)
+        self.optimizers["inner"] = inner = self.handed.inner(settings, self.param_groups, self.space)
         # one list of groups: what a learning-rate scheduler writes into ours is what the inner optimizer reads
         self.param_groups = self.descent.groups = inner.param_groups
+        self.defaults = self.defaults | inner.defaults  # where schedulers look whether there is a momentum
         return InnerSgd(self.descent, self.gradients, inner)
+
+    def _show_state(self) -> None:
+        """Let `state` have the vectors themselves, and an entry for each parameter: Horovod would fill an empty one."""
+        for i, p in enumerate(self.space.parameters):
+            shown = {name: self.vectors[name].parts[i] for name in self.table if name in self.vectors}
+            self.state[p] = {"momentum_buffer" if name == "momentum" else name: v for name, v in shown.items()}
 
     def _begin_round(self) -> None:
         self.start_round()
@@ -485,7 +538,9 @@ class Method(torch.optim.Optimizer):
             **self.settings.model_dump(exclude={"inner", "weight"}),
             "inner": kind(getattr(self.settings, "inner", None)),
             "parameters and buffers": [(tuple(t.shape), t.dtype) for t in tensors],
-            "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
+            "parameter groups": [
+                (g["lr"], g.get("weight_decay"), len(g["params"]), *others_in_words(g)) for g in self.param_groups
+            ],
         }
 
     def _finish_round(self) -> None:
@@ -532,9 +587,3 @@ def _place(progress: Progress, groups: list[dict[str, Any]], participation: Part
         return progress.steps, rate, 1.0, 0.0
     counts, here = participation.counts(0, progress.rounds), participation.includes(0, progress.rounds)
     return progress.steps, rate, weight if counts else 0.0, 0.0 if here else 1.0
-
-
-def _share(weight: float, comm: Communicator) -> float:
-    """This rank's share in a weighted mean, times the number of ranks; exactly 1 where all weights are equal."""
-    weights = comm.gather(weight)
-    return 1.0 if len(set(weights)) == 1 else weight / sum(weights) * comm.size

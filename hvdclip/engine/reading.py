@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Real
 from operator import attrgetter, is_not
 from typing import Any
 
@@ -50,7 +51,7 @@ class Gradients:
         assert self.closure is not None
         with torch.enable_grad():
             loss = self.closure()
-        self.record(loss, 0)
+        self.record(loss_in(loss), 0)
         return loss
 
     def evaluate_again(self) -> None:
@@ -147,3 +148,17 @@ class Gradients:
         """Whether the norm is not finite, or a loss that has been recorded since the last gradient."""
         bad, self._bad_loss = is_bad(norm) | self._bad_loss, False
         return bad
+
+
+def loss_in(returned: Any) -> Tensor | float | None:
+    """The loss in what a closure returned, the mean where it is of several samples; None where there is none.
+
+    As with torch's optimizers a closure may return anything; `step` hands it on as it is.
+    """
+    if isinstance(returned, Mapping):
+        returned = returned.get("loss")
+    elif isinstance(returned, tuple | list) and returned:
+        returned = returned[0]
+    if isinstance(returned, Tensor):
+        return returned.detach().mean() if returned.numel() != 1 and returned.numel() else returned
+    return float(returned) if isinstance(returned, Real) else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from hvdclip.engine import broadcasts, from_torch
 from hvdclip.engine.agreement import kind
 from hvdclip.engine.torch_optimizer import plain
 from hvdclip.settings import LocalSettings
@@ -16,6 +19,13 @@ if TYPE_CHECKING:
     from hvdclip.engine.method import Method
 
 State = dict[str, Any]
+# what a rank keeps for itself and may have from another rank too, as all have it at the start
+FOR_ALL = (
+    "its own momentum",
+    "its own buffers (buffer_policy: keep)",
+    "the state of its inner optimizer",
+    "times by which interval auto chooses",
+)
 
 
 class Stateful(Protocol):
@@ -27,42 +37,140 @@ class Stateful(Protocol):
 
 
 def state_dict(method: Method) -> State:
-    """torch's state_dict, the method's under "hvdclip", and those of the optimizers inside by their names."""
-    method.wait()  # first, since what arrives may change the vectors
-    state: State = plain("state_dict")(method)
-    own = {
-        "method": method.name,
-        "shape": _shape(method),
-        "statistics": method.statistics.state_dict(),
-        "numbers": _copied(method.numbers, method.space.device),
-        "vectors": {name: [flat.clone() for flat in v.flats] for name, v in method.vectors.items()},
-    }
-    for part in method.parts:
-        own |= part.state_dict()
-    return state | {"hvdclip": own} | {name: inside.state_dict() for name, inside in method.optimizers.items()}
+    """torch's state_dict (that of an inner optimizer, or with the momentum), and the method's own under "hvdclip".
+
+    Hooks see all of it. What torch's optimizers have of a parameter is in "state" only.
+    """
+    if broadcasts.horovod_asks():
+        return broadcasts.state_for_horovod(method)
+    for tell in method._optimizer_state_dict_pre_hooks.values():
+        tell(method)
+    state = collected(method)
+    for change in method._optimizer_state_dict_post_hooks.values():
+        changed = change(method, state)
+        state = state if changed is None else changed
+    return state
 
 
 def load_state_dict(method: Method, state: State) -> None:
-    """Restore what `state_dict` gave; ValueError for the state of another method or of other parameters."""
-    own = state.get("hvdclip", {})
-    if own.get("method") != method.name:
-        raise ValueError(f"the state is of method {own.get('method')!r}, this optimizer's method is {method.name!r}")
-    own = _as_named_now(own)
-    if _sorted(own["shape"]) != _sorted(_shape(method)):
-        raise ValueError(f"the state is of {own['shape']}, this optimizer is of {_shape(method)}")
+    """Restore what `state_dict` gave, or one of torch's optimizers; ValueError for one that does not fit.
+
+    The hooks are called around it: what the first ones make of the state is what is loaded.
+    """
+    state = dict(state)
+    for change in method._optimizer_load_state_dict_pre_hooks.values():
+        changed = change(method, state)
+        state = state if changed is None else changed
+    if "hvdclip" in state:
+        check_rank(method, state["hvdclip"])
+        restore(method, state)
+    else:
+        from_torch.take_over(method, state)
+    for tell in method._optimizer_load_state_dict_post_hooks.values():
+        tell(method)
+
+
+def collected(method: Method) -> State:
+    """The whole state, past all hooks."""
+    method.wait()  # first, since what arrives may change the vectors
+    own = {
+        "method": method.name,
+        "rank": method.comm.rank,
+        "shape": shape_of(method),
+        "statistics": method.statistics.state_dict(),
+        "numbers": _copied(method.numbers, method.space.device),
+        "vectors": {
+            name: [flat.clone() for flat in v.flats] for name, v in method.vectors.items() if name != "momentum"
+        },
+    }
+    for part in method.parts:
+        own |= part.state_dict()
+    others = {name: inside.state_dict() for name, inside in method.optimizers.items() if name != "inner"}
+    return _torchs(method) | {"hvdclip": own} | others
+
+
+def restore(method: Method, state: State) -> None:
+    """Continue from what `collected` gave; ValueError for the state of another method or of other parameters."""
+    state = as_now(method, state)
+    own = state["hvdclip"]
+    if _sorted(own["shape"]) != _sorted(shape_of(method)):
+        raise ValueError(f"the state is of {own['shape']}, this optimizer is of {shape_of(method)}")
     method.wait()  # else what is under way would still write where the state goes
-    groups = method.param_groups
-    plain("load_state_dict")(method, state)
+    load_groups(method, state)
     method.statistics.load_state_dict(own["statistics"])
     method.numbers.clear()
     method.numbers.update(_copied(own["numbers"], method.space.device))
     for name, vector in method.vectors.items():
-        torch._foreach_copy_(vector.flats, own["vectors"][name])
+        if name != "momentum":
+            torch._foreach_copy_(vector.flats, own["vectors"][name])
+    load_momentum(method, state["state"])
+    is_anothers = own.get("rank", method.comm.rank) != method.comm.rank
+    kept = {"draws"} if is_anothers else set()  # a rank's noise is its own
     for part in method.parts:
-        part.load_state_dict(own)
+        part.load_state_dict(part.state_dict() | {k: v for k, v in own.items() if k not in kept})
     for name, inside in method.optimizers.items():
-        inside.load_state_dict(state[name])
+        if name != "inner":
+            inside.load_state_dict(state[name])
+
+
+def _torchs(method: Method) -> State:
+    """The parts that a state_dict of torch's has."""
+    inner: Any = method.optimizers.get("inner")
+    if inner is not None:
+        inside = dict(inner.state_dict())
+        state = {"state": inside.pop("state", {}), "param_groups": inside.pop("param_groups")}
+        return state | ({"inner": inside} if inside else {})
+    with _without_hooks(method):
+        packed: State = plain("state_dict")(method)
+    places = [place for group in packed["param_groups"] for place in group["params"]]
+    # not empty even without a momentum: Horovod would take a step to fill it
+    packed["state"] = {place: {} for place in places}
+    momentum = method.vectors.get("momentum")
+    if momentum is not None:
+        flats = {flat.dtype: flat.clone() for flat in momentum.flats}
+        for place, part in zip(places, method.space.vector(flats).parts, strict=True):
+            packed["state"][place]["momentum_buffer"] = part
+    return packed
+
+
+def load_groups(method: Method, state: State) -> None:
+    """Have the groups say what the state says, and an inner optimizer continue from it."""
+    groups, inner = method.param_groups, cast(Any, method.optimizers.get("inner"))
+    if inner is not None:
+        told = {key: state[key] for key in ("state", "param_groups")}
+        inner.load_state_dict(state.get("inner", {}) | told)
+    else:
+        with _without_hooks(method):
+            plain("load_state_dict")(method, {"state": {}, "param_groups": state["param_groups"]})
+        for group in method.param_groups:
+            for key, value in method.defaults.items():
+                group.setdefault(key, value)  # states of older releases do not tell the momentum
     _keep_list(method, groups)
+
+
+def load_momentum(method: Method, by_place: dict[Any, State]) -> bool:
+    """Take the momentum from a state of torch's, zero where that has none; whether it has any."""
+    momentum = method.vectors.get("momentum")
+    if momentum is None:
+        return False
+    places = [by_place.get(i, {}).get("momentum_buffer") for i in range(len(momentum.parts))]
+    for part, buffer in zip(momentum.parts, places, strict=True):
+        part.zero_() if buffer is None else part.copy_(buffer)
+    return any(buffer is not None for buffer in places)
+
+
+def check_rank(method: Method, own: State, any_rank: bool = False) -> None:
+    """ValueError for another rank's state where that has something that only its own rank can use.
+
+    With `any_rank` on that rank too, so that all ranks raise it.
+    """
+    ours = own.get("rank", method.comm.rank) == method.comm.rank and not any_rank
+    apart = [words for words in method.kept_apart() if words not in FOR_ALL]
+    if own.get("steps", 0) > 0 and apart and not ours and method.comm.size > 1:
+        raise ValueError(
+            f"the state is of rank {own['rank']}, but each rank of {method.name} keeps {', '.join(apart)}: save every "
+            "rank's state_dict() and load each on its own rank, without a broadcast"
+        )
 
 
 def check_common(method: Method, reset: bool) -> None:
@@ -76,22 +184,21 @@ def check_common(method: Method, reset: bool) -> None:
 def load_common_state(method: Method, state: State, reset: bool) -> None:
     """Restore the state of a rank of another number of ranks, without what each of those kept for itself."""
     check_common(method, reset)
+    state = as_now(method, state)
     if method.kept_apart():
         state = _begun_anew(method, state)
-    own = state["hvdclip"] | {"shape": _shape(method), "statistics": method.statistics.state_dict()}
-    load_state_dict(method, state | {"hvdclip": own})
+    anew = {"shape": shape_of(method), "statistics": method.statistics.state_dict(), "rank": method.comm.rank}
+    restore(method, state | {"hvdclip": state["hvdclip"] | anew})
 
 
 def _begun_anew(method: Method, state: State) -> State:
     """The state with all that a method keeps beside the common x as at the start, where this method still is."""
-    now, own = state_dict(method), _as_named_now(state["hvdclip"])
-    anew = {name: now["hvdclip"]["vectors"][name] for name in [*method.table, "error"] if name in method.vectors}
+    now, own = collected(method), state["hvdclip"]
+    anew = {name: now["hvdclip"]["vectors"][name] for name in [*method.table, "error"] if name in own["vectors"]}
     own = own | {
         key: now["hvdclip"][key] for key in ("numbers", "fresh", "intervals", "draws") if key in now["hvdclip"]
     }
-    if "inner" in state:
-        state = state | {"inner": state["inner"] | {"state": {}}}
-    return state | {"hvdclip": own | {"vectors": own["vectors"] | anew}}
+    return state | {"state": now["state"], "hvdclip": own | {"vectors": own["vectors"] | anew}}
 
 
 def _keep_list(method: Method, groups: list[Any]) -> None:
@@ -104,7 +211,7 @@ def _keep_list(method: Method, groups: list[Any]) -> None:
         inner.param_groups = groups
 
 
-def _shape(method: Method) -> str:
+def shape_of(method: Method) -> str:
     """What must be alike in the state and in the optimizer that it is loaded into, in words."""
     settings, space = method.settings, method.space
     ways = {
@@ -120,6 +227,24 @@ def _shape(method: Method) -> str:
     return f"{space.size} parameters{space.order}, {method.comm.size} ranks, {words}"
 
 
+def as_now(method: Method, state: State) -> State:
+    """A state of an older release as one of this; ValueError for another method's."""
+    own = state.get("hvdclip", {})
+    if own.get("method") != method.name:
+        raise ValueError(f"the state is of method {own.get('method')!r}, this optimizer's method is {method.name!r}")
+    own, inside = _as_named_now(own), dict(state.get("inner", {}))
+    state = state | {"hvdclip": own}
+    if "state" in inside:  # a state_dict of the inner optimizer's own, before its state became the method's
+        inside.pop("param_groups")
+        state |= {"state": inside.pop("state"), "inner": inside}
+    if "momentum" in own["vectors"]:
+        vectors = dict(own["vectors"])
+        parts = method.space.vector({flat.dtype: flat for flat in vectors.pop("momentum")}).parts
+        buffers = {place: {"momentum_buffer": part} for place, part in enumerate(parts)}
+        state |= {"state": buffers, "hvdclip": own | {"vectors": vectors}}
+    return state
+
+
 def _as_named_now(own: State) -> State:
     """A state whose x_round still has the name that it had in the first releases."""
     vectors = dict(own["vectors"])
@@ -127,6 +252,17 @@ def _as_named_now(own: State) -> State:
         return own
     shape = own["shape"].replace("x_round, common", "common").replace("common", "x_round")
     return own | {"shape": shape, "vectors": vectors | {"x_round": vectors.pop("common")}}
+
+
+@contextmanager
+def _without_hooks(method: Method) -> Iterator[None]:
+    """Inside, torch's own functions call none: they would see a part of the state only."""
+    hooks = {key: value for key, value in method.__dict__.items() if key.startswith("_optimizer_")}
+    method.__dict__.update({key: type(value)() for key, value in hooks.items()})
+    try:
+        yield
+    finally:
+        method.__dict__.update(hooks)
 
 
 def _sorted(shape: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hvdclip.engine.descent import Descent, MomentumRule
+from hvdclip.engine.descent import NO_MOMENTUM, Descent, MomentumRule
 from hvdclip.engine.sgd_kernel import sgd_direction
 from hvdclip.flat import Scalar, Vector
 from hvdclip.settings import SgdSettings
@@ -39,7 +39,7 @@ class FusedSgd:
         x, buffers = self.descent.x.parts, [] if self.momentum is None else self.momentum.parts
         parts: list[Tensor] = []
         for group, span in self.descent.spans():
-            parts += sgd_direction(x[span], g.parts[span], buffers[span], group["weight_decay"], *self._rule())
+            parts += sgd_direction(x[span], g.parts[span], buffers[span], group["weight_decay"], *self._rule(group))
         self._momentum_has_moved()
         d = g.like(parts)
         d.alike = g.alike
@@ -50,7 +50,7 @@ class FusedSgd:
         if d.decayed:
             self.descent.move(d.vector, factor, weight_decay=False)
         else:
-            self.descent.move(d.vector, factor, momentum=self.momentum, rule=self._rule())
+            self.descent.move(d.vector, factor, momentum=self.momentum, rule=self._rule)
             self._momentum_has_moved()
 
     def reset(self) -> None:
@@ -65,10 +65,18 @@ class FusedSgd:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._fresh = state["fresh"]
 
-    def _rule(self) -> MomentumRule:
-        return self.settings.momentum, 0.0 if self._fresh else self.settings.dampening, self.settings.nesterov
+    def took_momentum(self) -> None:
+        """The momentum was given from outside: the next step is not its first."""
+        self._fresh = False
+
+    def _rule(self, group: dict[str, Any]) -> MomentumRule:
+        """As the group has it now, into which a scheduler may write."""
+        if self.momentum is None:
+            return NO_MOMENTUM
+        return group["momentum"], 0.0 if self._fresh else group["dampening"], group["nesterov"]
 
     def _momentum_has_moved(self) -> None:
         # "fresh" matters with dampening only; then the host looks at the flag, once
-        if self._fresh and self.settings.momentum:
-            self._fresh = bool(self.settings.dampening and self.descent.skip.flag)
+        if self._fresh and self.momentum is not None:
+            dampened = any(group["dampening"] for group in self.descent.groups)
+            self._fresh = bool(dampened and self.descent.skip.flag)

@@ -32,6 +32,7 @@ ENTRANCES = (
     "state_dict",
     "load_state_dict",
     "load_common_state",
+    "broadcast_state",
 )
 
 

@@ -119,6 +119,11 @@ class Space:
     def check_bound(self) -> None:
         """Raise RuntimeError when something, say module.to(...), has given a parameter other memory since bind."""
         if list(map(Tensor.data_ptr, self.parameters)) != self._places:
+            if any(p.is_shared() for p in self.parameters if not p.is_cuda):
+                raise RuntimeError(
+                    "the model was moved into shared memory, out of the optimizer's vector: call model.share_memory() "
+                    "before hvdclip.optimizer(...), not after"
+                )
             raise RuntimeError(
                 "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
                 "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"

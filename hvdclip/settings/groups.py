@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,6 +15,13 @@ BufferPolicy = Literal["average", "keep", "broadcast"]
 def setting(default: Any = ..., *, description: str, unit: str = "", **limits: Any) -> Any:
     """A setting; in its unit x stands for that of the parameters, g for that of the gradient."""
     return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
+
+
+def _pythons(value: Any) -> Any:
+    """Numbers of NumPy's as numbers of Python's."""
+    if isinstance(value, dict):
+        return {_pythons(key): _pythons(inner) for key, inner in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -39,6 +47,11 @@ class CommonSettings(BaseModel):
         allow_inf_nan=False,
     )
     buffer_policy: BufferPolicy = setting("average", description="float buffers of the module at an average")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_pythons(cls, given: Any) -> Any:
+        return {name: _pythons(value) for name, value in given.items()} if isinstance(given, dict) else given
 
 
 class OuterSettings(CommonSettings):

@@ -1,0 +1,117 @@
+"""What a method is made from, and what the ranks tell each other when it is made."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from hvdclip.averaging import NodeAverage
+from hvdclip.comm import Communicator, Cost
+from hvdclip.engine.agreement import check_agreement
+from hvdclip.engine.groups import KEYS, NAMES, Parameters, trainable_groups
+from hvdclip.engine.inner import inner_of
+from hvdclip.flat import Space
+from hvdclip.settings import SgdSettings
+
+# by id(parameter), which no other one can have while the optimizer that holds it lives
+_holders: WeakValueDictionary[int, torch.optim.Optimizer] = WeakValueDictionary()
+
+
+class Handed:
+    """The module, if there is one, and the groups of parameters to train; all ranks make the method together."""
+
+    def __init__(self, model_or_params: Parameters, settings: Any):
+        self.module = model_or_params if isinstance(model_or_params, nn.Module) else None
+        self.groups = trainable_groups(model_or_params, settings)
+        self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
+        self.label = ""  # of its messages
+        self.node: NodeAverage | None = None
+
+    def share_of(self, weight: float, comm: Communicator) -> float:
+        """The rank's share; exactly 1 where all weights are equal."""
+        weights = comm.gather(weight)
+        self.share = 1.0 if len(set(weights)) == 1 else weight / sum(weights) * comm.size
+        return self.share
+
+    def label_of(self, comm: Communicator) -> str:
+        """A name for messages: two optimizers may have some under way at one time."""
+        self.label = comm.new_name()
+        return self.label
+
+    def node_average(self, comm: Communicator, interval: int, weight: float) -> NodeAverage:
+        self.node = NodeAverage(comm, interval, weight)
+        return self.node
+
+    def agree(self, comm: Communicator, mine: dict[str, Any]) -> None:
+        check_agreement(comm, mine)
+
+    def start_alike(self, comm: Communicator, tensors: Sequence[Tensor]) -> None:
+        comm.broadcast_(tensors)
+
+    def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
+        return inner_of(settings, groups, space)
+
+
+class Copied(Handed):
+    """What a copy of a method is made from, which no other rank need know of: it is told what they have agreed on."""
+
+    def __init__(self, original: Handed, groups: list[dict[str, Any]]):
+        self.module, self.share, self.label = original.module, original.share, f"{original.label}c"
+        self.node = copy.copy(original.node)
+        if self.node is not None:
+            self.node.cost = Cost()
+        # what else is in a group comes with the state
+        self.groups = [{key: group[key] for key in (*KEYS, NAMES) if key in group} for group in groups]
+
+    def share_of(self, weight: float, comm: Communicator) -> float:
+        return self.share
+
+    def label_of(self, comm: Communicator) -> str:
+        return self.label
+
+    def node_average(self, comm: Communicator, interval: int, weight: float) -> NodeAverage:
+        assert self.node is not None
+        return self.node
+
+    def agree(self, comm: Communicator, mine: dict[str, Any]) -> None: ...
+
+    def start_alike(self, comm: Communicator, tensors: Sequence[Tensor]) -> None: ...
+
+
+class Grown(Handed):
+    """The same parameters and inner optimizer with a group more, on all ranks."""
+
+    def __init__(self, original: Handed, groups: list[dict[str, Any]], inner: torch.optim.Optimizer | None):
+        self.module, self.groups, self._inner = original.module, groups, inner
+        self.share, self.label, self.node = original.share, original.label, original.node
+
+    def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
+        assert self._inner is not None
+        return self._inner
+
+
+def check_free(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:
+    """RuntimeError where another method holds one of them, whose vector they would leave."""
+    if _held(parameters, owner):
+        gc.collect()  # one that nobody needs any more may wait in a cycle
+    if holder := _held(parameters, owner):
+        raise RuntimeError(
+            f"another hvdclip optimizer holds these parameters ({getattr(holder, 'name', 'unknown')}): go on with it, "
+            "or delete it before you make a new one (del optimizer)"
+        )
+
+
+def hold(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:
+    """They are the owner's as long as that lives."""
+    _holders.update({id(p): owner for p in parameters})
+
+
+def _held(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> torch.optim.Optimizer | None:
+    holders = (_holders.get(id(p)) for p in parameters)
+    return next((holder for holder in holders if holder is not None and holder is not owner), None)
