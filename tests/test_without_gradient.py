@@ -177,3 +177,32 @@ def test_an_outer_step_leaves_alone_what_no_rank_has_moved(outer, overlap):
         last = rows[FROZEN_FROM - 1] if overlap == "none" else rows[2 * FROZEN_FROM - 1]
         assert all(torch.equal(a, b) for a, b in zip(last[:2], rows[-1][:2], strict=True))
         assert (last[2] - rows[-1][2]).abs().max() > 0
+
+
+@pytest.mark.parametrize("handed", ["module", "parameters", "named", "groups"])
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
+def test_a_parameter_that_is_unfrozen_later_is_named(handed, algorithm):
+    """It would never be trained, in silence."""
+    model = network()
+    model[0].requires_grad_(False)
+    given = {
+        "module": model,
+        "parameters": list(model.parameters()),
+        "named": model.named_parameters(),
+        "groups": [{"params": list(model[2].parameters())}, {"params": list(model[0].parameters()), "lr": 0.01}],
+    }[handed]
+    optimizer = hvdclip.optimizer(algorithm, given, **settings_of(algorithm, {"lr": 0.1}, interval=3))
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+
+    for _ in range(4):
+        step()
+    model[0].requires_grad_(True)
+    who = r"a parameter of shape \(5, 6\)" if handed in ("parameters", "groups") else r"parameter 0\.weight"
+    with pytest.raises(RuntimeError, match=f"{who} was frozen when the optimizer was made") as told:
+        for _ in range(4):
+            step()
+    assert "\n" not in str(told.value)

@@ -19,10 +19,13 @@ NAMES = "param_names"  # torch's key for the names of a group's parameters
 LIMITS = {"lr": float("inf"), "weight_decay": float("inf"), "momentum": 1.0}  # allowed are numbers from 0 to below that
 
 
-def trainable_groups(model_or_params: Parameters, settings: Any) -> list[dict[str, Any]]:
+def trainable_groups(
+    model_or_params: Parameters, settings: Any, frozen: list[Any] | None = None
+) -> list[dict[str, Any]]:
     """Groups of trainable parameters; TypeError or ValueError for what is none, or has wrong settings.
 
-    Where weight decay is on "weights", a module's parameters of one dimension are a group without it.
+    Where weight decay is on "weights", a module's parameters of one dimension are a group without it. Those that are
+    frozen are appended to `frozen`, with their names where they have some.
     """
     if isinstance(model_or_params, Tensor | set | frozenset):
         what = "a tensor" if isinstance(model_or_params, Tensor) else "a set, which has no order,"
@@ -34,7 +37,7 @@ def trainable_groups(model_or_params: Parameters, settings: Any) -> list[dict[st
         raise ValueError(f"weight_decay_on is {settings.weight_decay_on!r}; allowed: all, but for a module")
     entries: list[Any] = list(model_or_params)
     groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
-    groups = [_checked(group, settings) for group in groups]
+    groups = [_checked(group, settings, [] if frozen is None else frozen) for group in groups]
     if not any(group["params"] for group in groups):
         raise ValueError("there is no parameter to train: the model has none, or all are frozen")
     if groups[0].get("lr") == 0:
@@ -61,7 +64,7 @@ def _by_dimensions(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     return [group for group in ({"params": weights}, {"params": others, "weight_decay": 0.0}) if group["params"]]
 
 
-def _checked(group: dict[str, Any], settings: Any) -> dict[str, Any]:
+def _checked(group: dict[str, Any], settings: Any, frozen: list[Any]) -> dict[str, Any]:
     """The group with the parameters that are trained, and numbers of Python's."""
     if getattr(settings, "inner", None) is None:  # else once it is known what the inner optimizer reads
         check_keys([group], SGD_KEYS if has_own_momentum(settings) else ())
@@ -73,14 +76,14 @@ def _checked(group: dict[str, Any], settings: Any) -> dict[str, Any]:
         if not isinstance(value, float | int) or not 0 <= value < below:
             raise ValueError(f"parameter group {key} is {value!r}; allowed are numbers from 0{_up_to(below)}")
     names = group.pop(NAMES, None)
-    return group | {"params": _trainable(group["params"], names)}
+    return group | {"params": _trainable(group["params"], names, frozen)}
 
 
 def _up_to(below: float) -> str:
     return "" if below == float("inf") else f" to below {below:g}"
 
 
-def _trainable(given: Any, names: list[str] | None) -> list[Any]:
+def _trainable(given: Any, names: list[str] | None, frozen: list[Any]) -> list[Any]:
     """Those that are not frozen, each once though layers may share it; with their names where they have some."""
     entries: list[Any] = [given] if isinstance(given, Tensor) else list(given)
     if names is not None and len(names) == len(entries):
@@ -101,6 +104,7 @@ def _trainable(given: Any, names: list[str] | None) -> list[Any]:
                 "torch.view_as_real(p) as the parameter, and call torch.view_as_complex in forward"
             )
         found.setdefault(p, entry)
+    frozen += [entry for p, entry in found.items() if not p.requires_grad]
     return [entry for p, entry in found.items() if p.requires_grad]
 
 

@@ -28,10 +28,28 @@ class Handed:
 
     def __init__(self, model_or_params: Parameters, settings: Any):
         self.module = model_or_params if isinstance(model_or_params, nn.Module) else None
-        self.groups = trainable_groups(model_or_params, settings)
+        self.frozen: list[Any] = []  # parameters, or pairs of a name and one, that were frozen then
+        self.groups = trainable_groups(model_or_params, settings, self.frozen)
         self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
         self.label = ""  # of its messages
         self.node: NodeAverage | None = None
+
+    def check_frozen(self) -> None:
+        """RuntimeError for a parameter that was frozen when it was handed over and requires a gradient now."""
+        for entry in self.frozen:
+            p = entry[1] if isinstance(entry, tuple) else entry
+            if p.requires_grad:
+                raise RuntimeError(
+                    f"{self._name_of(entry)} was frozen when the optimizer was made, and requires a gradient now: it "
+                    "would not be trained; hand it over unfrozen and freeze it afterwards (without a gradient it is left "
+                    "alone), or make the optimizer anew"
+                )
+
+    def _name_of(self, entry: Any) -> str:
+        if isinstance(entry, tuple):
+            return f"parameter {entry[0]}"
+        named = {} if self.module is None else {id(p): name for name, p in self.module.named_parameters()}
+        return f"parameter {named[id(entry)]}" if id(entry) in named else f"a parameter of shape {tuple(entry.shape)}"
 
     def share_of(self, weight: float, comm: Communicator) -> float:
         """The rank's share; exactly 1 where all weights are equal."""
@@ -63,6 +81,7 @@ class Copied(Handed):
 
     def __init__(self, original: Handed, groups: list[dict[str, Any]]):
         self.module, self.share, self.label = original.module, original.share, f"{original.label}c"
+        self.frozen = original.frozen
         self.node = copy.copy(original.node)
         if self.node is not None:
             self.node.cost = Cost()
@@ -89,6 +108,7 @@ class Grown(Handed):
 
     def __init__(self, original: Handed, groups: list[dict[str, Any]], inner: torch.optim.Optimizer | None):
         self.module, self.groups, self._inner = original.module, groups, inner
+        self.frozen = original.frozen
         self.share, self.label, self.node = original.share, original.label, original.node
 
     def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:

@@ -506,6 +506,8 @@ class Method(torch.optim.Optimizer):
             self.state[p] = {"momentum_buffer" if name == "momentum" else name: v for name, v in shown.items()}
 
     def _begin_round(self) -> None:
+        if self.handed.frozen:
+            self.handed.check_frozen()
         self.start_round()
 
     def _take(self, g: Gradient) -> None:
