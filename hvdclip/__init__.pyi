@@ -22,6 +22,7 @@ __version__: str
 _Parameters: TypeAlias = (
     nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
 )
+_BufferPolicy: TypeAlias = Literal["average", "keep", "broadcast"]
 _M = TypeVar("_M", bound=Method)
 
 def algorithms() -> list[dict[str, str]]:
@@ -48,7 +49,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -86,7 +87,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
@@ -124,7 +126,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -166,7 +168,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -209,7 +212,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -248,7 +251,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
@@ -287,7 +291,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -315,7 +319,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -340,7 +345,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -369,7 +374,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -396,7 +402,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -426,7 +432,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -453,7 +460,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -485,7 +492,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -514,7 +522,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -551,7 +559,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -587,7 +596,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -626,7 +635,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -663,7 +673,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -700,7 +710,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -736,7 +747,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -770,7 +781,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -803,7 +815,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -840,7 +852,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -876,7 +889,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -912,7 +925,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -946,7 +960,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -983,7 +997,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -1018,7 +1033,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1057,7 +1072,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1094,7 +1110,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1129,7 +1145,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1161,7 +1178,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -1181,7 +1198,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
@@ -1200,7 +1218,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1224,7 +1242,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1248,7 +1267,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1273,7 +1292,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1298,7 +1318,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1322,7 +1342,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1346,7 +1367,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1370,7 +1391,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1393,7 +1415,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     tau: float,
 ) -> Method:
     """m_i = clip(g_i - v_i, tau); v_i += m_i; v += mean m_i; x -= eta v.
@@ -1410,7 +1432,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         tau: tau, the norm that no message exceeds; unit g
     """
 
@@ -1425,7 +1448,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     noise: float = 0.0,
     noise_seed: int = 0,
     tau: float,
@@ -1446,7 +1469,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
             0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
@@ -1466,7 +1490,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     noise: float = 0.0,
     noise_seed: int = 0,
     alpha: float,
@@ -1487,7 +1511,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
             0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
@@ -1507,7 +1532,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     b: float = 0.9,
     k: int | None = None,
 ) -> Method:
@@ -1525,7 +1550,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         b: b, weight of the new gradient in u_i; default 0.9
         k: k, entries of a message; none: all of them; unit entries; default None
     """
@@ -1541,7 +1567,7 @@ def optimizer(
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     tau: float,
     lr_decay: float = 0.8,
     tau_growth: float = 0.2,
@@ -1560,7 +1586,8 @@ def optimizer(
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         tau: tau, threshold on the gradient's norm in the first step; unit g
         lr_decay: power of k+1 by which the step size falls; default 0.8
         tau_growth: power of k+1 by which the threshold grows; default 0.2

@@ -181,8 +181,7 @@ class Method(torch.optim.Optimizer):
     def kept_apart(self) -> list[str]:
         """What each rank keeps for itself at the end of a round, in words; without it other ranks can go on from x."""
         apart = [f"its own {name}" for name in self.named(Sharing.OWN)]
-        own_buffers = self.settings.buffer_policy == "keep" and self.buffers.tensors()
-        return [*apart, "its own buffers (buffer_policy: keep)"] if own_buffers else apart
+        return [*apart, "its own buffers (buffer_policy: keep)"] if self.buffers.kept else apart
 
     def apart_in_x(self) -> list[str]:
         """Why x itself is not the same on all ranks at the end of a round, in words."""
