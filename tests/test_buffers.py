@@ -265,3 +265,184 @@ def test_under_a_delay_rank_0_keeps_what_it_has_and_the_others_take_what_it_sent
     third = torch.tensor(3 / 3).item()
     assert mine[3] == [torch.tensor(4 / 3).item(), 4, True], "step 4 comes after what was sent in step 3"
     assert other[3] == [third, 3 + 2, False], "rank 0 had counted 3, and this rank 2 more since"
+
+
+# a step that is left out
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), parametrizations.spectral_norm(nn.Linear(8, 1)))
+
+
+def buffers_of(model):
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def alike(these, those):
+    return all(torch.equal(these[name], those[name]) for name in these) and these.keys() == those.keys()
+
+
+LEFT_OUT = 2
+STEPS = [
+    ("celgc", {"interval": 8}),
+    ("celgc", {"interval": 8, "overlap": "delayed", "delay": 3, "drift": False}),
+    ("celgc", {"interval": 8, "inner": "Adam"}),
+    ("celgc", {"interval": 8, "warmup_steps": 5, "warmup": "gradients"}),
+    ("celgc", {"interval": 8, "buffer_policy": "keep"}),
+    ("celgc", {"interval": 8, "buffer_policy": "broadcast"}),
+    ("naive_parallel_clip", {}),
+    ("bucket_clip", {"bucket_mb": 1e-4}),
+    ("minibatch_clip", {"interval": 2}),
+]
+
+
+def with_a_bad_step(comm, algorithm, more, spoil, steps=5, rank=1, on_host=True):
+    """The buffers after each step, in one of which `spoil` changes a rank's batch; whether all is finite then."""
+    model = network()
+    optimizer = hvdclip.optimizer(algorithm, model, comm=comm, on_nonfinite="skip", **SETTINGS, **more)
+    optimizer.skip.on_host = optimizer.kept.on_host = on_host
+    rows = [buffers_of(model)]
+    for step in range(steps):
+        inputs, targets = batch(comm.rank, step), torch.zeros(16, 1)
+        if step == LEFT_OUT and comm.rank == rank:
+            spoil(inputs, targets)
+        for half in (slice(8), slice(8, 16)) if algorithm != "bucket_clip" else [slice(16)]:  # accumulated
+            (model(inputs[half]) - targets[half]).pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        rows.append(buffers_of(model))
+    optimizer.synchronize()
+    model.eval()
+    return rows, model(torch.ones(1, 4)).isfinite().item(), optimizer.last_round["skipped"]
+
+
+def spoil_inputs(inputs, targets):
+    inputs[0, 0] = float("nan")
+
+
+def spoil_targets(inputs, targets):
+    targets[15] = float("inf")
+
+
+@pytest.mark.parametrize("spoil", [spoil_inputs, spoil_targets])
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize(("algorithm", "more"), STEPS)
+def test_a_step_that_is_left_out_leaves_no_trace_in_buffers(algorithm, more, ranks, spoil):
+    bad = min(1, ranks - 1)
+    found = hvdclip.simulate(lambda comm: with_a_bad_step(comm, algorithm, more, spoil, rank=bad), ranks)
+    together = algorithm != "celgc" or "warmup" in more  # then all ranks leave it out
+    several = more["interval"] if algorithm == "minibatch_clip" else 1
+    for rank, (rows, finite, _) in enumerate(found):
+        left_out = rank == bad or together
+        before, after = rows[LEFT_OUT], rows[LEFT_OUT + several]
+        assert alike(before, after) == left_out, rank
+        assert not alike(after, rows[LEFT_OUT + several + 1]), "the next step is taken"
+        assert finite and all(buffer.isfinite().all() for buffer in rows[-1].values())
+        count = rows[-1]["1.num_batches_tracked"].item()
+        assert count == (1 if algorithm == "bucket_clip" else 2) * (5 - several * left_out)
+
+
+@pytest.mark.parametrize(("algorithm", "more"), STEPS[:2])
+@pytest.mark.parametrize("spoil", [spoil_inputs, spoil_targets])
+def test_buffers_that_a_device_masks_are_those_that_the_host_puts_back(algorithm, more, spoil):
+    on_host, masked = (
+        hvdclip.simulate(lambda comm, h=h: with_a_bad_step(comm, algorithm, more, spoil, on_host=h), 2)
+        for h in (True, False)
+    )
+    for (rows, *told), (also, *also_told) in zip(on_host, masked, strict=True):
+        assert all(map(alike, rows, also)) and told == also_told
+
+
+@pytest.mark.parametrize("algorithm", ["sgdol", "episode", "spider_clip"])
+def test_all_forward_passes_of_a_step_with_several_gradients_go_back(algorithm):
+    more = {"sgdol": {}, "episode": SETTINGS, "spider_clip": SETTINGS | {"anchor_every": 3}}[algorithm]
+    model, calls, rows = network(), 0, []
+    optimizer = hvdclip.optimizer(algorithm, model, on_nonfinite="skip", interval=4, **more)
+
+    def closure(again=False):
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        inputs = batch(0, calls)
+        if len(rows) == LEFT_OUT:
+            spoil_inputs(inputs, None)
+        loss = model(inputs).pow(2).mean()
+        loss.backward()
+        return loss
+
+    for _ in range(4):
+        optimizer.step(closure)
+        rows.append(buffers_of(model))
+    assert alike(rows[1], rows[2]) and not alike(rows[2], rows[3])
+    assert all(buffer.isfinite().all() for buffer in rows[3].values())
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize("unscaled", [True, False])
+@pytest.mark.parametrize(("algorithm", "more"), METHODS[1:])
+def test_an_overflow_leaves_no_trace_either(algorithm, more, unscaled, policy):
+    """From the first step on, in which a scale that is too large overflows."""
+
+    def one(comm):
+        model = network()
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, on_nonfinite=policy, **SETTINGS, **more)
+        scaler = torch.amp.GradScaler("cpu", init_scale=3e38 if comm.rank else 1.0, backoff_factor=1e-30)
+        rows = [buffers_of(model)]
+        for step in range(3):
+            optimizer.zero_grad()
+            scaler.scale((model(batch(comm.rank, step)) - 100).pow(2).mean()).backward()
+            if unscaled:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            rows.append(buffers_of(model))
+        return rows
+
+    for rank, rows in enumerate(hvdclip.simulate(one, 2)):
+        assert alike(rows[0], rows[1]) == (rank == 1 or algorithm != "celgc")
+        assert not alike(rows[1], rows[2])
+
+
+@pytest.mark.parametrize("spoil", [spoil_inputs, spoil_targets])
+def test_what_was_loaded_after_the_optimizer_was_made_is_not_taken_back(spoil):
+    """The copy is older: it stands in for what is not finite only."""
+    model, other = network(), network()
+    optimizer = hvdclip.optimizer("celgc", model, on_nonfinite="skip", **SETTINGS)
+    start = buffers_of(model)
+    other(batch(0, 0))
+    model.load_state_dict(other.state_dict())
+    inputs, targets = batch(0, 1), torch.zeros(16, 1)
+    spoil(inputs, targets)
+    (model(inputs) - targets).pow(2).mean().backward()
+    seen = buffers_of(model)
+    optimizer.step()
+    assert alike(buffers_of(model), start if spoil is spoil_inputs else seen)
+
+    model.load_state_dict(other.state_dict())
+    optimizer.load_state_dict(optimizer.state_dict())  # now it is known what the step begins with
+    optimizer.zero_grad()
+    (model(inputs) - targets).pow(2).mean().backward()
+    optimizer.step()
+    assert alike(buffers_of(model), buffers_of(other))
+
+
+def test_what_a_user_writes_between_steps_stays():
+    """As weight clipping does, which writes parameters after each step."""
+    model = network()
+    optimizer = hvdclip.optimizer("celgc", model, on_nonfinite="skip", **SETTINGS)
+    for step in range(3):
+        (model(batch(0, step)) * (float("nan") if step == 2 else 1)).mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            model[0].weight.clamp_(-0.1, 0.1)
+        optimizer.zero_grad()
+    assert model[1].num_batches_tracked.item() == 3 and model[1].running_mean.isfinite().all()
+
+
+def test_nothing_is_copied_where_no_step_is_left_out():
+    model = network()
+    optimizer = hvdclip.optimizer("celgc", model, **SETTINGS)
+    model(batch(0, 0)).mean().backward()
+    optimizer.step()
+    assert not optimizer.kept._copies

@@ -67,11 +67,16 @@ class GradientMethod(Method):
         """The messages' way; StepLeftOut, on all ranks, where the gradient of one is not finite."""
         self.communicate()
         if self.statistics.failed or self.statistics.overflowed:
+            self.kept.put_back()
             raise StepLeftOut
 
     def take(self, g: Gradient) -> None:
         with suppress(StepLeftOut):
             self.gradient_step(g)
+
+    @property
+    def ends_step(self) -> bool:
+        return self.steps_in_round == 0
 
     def after_step(self) -> None:
         if self.steps_in_round >= self.interval:

@@ -100,6 +100,8 @@ class LocalMethod(Method):
             self.skip.clear()
             with suppress(StepLeftOut):
                 self.local_step(g)
+        else:
+            self.kept.put_back()
 
     def after_step(self) -> None:
         self.averaging.after_step(self)
@@ -130,6 +132,7 @@ class LocalMethod(Method):
             with torch.no_grad():
                 return self.synchronize()
         self.averaging.rule.flush(self)
+        self.kept.keep()
 
     def agrees(self) -> bool:
         return self.averaging.rule.agrees(self)

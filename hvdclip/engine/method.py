@@ -17,6 +17,7 @@ from hvdclip.engine.agreement import check_agreement, kind
 from hvdclip.engine.descent import Descent, inverse
 from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
 from hvdclip.engine.inner import InnerSgd, inner_of
+from hvdclip.engine.kept import KeptBuffers
 from hvdclip.engine.progress import Progress
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import FusedSgd
@@ -77,6 +78,7 @@ class Method(torch.optim.Optimizer):
         self.statistics = self.types.statistics(comm)
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
         self._beside_x = [*frozen, *self.buffers.tensors()]
+        self.kept = KeptBuffers(self.buffers, self.space.parameters, settings.on_nonfinite == "skip")
         check_agreement(comm, self._what_must_agree())
         self.label = comm.new_name()  # two optimizers may have messages under way at one time
         self.progress = Progress()
@@ -102,6 +104,7 @@ class Method(torch.optim.Optimizer):
         self.vectors |= vectors or {}
         self.space.bind(x)
         self.comm.broadcast_([*x.flats, *self._beside_x])
+        self.kept.keep()
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
         self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
@@ -174,6 +177,11 @@ class Method(torch.optim.Optimizer):
 
     def wait(self) -> None:
         """Wait for what is under way."""
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether no further gradient belongs to what was left out, if something was."""
+        return True
 
     def synchronize(self) -> None:
         """Average the incomplete last round, if there is one, so that all ranks hold the same parameters."""
@@ -274,12 +282,16 @@ class Method(torch.optim.Optimizer):
         progress.steps += 1
         progress.steps_in_round += 1
         self.skip.begin()
+        self.kept.begin(getattr(self, "found_inf", None) is not None)
         if progress.steps_in_round == 1:
             self._begin_round()
         if self.takes_part:
             loss = None if closure is None else self.gradients.evaluate()
             self.take(self._gradient())
+            self.kept.put_back(self.skip.flag)
         self.after_step()
+        if self.ends_step:
+            self.kept.keep()
         return loss
 
     @torch.no_grad()
@@ -342,6 +354,7 @@ class Method(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what state_dict gave for the same method and parameters; ValueError for another method's state."""
         saved.load_state_dict(self, state_dict)
+        self.kept.keep()
 
     def check_common(self, reset: bool = False) -> None:
         """ValueError where other ranks cannot go on from what is common at the end of a round.
@@ -356,6 +369,7 @@ class Method(torch.optim.Optimizer):
         ValueError where each of them kept something for itself, which `reset` begins anew.
         """
         saved.load_common_state(self, state_dict, reset)
+        self.kept.keep()
 
     # How far it has come
 
