@@ -44,6 +44,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -81,6 +82,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -121,6 +123,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -162,6 +165,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -207,6 +211,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -245,6 +250,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -286,6 +292,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -313,6 +320,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -340,6 +348,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -368,6 +377,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -397,6 +407,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -426,6 +437,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -455,6 +467,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -486,6 +499,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -517,6 +531,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -553,6 +568,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -591,6 +607,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -629,6 +646,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -668,6 +686,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -704,6 +723,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -742,6 +762,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -775,6 +796,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -810,6 +832,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -846,6 +869,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -884,6 +908,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float = 1.0,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -919,6 +944,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -955,6 +981,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -991,6 +1018,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1028,6 +1056,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1066,6 +1095,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1105,6 +1135,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1139,6 +1170,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1173,6 +1205,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1192,6 +1225,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1213,6 +1247,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1236,6 +1271,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1262,6 +1298,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1286,6 +1323,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1313,6 +1351,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1336,6 +1375,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1362,6 +1402,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1385,6 +1426,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1410,6 +1452,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1426,6 +1469,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1443,6 +1487,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1463,6 +1508,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1485,6 +1531,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1505,6 +1552,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1527,6 +1575,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1544,6 +1593,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1562,6 +1612,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1580,6 +1631,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default

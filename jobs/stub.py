@@ -30,6 +30,7 @@ SHORTER = {"buffer_policy": "_BufferPolicy | dict[str, _BufferPolicy]"}
 ARGUMENTS = (
     f"{INDENT}model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own",
     f"{INDENT}comm: the ranks; default Horovod's where it is initialised, else one rank",
+    f"{INDENT}module: whose buffers take part, where model_or_params are parameters or groups; default none",
 )
 
 HEAD = '''\
@@ -86,6 +87,7 @@ def _overload(method: type[Method]) -> str:
         "model_or_params: _Parameters",
         "*",
         "comm: Communicator | None = None",
+        "module: nn.Module | None = None",
         *(f"{name}: {_type(name, field)}{_default(field, ' = ')}" for name, field in fields.items()),
     ]
     lines = ["@overload", "def optimizer(", *(f"{INDENT}{each}," for each in parameters), ") -> Method:"]

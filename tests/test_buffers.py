@@ -1,10 +1,13 @@
 """Buffers beside x: which are averaged, which are rank 0's, and what a step that is left out leaves of them."""
 
+import json
+import re
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from launch import python_ranks
 from torch import nn
 from torch.ao.quantization import HistogramObserver, MinMaxObserver
 from torch.nn.utils import parametrizations, prune
@@ -446,3 +449,122 @@ def test_nothing_is_copied_where_no_step_is_left_out():
     model(batch(0, 0)).mean().backward()
     optimizer.step()
     assert not optimizer.kept._copies
+
+
+# beside parameters and groups
+
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        self.frozen = nn.Linear(8, 8).requires_grad_(False)
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, inputs):
+        return self.head(self.frozen(self.body(inputs)))
+
+
+GIVEN = {
+    "parameters": lambda model: model.parameters(),
+    "named": lambda model: model.named_parameters(),
+    "groups": lambda model: [{"params": model.body.parameters()}, {"params": model.head.parameters(), "lr": 0.01}],
+    "a part": lambda model: model.body,
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "more"), [*METHODS, ("decentralized_clip", {"tau": 1.0, "lr_decay": 0.9}), ("scaffold", {})]
+)
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_module_beside_its_parameters(given, algorithm, more):
+    """Its buffers and frozen parameters are rank 0's at the start, and its statistics those of the whole module."""
+
+    def one(comm, handed, beside):
+        torch.manual_seed(comm.rank)
+        model = Head()
+        model.body[1].running_mean.fill_(comm.rank)
+        settings = {"lr": 0.05} if algorithm in ("decentralized_clip", "scaffold") else SETTINGS
+        module = model if beside else None
+        optimizer = hvdclip.optimizer(algorithm, handed(model), comm=comm, module=module, **settings, **more)
+        start = [model.frozen.weight.clone(), model.body[1].running_mean.clone()]
+        if given == "a part":  # the rest is each rank's own to set
+            model.head.requires_grad_(False).load_state_dict({"weight": torch.ones(1, 8), "bias": torch.zeros(1)})
+        train(model, optimizer, comm, 6)
+        optimizer.synchronize()
+        return start, model.state_dict()
+
+    found = hvdclip.simulate(lambda comm: one(comm, GIVEN[given], beside=True), 3)
+    for (weight, mean), state in found:
+        assert torch.equal(weight, found[0][0][0]) and mean.tolist() == [0] * 8
+        assert alike(state, found[0][1]) and state["body.1.num_batches_tracked"].item() == 6
+    if given == "parameters":
+        as_whole = hvdclip.simulate(lambda comm: one(comm, lambda model: model, beside=False), 3)
+        assert alike(as_whole[0][1], found[0][1])
+
+
+def test_parameters_that_are_not_the_modules():
+    model, other = Head(), nn.Linear(3, 2)
+    for given in (other, [*model.parameters(), *other.parameters()], [{"params": other.parameters()}]):
+        with pytest.raises(ValueError, match=r"module: 2 of the .* not its own, the first of shape \(2, 3\); allowed"):
+            hvdclip.optimizer("local_sgd", given, module=model, lr=0.1)
+    with pytest.raises(TypeError, match="module is a list; allowed: the module that"):
+        hvdclip.optimizer("local_sgd", model.parameters(), module=list(model.parameters()), lr=0.1)
+
+
+def test_a_module_beside_parameters_of_one_rank_only_is_told():
+    def one(comm):
+        model = Head()
+        beside = {"module": model} if comm.rank else {}
+        hvdclip.optimizer("local_sgd", model.parameters(), lr=0.1, comm=comm, **beside)
+
+    with pytest.raises(ValueError, match="ranks disagree on parameters and buffers"):
+        hvdclip.simulate(one, 2)
+
+
+# real ranks
+
+REAL = """
+import json
+import horovod.torch as hvd
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+import hvdclip
+
+hvd.init()
+rank = hvd.rank()
+
+def run(algorithm, **more):
+    torch.manual_seed(rank)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), parametrizations.spectral_norm(nn.Linear(8, 1)))
+    groups = [{"params": model[0].parameters()}, {"params": [*model[1].parameters(), *model[2].parameters()]}]
+    optimizer = hvdclip.optimizer(
+        algorithm, groups, module=model, lr=0.1, max_norm=1.0, on_nonfinite="skip", **more
+    )
+    for step in range(8):
+        inputs = torch.randn(16, 4) + rank
+        if step == 5 and rank == 1:
+            inputs[0, 0] = float("nan")
+        optimizer.zero_grad()
+        (model(inputs) - 1).pow(2).mean().backward()
+        optimizer.step()
+    optimizer.synchronize()
+    state = torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()])
+    theirs = hvd.allgather(state[None], name="test")
+    lengths = [vector.norm().item() for vector in model[2].buffers()]
+    return theirs.eq(state).all().item(), lengths, state.isfinite().all().item(), model[1].num_batches_tracked.item()
+
+found = [run("celgc", interval=4), run("celgc", interval=4, overlap="delayed", drift=False), run("naive_parallel_clip")]
+print(f"RESULT{rank}", json.dumps(found))
+"""
+
+
+@pytest.mark.ranks
+def test_on_real_ranks():
+    done = python_ranks(REAL, 2)
+    for rank in range(2):
+        found = json.loads(re.search(rf"RESULT{rank} (.*)", done.stdout)[1])
+        for (same, lengths, finite, batches), counted in zip(found, (8, 8, 7), strict=True):
+            assert same and finite and lengths == pytest.approx([1, 1], abs=1e-6)
+            assert batches == counted, "rank 0's: it leaves out a step where all ranks do"

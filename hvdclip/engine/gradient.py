@@ -20,8 +20,8 @@ from hvdclip.flat import Gradient, Vector
 class GradientMethod(Method):
     """A method's file defines `gradient_step(g)`, which calls `mean` once."""
 
-    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
-        super().__init__(model_or_params, settings, comm)
+    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator, **beside: Any):
+        super().__init__(model_or_params, settings, comm, **beside)
         if travelling := self.named(Sharing.TRAVELS):
             raise TypeError(
                 f"{self.name}: {', '.join(travelling)} cannot travel, since gradients do; allowed: OWN, COMMON"

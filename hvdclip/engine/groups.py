@@ -38,6 +38,25 @@ def trainable_groups(model_or_params: Parameters, weight_decay_on: str = "all") 
     return groups
 
 
+def module_of(model_or_params: Parameters, groups: list[dict[str, Any]], given: nn.Module | None) -> nn.Module | None:
+    """The module whose buffers take part, if one is known: that which holds the parameters, or is given beside them.
+
+    TypeError for what is no module, ValueError for one that does not have all of the groups' parameters.
+    """
+    if given is None:
+        return model_or_params if isinstance(model_or_params, nn.Module) else None
+    if not isinstance(given, nn.Module):
+        raise TypeError(f"module is a {type(given).__name__}; allowed: the module that the parameters are of")
+    its_own = {id(p) for p in given.parameters()}
+    foreign = [tuple(p.shape) for group in groups for p in group["params"] if id(p) not in its_own]
+    if foreign:
+        raise ValueError(
+            f"module: {len(foreign)} of the parameters to train are not its own, the first of shape {foreign[0]}; "
+            "allowed: the module that has all of them"
+        )
+    return given
+
+
 def _by_dimensions(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     weights = [p for p in parameters if p.dim() > 1]
     others = [p for p in parameters if p.dim() <= 1]

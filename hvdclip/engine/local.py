@@ -27,8 +27,8 @@ MOMENTUM = {"keep": OWN, "average": TRAVELS, "reset": COMMON}
 class LocalMethod(Method):
     """A method's file defines `local_step(g)`; `averaging` does what is due after it, each I-th step an average."""
 
-    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
-        super().__init__(model_or_params, settings, comm)
+    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator, **beside: Any):
+        super().__init__(model_or_params, settings, comm, **beside)
         self.averaging = Assembly(self).rounds()
         self.further_messages: list[Priced] = []  # of an algorithm that averages more than x
         rule = self.averaging.rule

@@ -15,7 +15,7 @@ from hvdclip.comm import Communicator
 from hvdclip.engine import saved
 from hvdclip.engine.agreement import check_agreement, kind
 from hvdclip.engine.descent import Descent, inverse
-from hvdclip.engine.groups import Parameters, defaults_of, trainable_groups
+from hvdclip.engine.groups import Parameters, defaults_of, module_of, trainable_groups
 from hvdclip.engine.inner import InnerSgd, inner_of
 from hvdclip.engine.kept import KeptBuffers
 from hvdclip.engine.progress import Progress
@@ -67,9 +67,11 @@ class Method(torch.optim.Optimizer):
         super().__init_subclass__(**kwargs)
         keep_from_compiler(cls)
 
-    def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
-        module = model_or_params if isinstance(model_or_params, nn.Module) else None
+    def __init__(
+        self, model_or_params: Parameters, settings: Any, comm: Communicator, *, module: nn.Module | None = None
+    ):
         groups = trainable_groups(model_or_params, settings.weight_decay_on)
+        module = module_of(model_or_params, groups, module)
         super().__init__(groups, defaults_of(settings))
         self.settings, self.comm, self.types = settings, comm, types_of(comm)
         self.space = self.types.space([p for group in self.param_groups for p in group["params"]])

@@ -42,8 +42,8 @@ class DecentralizedClip(Method):
                 )
             return self
 
-    def __init__(self, model_or_params: Any, settings: Any, comm: Any):
-        super().__init__(model_or_params, settings, comm)
+    def __init__(self, model_or_params: Any, settings: Any, comm: Any, **beside: Any):
+        super().__init__(model_or_params, settings, comm, **beside)
         if self.weight != 1.0:
             raise ValueError("weight: neighbours take plain means; allowed are equal weights")
         if not comm.has_ring:
