@@ -22,6 +22,7 @@ __version__: str
 _Parameters: TypeAlias = (
     nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
 )
+_BufferPolicy: TypeAlias = Literal["average", "keep", "broadcast"]
 _M = TypeVar("_M", bound=Method)
 
 def algorithms() -> list[dict[str, str]]:
@@ -43,12 +44,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -81,13 +83,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
@@ -121,12 +125,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -163,13 +168,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -208,12 +215,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -247,13 +255,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
@@ -288,12 +298,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -316,13 +327,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -343,12 +356,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -372,13 +386,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -401,12 +417,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -431,13 +448,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -460,12 +479,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -492,13 +512,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -523,12 +545,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -560,13 +583,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -598,12 +623,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -637,13 +663,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -676,12 +704,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -713,13 +742,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -751,12 +782,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -785,13 +817,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -820,12 +854,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -857,13 +892,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -895,12 +932,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float = 1.0,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -931,13 +969,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -967,12 +1007,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
     outer_lr: float | None = None,
     outer_momentum: float = 0.9,
@@ -1004,13 +1045,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -1041,12 +1084,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1080,13 +1124,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1119,12 +1165,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1154,13 +1201,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1188,12 +1237,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     momentum: float = 0.0,
     dampening: float = 0.0,
     nesterov: bool = False,
@@ -1207,13 +1257,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
@@ -1227,12 +1279,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1250,13 +1303,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1275,12 +1330,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1299,13 +1355,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1325,12 +1383,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1348,13 +1407,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1373,12 +1434,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     gamma: float | None = None,
     max_norm: float | None = None,
     gamma_follows_lr: bool = True,
@@ -1396,13 +1458,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
         max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
@@ -1420,12 +1484,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     tau: float,
 ) -> Method:
     """m_i = clip(g_i - v_i, tau); v_i += m_i; v += mean m_i; x -= eta v.
@@ -1436,13 +1501,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         tau: tau, the norm that no message exceeds; unit g
     """
 
@@ -1452,12 +1519,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     noise: float = 0.0,
     noise_seed: int = 0,
     tau: float,
@@ -1472,13 +1540,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
             0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
@@ -1493,12 +1563,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     noise: float = 0.0,
     noise_seed: int = 0,
     alpha: float,
@@ -1513,13 +1584,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
             0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
@@ -1534,12 +1607,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     b: float = 0.9,
     k: int | None = None,
 ) -> Method:
@@ -1551,13 +1625,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         b: b, weight of the new gradient in u_i; default 0.9
         k: k, entries of a message; none: all of them; unit entries; default None
     """
@@ -1568,12 +1644,13 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    module: nn.Module | None = None,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
     on_nonfinite: Literal["raise", "skip"] = "raise",
     weight: float = 1.0,
-    buffer_policy: Literal["average", "keep", "broadcast"] = "average",
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     tau: float,
     lr_decay: float = 0.8,
     tau_growth: float = 0.2,
@@ -1586,13 +1663,15 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
             "all"
         on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
         weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: float buffers of the module at an average; default "average"
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         tau: tau, threshold on the gradient's norm in the first step; unit g
         lr_decay: power of k+1 by which the step size falls; default 0.8
         tau_growth: power of k+1 by which the threshold grows; default 0.2

@@ -18,15 +18,19 @@ from pydantic.fields import FieldInfo
 
 import hvdclip
 from hvdclip.methods import METHODS, Method
+from hvdclip.settings import BufferPolicy
 
 PLACE = Path(hvdclip.__file__).with_name("__init__.pyi")
 INDENT = " " * 4
 WIDTH = 120
 # The types of settings that a validator checks, in place of pydantic.
 INSTEAD_OF_ANY = {"inner": "type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None"}
+# Those that are too long for a line; HEAD has the names.
+SHORTER = {"buffer_policy": "_BufferPolicy | dict[str, _BufferPolicy]"}
 ARGUMENTS = (
     f"{INDENT}model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own",
     f"{INDENT}comm: the ranks; default Horovod's where it is initialised, else one rank",
+    f"{INDENT}module: whose buffers take part, where model_or_params are parameters or groups; default none",
 )
 
 HEAD = '''\
@@ -54,6 +58,7 @@ __version__: str
 _Parameters: TypeAlias = (
     nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
 )
+_BufferPolicy: TypeAlias = {buffer_policy}
 _M = TypeVar("_M", bound=Method)
 
 def algorithms() -> list[dict[str, str]]:
@@ -68,6 +73,7 @@ def stub() -> str:
     head = HEAD.format(
         about=hvdclip.__doc__,
         names=json.dumps(hvdclip.__all__),
+        buffer_policy=_written(BufferPolicy),
         algorithms=_docstring(inspect.getdoc(hvdclip.algorithms) or ""),
         register=_docstring(inspect.getdoc(hvdclip.register) or ""),
     )
@@ -81,6 +87,7 @@ def _overload(method: type[Method]) -> str:
         "model_or_params: _Parameters",
         "*",
         "comm: Communicator | None = None",
+        "module: nn.Module | None = None",
         *(f"{name}: {_type(name, field)}{_default(field, ' = ')}" for name, field in fields.items()),
     ]
     lines = ["@overload", "def optimizer(", *(f"{INDENT}{each}," for each in parameters), ") -> Method:"]
@@ -119,7 +126,9 @@ def _default(field: FieldInfo, before: str) -> str:
 
 
 def _type(name: str, field: FieldInfo) -> str:
-    return INSTEAD_OF_ANY[name] if field.annotation is Any else _written(field.annotation)
+    if field.annotation is Any:
+        return INSTEAD_OF_ANY[name]
+    return SHORTER.get(name) or _written(field.annotation)
 
 
 def _written(annotation: Any) -> str:

@@ -220,7 +220,8 @@ class Counter(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3))
-        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("running_mean", torch.zeros(2))
+        self.register_buffer("running_var", torch.ones(2))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
 
@@ -233,13 +234,13 @@ def test_buffers_move_by_their_mean_less_what_was_sent():
         optimizer = hvdclip.optimizer("local_sgd", model, comm=comm, lr=0.1, interval=EVERY, overlap="delayed", delay=2)
         seen = []
         for t in range(count):
-            model.mean = 0.9 * model.mean + 0.1 * (comm.rank + 1) * t  # rebound, as modules may
+            model.running_mean = 0.9 * model.running_mean + 0.1 * (comm.rank + 1) * t  # rebound, as modules may
             model.seen += 1 + comm.rank
             model.weight.grad = torch.ones(3)
             optimizer.step()
-            seen.append([*model.mean.tolist(), model.seen.item()])
+            seen.append([*model.running_mean.tolist(), model.seen.item()])
         optimizer.synchronize()
-        return [*seen, [*model.mean.tolist(), model.seen.item()]]
+        return [*seen, [*model.running_mean.tolist(), model.seen.item()]]
 
     x, n, rows, sent = np.zeros(ranks), np.zeros(ranks), [], None
     for t in range(count):
@@ -259,12 +260,12 @@ def test_buffers_that_are_not_finite_are_those_of_the_others_after_an_average(ov
         model = Counter()
         optimizer = hvdclip.optimizer("local_sgd", model, comm=comm, lr=0.1, interval=2, overlap=overlap)
         for step in range(4):
-            model.mean.fill_(float("nan") if comm.rank == 1 and step == 1 else 1.0)
+            model.running_mean.fill_(float("nan") if comm.rank == 1 and step == 1 else 1.0)
             model.weight.grad = torch.ones(3)
             optimizer.step()
             if step == 1:
                 optimizer.synchronize()
-                after = model.mean.tolist()
+                after = model.running_mean.tolist()
         return after
 
     assert simulate(one, 2) == [[1, 1], [1, 1]]

@@ -45,7 +45,8 @@ def try_method(method: type[Method], settings: dict[str, Any], mistakes: list[st
     """
     of_the_run = {key: 1 for key in OF_THE_RUN if settings.get(key) is not None}
     numbers = nn.ParameterList([torch.zeros(2, 2)])
-    with_ours = {key: value for key, value in settings.items() if key != "name"} | of_the_run
+    # patterns of names fit the run's model, not these numbers
+    with_ours = {k: value for k, value in settings.items() if k not in ("name", "buffer_policy")} | of_the_run
     try:
         return optimizer(method.name, numbers, comm=SingleRank(), **with_ours)
     except Exception as error:

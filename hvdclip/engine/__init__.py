@@ -5,6 +5,7 @@ from hvdclip.engine.averages import Assembly
 from hvdclip.engine.descent import inverse
 from hvdclip.engine.gradient import GradientMethod
 from hvdclip.engine.groups import Parameters
+from hvdclip.engine.handed import Handed
 from hvdclip.engine.local import LocalMethod
 from hvdclip.engine.method import Method, NonFiniteGradient
 from hvdclip.engine.sgd import Direction
@@ -20,6 +21,7 @@ __all__ = [
     "Direction",
     "Disagreement",
     "GradientMethod",
+    "Handed",
     "LocalMethod",
     "Method",
     "NonFiniteGradient",

@@ -73,6 +73,7 @@ class GradientMethod(Method):
         self.communicate()
         nobody = self.participation.joined and self.statistics.present == 0
         if self.statistics.failed or self.statistics.overflowed or nobody:
+            self.kept.put_back()
             raise StepLeftOut
 
     def take(self, g: Gradient) -> None:
@@ -87,6 +88,10 @@ class GradientMethod(Method):
 
     def joinable(self) -> bool:
         return sends_gradients_plainly(self)
+
+    @property
+    def ends_step(self) -> bool:
+        return self.steps_in_round == 0
 
     def after_step(self) -> None:
         if self.steps_in_round >= self.interval:

@@ -58,6 +58,27 @@ def has_own_momentum(settings: Any) -> bool:
     return isinstance(settings, SgdSettings) and settings.inner is None and settings.momentum > 0
 
 
+def module_of(model_or_params: Parameters, groups: list[dict[str, Any]], given: nn.Module | None) -> nn.Module | None:
+    """The module whose buffers take part, if one is known: that which holds the parameters, or is given beside them.
+
+    TypeError for what is no module, ValueError for one that does not have all of the groups' parameters.
+    """
+    if given is None:
+        return model_or_params if isinstance(model_or_params, nn.Module) else None
+    if not isinstance(given, nn.Module):
+        raise TypeError(f"module is a {type(given).__name__}; allowed: the module that the parameters are of")
+    its_own = {id(p) for p in given.parameters()}
+    entries = (entry for group in groups for entry in group["params"])
+    handed = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
+    foreign = [tuple(p.shape) for p in handed if id(p) not in its_own]
+    if foreign:
+        raise ValueError(
+            f"module: {len(foreign)} of the parameters to train are not its own, the first of shape {foreign[0]}; "
+            "allowed: the module that has all of them"
+        )
+    return given
+
+
 def _by_dimensions(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     weights = [p for p in parameters if p.dim() > 1]
     others = [p for p in parameters if p.dim() <= 1]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hvdclip.averaging import NodeAverage
 from hvdclip.comm import Communicator, Cost
 from hvdclip.engine.agreement import check_agreement
-from hvdclip.engine.groups import KEYS, NAMES, Parameters, trainable_groups
+from hvdclip.engine.groups import KEYS, NAMES, Parameters, module_of, trainable_groups
 from hvdclip.engine.inner import inner_of
 from hvdclip.flat import Space
 from hvdclip.settings import SgdSettings
@@ -26,10 +26,10 @@ _holders: WeakValueDictionary[int, torch.optim.Optimizer] = WeakValueDictionary(
 class Handed:
     """The module, if there is one, and the groups of parameters to train; all ranks make the method together."""
 
-    def __init__(self, model_or_params: Parameters, settings: Any):
-        self.module = model_or_params if isinstance(model_or_params, nn.Module) else None
+    def __init__(self, model_or_params: Parameters, settings: Any, module: nn.Module | None = None):
         self.frozen: list[Any] = []  # parameters, or pairs of a name and one, that were frozen then
         self.groups = trainable_groups(model_or_params, settings, self.frozen)
+        self.module = module_of(model_or_params, self.groups, module)
         self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
         self.label = ""  # of its messages
         self.node: NodeAverage | None = None
@@ -41,8 +41,8 @@ class Handed:
             if p.requires_grad:
                 raise RuntimeError(
                     f"{self._name_of(entry)} was frozen when the optimizer was made, and requires a gradient now: it "
-                    "would not be trained; hand it over unfrozen and freeze it afterwards (without a gradient it is left "
-                    "alone), or make the optimizer anew"
+                    "would not be trained; hand it over unfrozen and freeze it afterwards (it is then left alone), "
+                    "or make the optimizer anew"
                 )
 
     def _name_of(self, entry: Any) -> str:

@@ -102,6 +102,8 @@ class LocalMethod(Method):
             self.gradients.common = True
             with suppress(StepLeftOut):
                 self.local_step(g)
+        else:
+            self.kept.put_back()
 
     def after_step(self) -> None:
         self.averaging.after_step(self)
@@ -135,6 +137,7 @@ class LocalMethod(Method):
             with torch.no_grad():
                 return self.synchronize()
         self.averaging.rule.flush(self)
+        self.kept.keep()
 
     def agrees(self) -> bool:
         return self.averaging.rule.agrees(self)

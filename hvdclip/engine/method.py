@@ -21,6 +21,7 @@ from hvdclip.engine.groups import Parameters, defaults_of, others_in_words
 from hvdclip.engine.handed import Handed, check_free, hold
 from hvdclip.engine.inner import InnerSgd
 from hvdclip.engine.joining import check_joinable, sit_out
+from hvdclip.engine.kept import KeptBuffers
 from hvdclip.engine.progress import Progress
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import FusedSgd
@@ -87,6 +88,7 @@ class Method(torch.optim.Optimizer):
         self.statistics = self.types.statistics(comm, len(self.space.parameters))
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
         self._beside_x = [*frozen, *self.buffers.tensors()]
+        self.kept = KeptBuffers(self.buffers, self.space.parameters, settings.on_nonfinite == "skip")
         handed.agree(comm, self._what_must_agree())
         self.label = handed.label_of(comm)
         self.progress = Progress()
@@ -112,6 +114,7 @@ class Method(torch.optim.Optimizer):
         self.vectors |= vectors or {}
         self.space.bind(x)
         self.handed.start_alike(self.comm, [*x.flats, *self._beside_x])
+        self.kept.keep()
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
         self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
@@ -195,14 +198,18 @@ class Method(torch.optim.Optimizer):
     def wait(self) -> None:
         """Wait for what is under way."""
 
+    @property
+    def ends_step(self) -> bool:
+        """Whether no further gradient belongs to what was left out, if something was."""
+        return True
+
     def synchronize(self) -> None:
         """Average the incomplete last round, if there is one, so that all ranks hold the same parameters."""
 
     def kept_apart(self) -> list[str]:
         """What each rank keeps for itself at the end of a round, in words; without it other ranks can go on from x."""
         apart = [f"its own {name}" for name in self.named(Sharing.OWN)]
-        own_buffers = self.settings.buffer_policy == "keep" and self.buffers.tensors()
-        return [*apart, "its own buffers (buffer_policy: keep)"] if own_buffers else apart
+        return [*apart, "its own buffers (buffer_policy: keep)"] if self.buffers.kept else apart
 
     def apart_in_x(self) -> list[str]:
         """Why x itself is not the same on all ranks at the end of a round, in words."""
@@ -295,14 +302,18 @@ class Method(torch.optim.Optimizer):
         progress.steps += 1
         progress.steps_in_round += 1
         self.skip.begin()
+        self.kept.begin(getattr(self, "found_inf", None) is not None)
         if progress.steps_in_round == 1:
             self._begin_round()
         if self.takes_part:
             loss = None if closure is None else self.gradients.evaluate()
             self._take(self._gradient())
+            self.kept.put_back(self.skip.flag)
         else:
             self.sit_out()
         self.after_step()
+        if self.ends_step:
+            self.kept.keep()
         return loss
 
     @torch.no_grad()
@@ -410,6 +421,7 @@ class Method(torch.optim.Optimizer):
         A state of torch's optimizer that is the step here (the inner one, or SGD) is taken over too.
         """
         saved.load_state_dict(self, state_dict)
+        self.kept.keep()
 
     @torch.no_grad()
     def broadcast_state(self, root: int = 0) -> None:
@@ -432,6 +444,7 @@ class Method(torch.optim.Optimizer):
         ValueError where each of them kept something for itself, which `reset` begins anew.
         """
         saved.load_common_state(self, state_dict, reset)
+        self.kept.keep()
 
     # How far it has come
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
+from torch import nn
 
 from hvdclip.comm import Communicator, default
 from hvdclip.engine import (
@@ -13,6 +14,7 @@ from hvdclip.engine import (
     TRAVELS,
     Disagreement,
     GradientMethod,
+    Handed,
     LocalMethod,
     Method,
     NonFiniteGradient,
@@ -139,11 +141,20 @@ def method(name: str) -> type[Method]:
 
 
 @uncompiled
-def optimizer(name: str, model_or_params: Parameters, *, comm: Communicator | None = None, **settings: Any) -> Method:
+def optimizer(
+    name: str,
+    model_or_params: Parameters,
+    *,
+    comm: Communicator | None = None,
+    module: nn.Module | None = None,
+    **settings: Any,
+) -> Method:
     """A torch optimizer that trains with the named algorithm on all ranks of `comm`.
 
-    `model_or_params` is a module (its buffers then take part), parameters or parameter groups with their own `lr` and
-    `weight_decay`; `comm` defaults to Horovod where it is initialised, else one rank. The settings are those that
+    `model_or_params` is a module, parameters, or parameter groups with their own `lr` and `weight_decay`. A module's
+    buffers (batch norm's statistics) take part in the averages, and they and its frozen parameters start from rank 0's.
+    Beside parameters or groups give `module=` for that: without it they stay each rank's own, and nobody can tell that
+    there are some. `comm` defaults to Horovod where it is initialised, else one rank. The settings are those that
     `hvdclip algorithms` lists. Raises ValueError or TypeError naming the setting, its value and what is allowed, and
     RuntimeError where a launcher announces several ranks and Horovod is not initialised.
     """
@@ -152,4 +163,5 @@ def optimizer(name: str, model_or_params: Parameters, *, comm: Communicator | No
         checked = chosen.Settings(**settings)
     except ValidationError as error:
         raise one_line(error, chosen.Settings, prefix=name) from None
-    return chosen(model_or_params, checked, default() if comm is None else comm)
+    handed = model_or_params if module is None else Handed(model_or_params, checked, module)
+    return chosen(handed, checked, default() if comm is None else comm)

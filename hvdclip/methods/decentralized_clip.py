@@ -108,6 +108,7 @@ class DecentralizedClip(Method):
             everyone.average("final")
             self.x.copy_(everyone.vectors[0])
             self.numbers["agree"] = True
+            self.kept.keep()
         self._tell_failures("final")
 
     def _tell_failures(self, purpose: str) -> None:

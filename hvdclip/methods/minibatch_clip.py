@@ -44,6 +44,7 @@ class MinibatchClip(GradientMethod):
             with suppress(StepLeftOut):
                 self._move_x()
             self._finish_round()
+            self.kept.keep()
 
     def _move_x(self) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -46,7 +46,21 @@ class CommonSettings(BaseModel):
         description="this rank's weight in every mean over the ranks, say its number of samples",
         allow_inf_nan=False,
     )
-    buffer_policy: BufferPolicy = setting("average", description="float buffers of the module at an average")
+    buffer_policy: BufferPolicy | dict[str, BufferPolicy] = setting(
+        "average",
+        description="the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank "
+        "0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}",
+    )
+
+    @field_validator("buffer_policy", mode="before")
+    @classmethod
+    def _is_policy(cls, policy: Any) -> Any:
+        given = policy if isinstance(policy, dict) else {"": policy}
+        if not all(isinstance(name, str) and way in get_args(BufferPolicy) for name, way in given.items()):
+            raise ValueError(
+                "allowed are 'average', 'keep' or 'broadcast', or {pattern of buffers' names: one of these, ...}"
+            )
+        return policy
 
     @model_validator(mode="before")
     @classmethod

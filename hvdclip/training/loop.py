@@ -69,7 +69,7 @@ class Trainer:
                 lambda: optimizer.check_common(reset),
             ),
             "x": state.vectors(optimizer.x.flats),
-            "buffers": state.buffers(self.model),
+            "buffers": state.buffers(self.model, optimizer.kept.keep),
             "asgd": self.asgd.part() if self.asgd else state.nothing(),
             "scaler": state.part_of(scaler) if scaler.is_enabled() else state.nothing(),
             "metrics": state.part_of(self.metrics),

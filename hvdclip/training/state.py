@@ -94,10 +94,11 @@ def vectors(flats: list[Tensor]) -> Part:
     return Part(lambda: flats, partial(torch._foreach_copy_, flats))
 
 
-def buffers(model: nn.Module) -> Part:
+def buffers(model: nn.Module, loaded: Callable[[], None]) -> Part:
     def load(values: dict[str, Tensor]) -> None:
         for name, buffer in model.named_buffers():
             buffer.copy_(values[name])
+        loaded()
 
     return Part(lambda: dict(model.named_buffers()), load)
 

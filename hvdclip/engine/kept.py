@@ -1,0 +1,100 @@
+"""The buffers as the last step has left them, for a step that is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from hvdclip.messages import Buffers
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+class KeptBuffers:
+    """A copy of the persistent buffers, with which a step that is left out leaves no trace in them.
+
+    Forward passes change buffers before it is known that their step is left out: a NaN would stay in the running
+    statistics for ever. The copy is made when a step ends, since nobody tells when the next forward pass begins.
+
+    Where something else than a step has written the parameters since, as a model's load_state_dict does, the copy is
+    not what the step began with. Then it only stands in for buffers that are not finite.
+
+    `always` says that steps may be left out; else they are where a GradScaler is in use, which the first step shows.
+    """
+
+    def __init__(self, buffers: Buffers, parameters: Sequence[Tensor], always: bool):
+        self.on_host = all(parameter.is_cpu for parameter in parameters)
+        self._buffers, self._parameters = buffers, parameters
+        self._wanted: bool | None = True if always else None  # None before the first step
+        self._copies: list[Tensor] = []
+        self._versions: list[int] = []
+        self._is_of_now = False  # whether the present step began with what the copies have
+
+    def begin(self, scaled: bool) -> None:
+        """A step begins, whose gradients come from a GradScaler if it is `scaled`."""
+        self._wanted = self._wanted or scaled
+        self._is_of_now = bool(self._copies) and self._versions == self._written()
+
+    def keep(self) -> None:
+        """A step ends, or something else has changed the state."""
+        tensors, kept = [] if self._wanted is False else self._buffers.tensors(), self._copies
+        if not tensors:
+            self._copies = []
+            return
+        if [_form(tensor) for tensor in tensors] != [_form(copy) for copy in kept]:
+            self._copies = [tensor.detach().clone() for tensor in tensors]
+        else:
+            for pairs in _by_dtype(zip(kept, tensors, strict=True)):
+                torch._foreach_copy_(*_columns(pairs))
+        self._versions = self._written()
+
+    def put_back(self, left_out: Tensor | None = None) -> None:
+        """The step is left out, or is if that is above 0, for which a device does not make the host wait."""
+        if not self._copies or (self.on_host and left_out is not None and not left_out.any()):
+            return
+        pairs = [
+            (tensor, copy)
+            for tensor, copy in zip(self._buffers.tensors(), self._copies, strict=True)
+            if _form(tensor) == _form(copy)  # else it has just been given its shape, and has no value to go back to
+        ]
+        mask = None if left_out is None or self.on_host else left_out > 0
+        if not self._is_of_now:
+            broken = ~_all_finite([tensor for tensor, _ in pairs])
+            mask = broken if mask is None else mask & broken.to(mask.device)
+        for some in _by_dtype(pairs):
+            tensors, copies = _columns(some)
+            torch._foreach_copy_(tensors, copies if mask is None else _where(mask, copies, tensors))
+
+    def _written(self) -> list[int]:
+        """How often something has written each parameter; what goes through x does not count."""
+        return [parameter._version for parameter in self._parameters]
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+def _by_dtype(pairs: Iterator[tuple[Tensor, Tensor]] | Pairs) -> Iterator[Pairs]:
+    """Those that a device copies at once."""
+    groups: dict[tuple[torch.dtype, torch.device], Pairs] = {}
+    for pair in pairs:
+        groups.setdefault((pair[0].dtype, pair[0].device), []).append(pair)
+    yield from groups.values()
+
+
+def _columns(pairs: Pairs) -> tuple[list[Tensor], list[Tensor]]:
+    return [first for first, _ in pairs], [second for _, second in pairs]
+
+
+def _all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    found = [tensor.isfinite().all() for tensor in tensors]
+    return torch.stack([each.to(found[0].device) for each in found]).all() if found else torch.tensor(True)
+
+
+def _where(mask: Tensor, these: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+    """In few operations, whose number a device feels more than their size."""
+    chosen = torch.where(mask.to(these[0].device), _flatten_dense_tensors(these), _flatten_dense_tensors(others))
+    return list(_unflatten_dense_tensors(chosen, these))
