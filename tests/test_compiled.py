@@ -218,6 +218,7 @@ def test_a_method_of_ones_own_is_guarded_as_well():
 
     def come_to(compiled):
         training = Training(SingleRank(), "celgc", {"lr": 0.1} | CELGC)
+        del training.optimizer  # which holds the parameters
         training.optimizer = Counting(training.model, Counting.Settings(lr=0.1, **CELGC), SingleRank())
         torch.compiler.reset()
         step = torch.compile(with_zero_grad, backend="eager") if compiled else with_zero_grad

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hvdclip.engine import broadcasts, from_torch
 from hvdclip.engine.agreement import kind
+from hvdclip.engine.groups import defaults_of
 from hvdclip.engine.torch_optimizer import plain
 from hvdclip.settings import LocalSettings
 
@@ -143,7 +144,7 @@ def load_groups(method: Method, state: State) -> None:
         with _without_hooks(method):
             plain("load_state_dict")(method, {"state": {}, "param_groups": state["param_groups"]})
         for group in method.param_groups:
-            for key, value in method.defaults.items():
+            for key, value in defaults_of(method.settings).items():
                 group.setdefault(key, value)  # states of older releases do not tell the momentum
     _keep_list(method, groups)
 

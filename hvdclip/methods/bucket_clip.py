@@ -102,7 +102,7 @@ class BucketClip(GradientMethod):
         @torch.no_grad()
         def produced(_: Tensor) -> None:
             method = itself()
-            if method is None:
+            if method is None or bucket not in method.buckets:  # or laid out anew since
                 return
             if i not in bucket.missing:
                 raise RuntimeError("bucket_clip sends gradients during backward(): call step() after each backward()")
