@@ -19,6 +19,7 @@ from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
+from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.options import whole_numbers
 from hvdclip.command.start import may_fuse, start
@@ -53,8 +54,22 @@ def main(context: click.Context) -> None:
 
     The same train line works alone, under horovodrun -np N, mpirun -np N and srun.
     """
+    output.never_fails()
+    context.call_on_close(lambda: _tell_what_is_lost(context.invoked_subcommand))
+    if context.invoked_subcommand not in ("train", "eval"):
+        # a notebook's, say, which matplotlib refuses where it does not know it; in trainings it is the user's modules'
+        os.environ.pop("MPLBACKEND", None)
     if context.invoked_subcommand != bench.name:
         keep_freed()
+
+
+def _tell_what_is_lost(command: str | None) -> None:
+    """A training leaves all in its directory; of another command what it shows may be all that it does."""
+    error = output.failure(sys.stdout)
+    if error is not None:
+        complain(f"output is left out: {error.strerror}")
+        if command != "train" and sys.exc_info()[0] is None:
+            sys.exit(1)
 
 
 for command in (
@@ -181,11 +196,11 @@ def configs_command(name: str | None) -> None:
     folder = Path(__file__).parent.parent / "configs"
     if name is not None:
         file = folder / f"{name.removesuffix('.yaml')}.yaml"
-        print(bad_input(file.read_text), end="")
+        print(bad_input(lambda: file.read_text(encoding="utf-8")), end="")
         return
     table = Table("file", "what it is")
     for file in sorted(folder.glob("*.yaml")):
-        table.add_row(os.path.relpath(file), file.read_text().splitlines()[0].lstrip("# "))
+        table.add_row(os.path.relpath(file), file.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     terminal.console().print(table)
 
 
