@@ -53,7 +53,7 @@ class Signals:
     def end(self, handler: signal.Handlers | None = None) -> None:
         """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter.
 
-        But for SIGTERM and SIGINT none ends the process any more: SLURM may send SIGUSR2 when all that is left is the exit.
+        But for SIGTERM and SIGINT none ends the process any more: SLURM may send SIGUSR2 when only the exit is left.
         """
         global _heard_here
         _heard_here = False
