@@ -90,6 +90,25 @@ def test_a_full_disk_that_has_room_again_is_written_on():
     assert output.failure(stream) is None, "a reader that has gone wants no more"
 
 
+SAYING = """
+import os, sys
+from hvdclip.command import output
+output.never_fails()
+print("out", end="")
+print("err", end="", file=sys.stderr)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("unbuffered", "said"), [("1", ("out", "err")), ("", ("", "err\n"))])
+def test_what_does_not_wait_for_more_does_not_wait_then(unbuffered, said):
+    """Of a process that is killed it is all that is seen; lines on stderr never wait."""
+    script = SAYING if unbuffered else SAYING.replace('"err", end=""', '"err"')
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == said
+
+
 def test_a_pipe_that_gives_no_waits_is_waited_for(monkeypatch):
     read, write = os.pipe()
     os.set_blocking(write, False)

@@ -20,29 +20,28 @@ class _Forgiving(io.FileIO):
         self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """How much is done with: written, or given up."""
+        """All of it is done with: written, or given up."""
+        left = memoryview(data).cast("B")
+        size = left.nbytes
         try:
-            written = super().write(data)
-            if written is None and select.select([], [self.fileno()], [], PATIENCE_S)[1]:
-                written = super().write(data)
+            while left.nbytes:
+                written = super().write(left)
+                if written is None and not select.select([], [self.fileno()], [], PATIENCE_S)[1]:
+                    break
+                left = left[written or 0 :]
         except OSError as error:
             self.failure = error
-            written = None
-        return memoryview(data).nbytes if written is None else written
+        return size
 
 
 def forgiving(descriptor: int, like: TextIO | None = None) -> TextIO:
     """A text stream on it, set up as another one, that raises no error, also where its encoding lacks a letter."""
-    encoding, at_once, by_lines = None, False, True
-    if isinstance(like, io.TextIOWrapper):
-        encoding, at_once, by_lines = like.encoding, like.write_through, like.line_buffering
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Forgiving(descriptor)),
-        encoding,
-        "backslashreplace",
-        line_buffering=by_lines,
-        write_through=at_once,
-    )
+    raw = _Forgiving(descriptor)
+    if not isinstance(like, io.TextIOWrapper):
+        return io.TextIOWrapper(io.BufferedWriter(raw), errors="backslashreplace", line_buffering=True)
+    at_once, by_lines = like.write_through, like.line_buffering
+    below: Any = raw if at_once else io.BufferedWriter(raw)  # python -u: nothing waits for more
+    return io.TextIOWrapper(below, like.encoding, "backslashreplace", line_buffering=by_lines, write_through=at_once)
 
 
 def never_fails() -> None:
@@ -70,7 +69,8 @@ def failure(stream: Any) -> OSError | None:
 
 
 def _raw(stream: Any) -> Any:
-    return getattr(getattr(stream, "buffer", None), "raw", None)
+    below = getattr(stream, "buffer", None)
+    return getattr(below, "raw", below)
 
 
 def _open_nowhere(descriptor: int) -> None:
