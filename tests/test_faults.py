@@ -232,6 +232,37 @@ def test_loader_workers_leave_signals_to_their_rank(tmp_path):
     assert re.match(r"stopped by SIG\w+ on rank 0 at step \d+", read(run)["exit"])
 
 
+def test_workers_that_cannot_hand_over_a_batch_are_told_of_and_a_stop_ends_the_rank(tmp_path):
+    """For the sockets of torch's workers a path has 108 letters at most; torch itself then waits for ever."""
+    own(tmp_path, "pass", workers=1)
+    run, temporary = tmp_path / "run", tmp_path / ("long" * 25)
+    temporary.mkdir()
+    how = {"ranks": 1, "launcher": "alone", "cwd": tmp_path, "env": {"TMPDIR": str(temporary)}}
+    with train(run, "own.yaml", **how) as job:
+        pid = wait_until(lambda: (found := beats(run).get(0)) and found.state == "waiting for a batch" and found.pid)
+        os.kill(pid, signal.SIGTERM)
+        done = job.finish(BOUND, check=False)
+    assert done.returncode == 1
+    said = (
+        r"waiting for a batch since 1\d s; a loader's worker said last: OSError: AF_UNIX path too long; the limit is "
+        r"600 s; asked to stop by SIGTERM, and ended without a checkpoint"
+    )
+    assert re.search(rf"hvdclip: rank 0 on host \S+: at step 1 {said}\n", done.stderr), done.stderr
+    assert re.search(rf"failed: rank 0 on \S+ at step 1: {said}", status(RunDirectory(run)).text)
+
+
+def test_a_rank_whose_batch_does_not_come_says_so(tmp_path):
+    own(tmp_path, "time.sleep(3600)", workers=1)
+    run = tmp_path / "run"
+    with train(run, "own.yaml", "comm.timeout=6", cwd=tmp_path) as job:
+        done = job.finish(60, check=False)
+    assert done.returncode not in (0, 75, 2)
+    said = done.stderr + done.stdout
+    itself = r"rank 0 on host \S+: at step 4 waiting for a batch since [67] s; the limit is 6 s"
+    other = r"rank 1 on host \S+: waited \d s in the average .* late: rank 0 on \S+ at step 4, waiting for a batch"
+    assert re.search(itself, said) or re.search(other, said), said
+
+
 # failures
 
 OWN = """

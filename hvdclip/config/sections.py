@@ -126,7 +126,7 @@ class Comm(Section):
         None,
         gt=0,
         description="seconds that a rank waits for the others before it takes them for lost; by default at least 60, "
-        "and ten times the longest wait for a round so far",
+        "and ten times the longest wait for a round so far; and that it waits for a batch, by default at least 600",
     )
 
 

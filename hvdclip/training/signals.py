@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from hvdclip.training.feed import FEED
+
 ASK_TO_STOP = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -79,7 +81,8 @@ def held() -> Iterator[None]:
 class InWorker:
     """A DataLoader's worker_init_fn: what is sent to the whole process group does not end the worker, begun in `held`.
 
-    Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker.
+    Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker. What the
+    worker says on stderr is kept for the rank.
     """
 
     def __init__(self, then: Callable[[int], Any] | None):
@@ -88,6 +91,7 @@ class InWorker:
     def __call__(self, worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_STOP)
         threading.Thread(target=_obey_parent, daemon=True).start()
+        FEED.listen()
         if self.then is not None:
             self.then(worker)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from hvdclip.comm import Communicator
 from hvdclip.training import randomness
+from hvdclip.training.feed import FEED
 from hvdclip.training.signals import InWorker, held
 from hvdclip.training.task import Batch, Evaluation, Task
 
@@ -106,8 +107,9 @@ class Supervised(Task):
 
 def _after(number: int, loader: Iterable[Any]) -> Iterator[Any]:
     """The loader's batches without its first ones."""
-    with held():
+    with held(), FEED.awaited():
         batches = iter(loader)
+    batches = FEED.each(batches)
     for _ in itertools.islice(batches, number):
         pass
     return batches
