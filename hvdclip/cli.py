@@ -23,7 +23,7 @@ from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.options import whole_numbers
 from hvdclip.command.start import may_fuse, start
-from hvdclip.config import Config, check_saved, load
+from hvdclip.config import Config, check_saved, load, look_beside
 from hvdclip.launch.command import (
     cancel_command,
     data_command,
@@ -42,7 +42,7 @@ from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.memory import keep_freed
 from hvdclip.training.run import Run
-from hvdclip.training.rundir import RunDirectory, load_model
+from hvdclip.training.rundir import CONFIG, RunDirectory, load_model
 from hvdclip.training.watch import STOP, Watch
 
 
@@ -136,6 +136,7 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 def eval_command(run: Path, model: str) -> None:
     """Evaluate an averaged model that a run has saved, on all its splits."""
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
+    look_beside(directory.path / CONFIG)
     config = bad_input(lambda: check_saved(directory.config()))
     file = run if run.is_file() else directory.model_file(model)
     comm = bad_input(lambda: start(config))

@@ -85,7 +85,7 @@ def test_every_configuration_that_comes_along_is_good(file):
         ({"train": {"steps": 5, "epochs": 2}}, "train: exactly one of steps and epochs must be given"),
         ({"train": {"steps": -5}}, "train.steps is -5; allowed: greater than or equal to 1"),
         ({"train": {"steps": True}}, "train.steps is True; allowed: a valid integer"),
-        ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed are the losses"),
+        ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed: torch.nn.functional's losses"),
         ({"train": {"steps": 5, "device": "tpu"}}, "train.device is 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
         ({"train": [1]}, "train is [1]; allowed: settings, valid are steps (none)"),
         ({"log": {"drift": False}}, "log.drift: set algorithm.drift instead"),

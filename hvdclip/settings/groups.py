@@ -176,9 +176,7 @@ class SgdSettings(CommonSettings):
             given = getattr(self, key)
             own = getattr(self.inner, "keywords", {}).get(key, given)
             if own != given:
-                raise ValueError(
-                    f"inner's {key} is {own}, but {key} is {given}; allowed: equal ones, or one of them"
-                )
+                raise ValueError(f"inner's {key} is {own}, but {key} is {given}; allowed: equal ones, or one of them")
         if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
             raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
         return self
