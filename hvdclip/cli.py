@@ -19,10 +19,11 @@ from hvdclip import __version__, algorithms
 from hvdclip.bench.command import bench
 from hvdclip.comm import Communicator
 from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
+from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.options import whole_numbers
 from hvdclip.command.start import may_fuse, start
-from hvdclip.config import Config, check_saved, load
+from hvdclip.config import Config, check_saved, load, look_beside
 from hvdclip.launch.command import (
     cancel_command,
     data_command,
@@ -41,7 +42,7 @@ from hvdclip.training.evaluation import evaluate
 from hvdclip.training.job import Job
 from hvdclip.training.memory import keep_freed
 from hvdclip.training.run import Run
-from hvdclip.training.rundir import RunDirectory, load_model
+from hvdclip.training.rundir import CONFIG, RunDirectory, load_model
 from hvdclip.training.watch import STOP, Watch
 
 
@@ -53,8 +54,22 @@ def main(context: click.Context) -> None:
 
     The same train line works alone, under horovodrun -np N, mpirun -np N and srun.
     """
+    output.never_fails()
+    context.call_on_close(lambda: _tell_what_is_lost(context.invoked_subcommand))
+    if context.invoked_subcommand not in ("train", "eval"):
+        # a notebook's, say, which matplotlib refuses where it does not know it; in trainings it is the user's modules'
+        os.environ.pop("MPLBACKEND", None)
     if context.invoked_subcommand != bench.name:
         keep_freed()
+
+
+def _tell_what_is_lost(command: str | None) -> None:
+    """A training leaves all in its directory; of another command what it shows may be all that it does."""
+    error = output.failure(sys.stdout)
+    if error is not None:
+        complain(f"output is left out: {error.strerror}")
+        if command != "train" and sys.exc_info()[0] is None:
+            sys.exit(1)
 
 
 for command in (
@@ -121,6 +136,7 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 def eval_command(run: Path, model: str) -> None:
     """Evaluate an averaged model that a run has saved, on all its splits."""
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
+    look_beside(directory.path / CONFIG)
     config = bad_input(lambda: check_saved(directory.config()))
     file = run if run.is_file() else directory.model_file(model)
     comm = bad_input(lambda: start(config))
@@ -181,11 +197,11 @@ def configs_command(name: str | None) -> None:
     folder = Path(__file__).parent.parent / "configs"
     if name is not None:
         file = folder / f"{name.removesuffix('.yaml')}.yaml"
-        print(bad_input(file.read_text), end="")
+        print(bad_input(lambda: file.read_text(encoding="utf-8")), end="")
         return
     table = Table("file", "what it is")
     for file in sorted(folder.glob("*.yaml")):
-        table.add_row(os.path.relpath(file), file.read_text().splitlines()[0].lstrip("# "))
+        table.add_row(os.path.relpath(file), file.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     terminal.console().print(table)
 
 

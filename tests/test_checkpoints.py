@@ -53,7 +53,7 @@ def run(tmp_path):
     """A run directory with checkpoints of three steps, on two ranks."""
     made, said = RunDirectory(tmp_path / "run"), []
     made.create()
-    made.write_config({"train": {"steps": 30}})
+    made.write_config("train: {steps: 30}")
     for name in (METRICS, EVALS):
         (made.path / name).write_text("x" * 9 + "\n" + "y" * 300)
     assert write(made, said, lines=made.path) == (3, 0) and not said

@@ -1,11 +1,17 @@
 """The configuration: every mistake is told, on one line, before anything starts."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import hvdclip
 from hvdclip import config
+from hvdclip.config import reading
 
 GOOD = {
     "algorithm": {"name": "celgc", "lr": 1.0, "gamma": 0.5},
@@ -79,7 +85,7 @@ def test_every_configuration_that_comes_along_is_good(file):
         ({"train": {"steps": 5, "epochs": 2}}, "train: exactly one of steps and epochs must be given"),
         ({"train": {"steps": -5}}, "train.steps is -5; allowed: greater than or equal to 1"),
         ({"train": {"steps": True}}, "train.steps is True; allowed: a valid integer"),
-        ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed are the losses"),
+        ({"train": {"steps": 5, "loss": "no_loss"}}, "loss is 'no_loss'; allowed: torch.nn.functional's losses"),
         ({"train": {"steps": 5, "device": "tpu"}}, "train.device is 'tpu'; allowed: 'auto', 'cpu' or 'cuda'"),
         ({"train": [1]}, "train is [1]; allowed: settings, valid are steps (none)"),
         ({"log": {"drift": False}}, "log.drift: set algorithm.drift instead"),
@@ -120,6 +126,8 @@ def test_overrides(tmp_path):
         ("=5", "is no override"),
         ("train.steps.x=5", "steps has no settings of its own"),
         ("train.steps=[", "is not YAML"),
+        ("train.steps=010", "train.steps: 010 is to YAML a number of base 8, 8; allowed: decimal numbers"),
+        ("train={steps: 1, steps: 2}", "train: steps is given twice, in line 1; allowed: once"),
     ],
 )
 def test_bad_overrides(tmp_path, override, said):
@@ -138,6 +146,12 @@ def test_bad_overrides(tmp_path, override, said):
         ("- 1", "holds no sections"),
         ("", "holds no sections"),
         (b"\xff\xfe\x00", "is not YAML"),
+        ("name: ü".encode("latin-1"), "is not YAML"),
+        ("train: {steps: 1}\nmodel: lstm\ntrain: {steps: 2}", "train is given twice, in lines 1 and 3; allowed: once"),
+        ("train:\n  steps: 1\n  seed: 2\n  steps: 3", "steps is given twice, in lines 2 and 4; allowed: once"),
+        ("train: {steps: 010}", "line 1: 010 is to YAML a number of base 8, 8; allowed: decimal numbers"),
+        ("train:\n  steps: 1:30", "line 2: 1:30 is to YAML a number of base 60, 90; allowed: decimal numbers"),
+        ("train: {steps: -1:30.5}", "is to YAML a number of base 60, -90.5"),
     ],
 )
 def test_bad_files(tmp_path, content, said):
@@ -156,3 +170,39 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path):
         "data: stdlib\ntrain: {steps: 1}\n"
     )
     assert config.load(file).algorithm["weight_decay"] == 1.2e-6
+
+
+def test_what_looks_like_a_misread_number_and_is_none(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("{a: 0, b: 0.5, c: 1_000, d: '010', e: 0x1f, f: -0, g: &g {x: 1}, h: {<<: *g, x: 2}, i: 00.5}")
+    found = {"a": 0, "b": 0.5, "c": 1000, "d": "010", "e": 31, "f": 0, "g": {"x": 1}, "h": {"x": 2}, "i": 0.5}
+    assert reading.read(file) == found
+
+
+def test_a_file_is_utf_8_whatever_the_locale(tmp_path):
+    (tmp_path / "c.yaml").write_text("a: ünï", encoding="utf-8")
+    script = "from pathlib import Path; from hvdclip.config.reading import *; raw = read(Path('c.yaml'))"
+    script += "; override(raw, sys.argv[1]); print(ascii(raw))"
+    env = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", f"import sys; {script}", "b=ü".encode()]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{'a': '\\xfcn\\xef', 'b': '\\xfc'}\n", done.stderr
+
+
+@pytest.mark.parametrize("key", ["lr", "weight_decay"])
+def test_what_is_set_inside_and_beside_must_be_equal(key):
+    inner = {"name": "AdamW", key: 0.001}
+    both = {"name": "celgc", "lr": 0.1, "gamma": 0.5, "weight_decay": 0.1, "inner": inner}
+    said = f"algorithm: inner's {key} is 0.001, but {key} is 0.1; allowed: equal ones, or one of them"
+    assert mistakes(changed(algorithm=both)) == [said]
+    assert config.check(changed(algorithm=both | {key: 0.001})).algorithm[key] == 0.001
+
+
+def test_the_weight_decay_of_an_inner_optimizer_holds():
+    """Not the outer setting's default, 0."""
+    algorithm = {"name": "celgc", "lr": 0.1, "gamma": 0.5, "inner": {"name": "AdamW", "weight_decay": 0.3}}
+    checked = config.check(changed(algorithm=algorithm))
+    assert config.check(checked.resolved).resolved == checked.resolved
+    model = torch.nn.Linear(2, 1)
+    optimizer = hvdclip.optimizer(model_or_params=model, **checked.algorithm)
+    assert optimizer.optimizers["inner"].param_groups[0]["weight_decay"] == 0.3

@@ -14,8 +14,9 @@ import hvdclip
 from hvdclip.cli import main
 from hvdclip.comm import Ledger, Pending
 from hvdclip.training import heartbeats, lock, watch
+from hvdclip.training.feed import Feed
 from hvdclip.training.heartbeats import Beat, ending
-from hvdclip.training.patience import Patience
+from hvdclip.training.patience import Hunger, Patience
 from hvdclip.training.rundir import RunDirectory
 from hvdclip.training.watch import asked_by
 
@@ -206,6 +207,58 @@ def test_late_ranks_are_those_that_do_not_wait_or_are_silent(monkeypatch):
         "late: rank 1 on n1, last seen 0 s ago at step 8; rank 2 on n2, last seen 80 s ago at step 6"
     )
     assert watch._late([beat(n, **waiting) for n in range(3)], 0, 60.0) == "all ranks wait: is a link between them cut?"
+
+
+def test_a_late_rank_that_waits_for_data_is_known_as_such(monkeypatch):
+    monkeypatch.setattr(watch.time, "time", lambda: 100.0)
+    beats = [beat(0, waits="round", time=99.0), beat(1, time=99.5, state=watch.HUNGRY)]
+    late = "late: rank 1 on n1, last seen 0 s ago at step 8, waiting for a batch"
+    assert watch._late(beats, me=0, waited=60.0) == late
+
+
+def hungry(seconds, timeout=None, asked=False, longest=0.0):
+    feed = Feed()
+    feed.longest = longest
+    hunger, told = Hunger(feed, timeout), 0
+    with feed.awaited():
+        for _ in range(seconds + 1):
+            hunger.pass_time(1.0, asked)
+            told += hunger.is_to_be_told()
+    return hunger.is_out, told
+
+
+def test_a_batch_is_waited_for_as_long_as_files_may_take_and_told_once():
+    assert hungry(29) == (False, 0) and hungry(31) == (False, 1) and hungry(600) == (False, 1)
+    assert hungry(601) == (True, 1)
+    assert hungry(900, longest=90.0) == (False, 1) and hungry(901, longest=90.0) == (True, 1)
+    assert hungry(5, timeout=5.0) == (False, 0) and hungry(6, timeout=5.0)[0], "what is set is what counts"
+    assert not hungry(9, asked=True)[0] and hungry(11, asked=True)[0], "asked to stop it is in vain much sooner"
+    assert not hungry(39, asked=True, longest=20.0)[0] and hungry(41, asked=True, longest=20.0)[0]
+
+
+def test_each_batch_is_waited_for_anew():
+    feed = Feed()
+    hunger = Hunger(feed, 5.0)
+    for number in feed.each(iter(range(3))):
+        hunger.pass_time(100.0, True)
+        assert not hunger.is_out and not hunger.is_felt, number
+        with feed.awaited():
+            for _ in range(5):
+                hunger.pass_time(1.0, False)
+        assert hunger.waited == 4 and hunger.is_felt == feed.waits
+
+
+def test_what_a_worker_says_last_is_known_to_its_rank(capfd):
+    feed = Feed()
+    assert feed.said == ""
+    pid = os.fork()
+    if pid == 0:
+        feed.listen()
+        print("much of it\n" * 1000 + "OSError: AF_UNIX path too long", file=sys.stderr, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert feed.said == "OSError: AF_UNIX path too long"
+    assert capfd.readouterr().err.endswith("much of it\nOSError: AF_UNIX path too long\n")
 
 
 def test_who_has_asked_for_a_stop():

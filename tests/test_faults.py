@@ -114,9 +114,9 @@ def test_a_directory_that_a_live_run_uses_is_refused(tmp_path, asked):
 # stops
 
 
-def all_ranks(job, found):
-    for beat in found.values():
-        os.kill(beat.pid, signal.SIGTERM)
+def all_ranks(job, found, signals=(signal.SIGTERM, signal.SIGTERM)):
+    for beat, number in zip(found.values(), signals, strict=True):
+        os.kill(beat.pid, number)
 
 
 STOPS = {
@@ -124,6 +124,8 @@ STOPS = {
     "SIGINT on rank 0": lambda job, found: os.kill(found[0].pid, signal.SIGINT),
     "SIGTERM on all 2 ranks": all_ranks,
     "SIGUSR2 on all 2 ranks": lambda job, found: job.process.send_signal(signal.SIGUSR2),  # mpirun passes it on
+    "SIGUSR1 on all 2 ranks": lambda job, found: job.process.send_signal(signal.SIGUSR1),  # and this
+    "SIGHUP on rank 0 and SIGXCPU on rank 1": lambda job, found: all_ranks(job, found, (signal.SIGHUP, signal.SIGXCPU)),
 }
 
 
@@ -141,6 +143,18 @@ def test_signals_stop_all_ranks_at_the_same_step(tmp_path, asked):
     assert read(run)["exit"] == text and f"hvdclip: {text}" in done.stderr + done.stdout
     assert read(run)["collectives"] == read(run)["rounds"], "asking and agreeing costs none"
     assert status(RunDirectory(run)).state == "stopped"
+
+
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
+    run = tmp_path / "run"
+    with Launch(["nohup", HVDCLIP, "train", *ENDLESS, "--run-dir", str(run)], 1, "alone", cwd=PROJECT) as job:
+        pid = under_way(run, 1)[0].pid
+        os.kill(pid, signal.SIGHUP)
+        seen = beats(run)[0].step
+        wait_until(lambda: beats(run)[0].step > seen)
+        os.kill(pid, signal.SIGUSR1)
+        assert job.finish(BOUND, check=False).returncode == 75
+    assert read(run)["exit"].startswith("stopped by SIGUSR1 on rank 0 at step ")
 
 
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
@@ -211,11 +225,42 @@ def test_loader_workers_leave_signals_to_their_rank(tmp_path):
     run = tmp_path / "run"
     with train(run, "own.yaml", "train.epochs=10000", ranks=1, launcher="alone", cwd=tmp_path) as job:
         under_way(run, 1)
-        for number in (signal.SIGUSR2, signal.SIGTERM):
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGTERM):
             os.killpg(job.process.pid, number)
         done = job.finish(BOUND, check=False)
     assert done.returncode == 75, done.stderr
     assert re.match(r"stopped by SIG\w+ on rank 0 at step \d+", read(run)["exit"])
+
+
+def test_workers_that_cannot_hand_over_a_batch_are_told_of_and_a_stop_ends_the_rank(tmp_path):
+    """For the sockets of torch's workers a path has 108 letters at most; torch itself then waits for ever."""
+    own(tmp_path, "pass", workers=1)
+    run, temporary = tmp_path / "run", tmp_path / ("long" * 25)
+    temporary.mkdir()
+    how = {"ranks": 1, "launcher": "alone", "cwd": tmp_path, "env": {"TMPDIR": str(temporary)}}
+    with train(run, "own.yaml", **how) as job:
+        pid = wait_until(lambda: (found := beats(run).get(0)) and found.state == "waiting for a batch" and found.pid)
+        os.kill(pid, signal.SIGTERM)
+        done = job.finish(BOUND, check=False)
+    assert done.returncode == 1
+    said = (
+        r"waiting for a batch since 1\d s; a loader's worker said last: OSError: AF_UNIX path too long; the limit is "
+        r"600 s; asked to stop by SIGTERM, and ended without a checkpoint"
+    )
+    assert re.search(rf"hvdclip: rank 0 on host \S+: at step 1 {said}\n", done.stderr), done.stderr
+    assert re.search(rf"failed: rank 0 on \S+ at step 1: {said}", status(RunDirectory(run)).text)
+
+
+def test_a_rank_whose_batch_does_not_come_says_so(tmp_path):
+    own(tmp_path, "time.sleep(3600)", workers=1)
+    run = tmp_path / "run"
+    with train(run, "own.yaml", "comm.timeout=6", cwd=tmp_path) as job:
+        done = job.finish(60, check=False)
+    assert done.returncode not in (0, 75, 2)
+    said = done.stderr + done.stdout
+    itself = r"rank 0 on host \S+: at step 4 waiting for a batch since [67] s; the limit is 6 s"
+    other = r"rank 1 on host \S+: waited \d s in the average .* late: rank 0 on \S+ at step 4, waiting for a batch"
+    assert re.search(itself, said) or re.search(other, said), said
 
 
 # failures

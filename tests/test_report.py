@@ -9,6 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from matplotlib import image
 from rich.console import Console
@@ -25,7 +26,8 @@ from hvdclip.training.rundir import RunDirectory
 def write(folder, seed, losses, algorithm="celgc", ranks=2):
     run = RunDirectory(folder)
     run.create()
-    run.write_config({"algorithm": {"name": algorithm, "interval": 4}, "train": {"steps": 8, "seed": seed}})
+    settings = {"algorithm": {"name": algorithm, "interval": 4}, "train": {"steps": 8, "seed": seed}}
+    run.write_config(yaml.safe_dump(settings))
     recorder = FileRecorder(run, tensorboard=False, say=print)
     for number, loss in enumerate(losses, start=1):
         line = {"step": 4 * number, "round": number, "samples": 80 * number, "loss": loss, "clip_fraction": 0.5}

@@ -1,5 +1,6 @@
 """hvdclip's types, as mypy and editors read them from its stub."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -122,3 +123,34 @@ def test_it_is_installed(tmp_path):
     editable = built("build_editable", source, tmp_path)
     path = next(name for name in editable.namelist() if name.endswith(".pth"))
     assert editable.read(path).decode().strip() == str(source), "mypy and editors follow a path, but no import hook"
+
+
+def beside_a_clone(folder, site):
+    """A Python that has only what is in `site` and what runs these tests, and a folder in which a clone lies."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, timeout=60)
+    packages = next((folder / "venv/lib").iterdir()) / "site-packages"
+    shutil.copytree(site, packages, dirs_exist_ok=True)
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (packages / "zz_of_the_tests.pth").write_text("\n".join(here) + "\n")
+    place = folder / "working"
+    shutil.copytree(PROJECT / "hvdclip", place / "hvdclip/hvdclip", ignore=shutil.ignore_patterns("__pycache__"))
+    (place / "script.py").write_text("import hvdclip\nprint(hvdclip.optimizer.__name__, hvdclip.__file__)\n")
+    return folder / "venv/bin/python", place
+
+
+@pytest.mark.slow
+def test_a_clone_in_the_working_folder_does_not_hide_the_package(tmp_path):
+    """Its folder has the package's name, and for a finder of setuptools' it would come first."""
+    source = tmp_path / "source"
+    shutil.copytree(PROJECT / "hvdclip", source / "hvdclip", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, source)
+    built("build_editable", source, tmp_path).extractall(tmp_path / "site")
+    python, place = beside_a_clone(tmp_path, tmp_path / "site")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for arguments in (["script.py"], ["-c", (place / "script.py").read_text()], ["-m", "hvdclip", "--version"]):
+        done = subprocess.run(
+            [python, *arguments], cwd=place, env=environment, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"optimizer {source}/hvdclip/__init__.py" in done.stdout or "version 0.1.0" in done.stdout

@@ -55,7 +55,7 @@ def with_ranks(
 ) -> None:
     """run(), ending the whole job when it fails on this rank only; `where` tells in words how far it has come.
 
-    The errors of `through` are raised.
+    The errors of `through` are raised. A ConfigError is bad input, told in one line.
     """
     try:
         run()
@@ -69,6 +69,12 @@ def with_ranks(
         if comm.rank == 0:
             complain(str(stopped))
         sys.exit(STOPPED)
+    except ConfigError as error:  # known only once data are read, and most likely on all ranks
+        if comm.rank > 0:
+            time.sleep(3)
+        complain(f"rank {comm.rank}: {error}" if comm.size > 1 else str(error))
+        sys.stdout.flush()
+        os._exit(BAD_INPUT)
     except Exception as error:
         failed = " ".join(["failed", where()]).rstrip()
         complain(f"rank {comm.rank} on host {socket.gethostname()} {failed}: {type(error).__name__}: {error}")

@@ -5,7 +5,7 @@ from hvdclip.config.combinations import NO_BATCH_NORM, NO_CONVOLUTIONS, check_fo
 from hvdclip.config.configuration import Config, differences
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import FROM_DATA, settings_model
-from hvdclip.config.references import import_function
+from hvdclip.config.references import import_function, look_beside
 from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "differences",
     "import_function",
     "load",
+    "look_beside",
     "settings_model",
 ]

@@ -34,7 +34,9 @@ def check_algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | N
     if method is None:
         return None, {}
     checked = check_section(method.Settings, settings, "algorithm", mistakes)
-    resolved = {} if checked is None else checked.model_dump(exclude={"weight"}) | _given(settings, "inner")
+    # the default of an inner optimizer's own decay would be lost to a default that is given
+    left_out = {"weight", "weight_decay"} if "inner" in settings and "weight_decay" not in settings else {"weight"}
+    resolved = {} if checked is None else checked.model_dump(exclude=left_out) | _given(settings, "inner")
     return method, {"name": name} | resolved
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, part
 from hvdclip.config.named import CLASSIFIERS, FROM_DATA, READ_AS, check_named, try_model, try_problem
 from hvdclip.config.reading import override, read
+from hvdclip.config.references import look_beside
 from hvdclip.config.sections import SECTIONS, Checkpoint, Columns, Comm, Log, Section, Shards, Train
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
@@ -31,7 +33,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     raw = read(Path(path))
     for given in overrides:
         override(raw, given)
-    return check(raw)
+    look_beside(Path(path))
+    return replace(check(raw), folder=Path(path).absolute().parent)
 
 
 def check(raw: dict[str, Any]) -> Config:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hvdclip import data, models
+from hvdclip.config.error import ConfigError
 from hvdclip.config.named import CLASSIFIERS, drawn_nowhere
+from hvdclip.config.references import import_function
 from hvdclip.config.sections import Train
 from hvdclip.data.sources import NAMES as STAGED
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
 
 # What means something to labelled samples and data of one's own only, and what nothing to problems.
+FOR_OWN = ("loss",)
 FOR_SAMPLES = ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm")
 FOR_DATA = (*FOR_SAMPLES, "precision", "compile")
 NO_BATCH_NORM = "train.sync_batch_norm is True, but the model has no batch norm; allowed: False"
@@ -38,10 +41,11 @@ def check_pair(model: str | None, source: str | None) -> Iterator[str]:
 def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
     """What the train section and the algorithm ask of the data."""
     name = source.get("name", "")
-    for key in FOR_DATA if name in PROBLEMS else FOR_SAMPLES if name in data.CORPORA else ():
-        default, value = Train.model_fields[key].default, getattr(train, key)
-        if value != default:
-            yield f"train.{key} is {value}; allowed with data {name}: {default}"
+    if name and ":" not in name:
+        others = FOR_DATA if name in PROBLEMS else FOR_SAMPLES if name in data.CORPORA else ()
+        yield from _unused(train, name, (*FOR_OWN, *others))
+    elif ":" in train.loss:
+        yield from _of_own_loss(train)
     if name in PROBLEMS and algorithm.get("weight_decay_on", "all") != "all":
         yield f"algorithm.weight_decay_on is weights; allowed with data {name}: all, of whose x none are"
     if name in data.LABELLED and train.accumulate > source["batch"]:
@@ -53,6 +57,22 @@ def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, An
     if train.stage is not None and name and name not in (*STAGED, "libsvm"):
         names = ", ".join(STAGED)
         yield f"train.stage is {train.stage!r}, with the data {name}; allowed: none, or the data {names} or libsvm"
+
+
+def _unused(train: Train, name: str, keys: Sequence[str]) -> Iterator[str]:
+    for key in keys:
+        default, value = Train.model_fields[key].default, getattr(train, key)
+        if value != default:
+            yield f"train.{key} is {value}; allowed with data {name}: {default}"
+
+
+def _of_own_loss(train: Train) -> Iterator[str]:
+    try:
+        import_function(train.loss)
+    except ConfigError as error:
+        yield f"train.loss: {error}"
+    if train.accumulate > 1:
+        yield f"train.accumulate is {train.accumulate}; allowed with a loss of one's own: 1"
 
 
 def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hvdclip.config.references import BESIDE
 from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train
 
 
@@ -25,6 +27,14 @@ class Config:
     log: Log
     comm: Comm
     resolved: dict[str, Any]
+    folder: Path | None = None  # of the YAML file
+
+    def as_yaml(self) -> str:
+        """`resolved`, and where modules of the user's own are to be looked for when it is read again elsewhere."""
+        names = (self.model["name"], self.data["name"], self.resolved["algorithm"]["name"], self.train.loss)
+        text = yaml.safe_dump(self.resolved, sort_keys=False)
+        is_own = self.folder is not None and any(":" in name for name in names)
+        return f"{BESIDE}{self.folder}\n{text}" if is_own else text
 
     @property
     def interval(self) -> int | None:

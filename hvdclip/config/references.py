@@ -6,17 +6,39 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hvdclip.config.error import ConfigError
+
+BESIDE = "# modules of one's own are looked for in: "
+
+
+def look_beside(file: Path) -> None:
+    """Let import_function find modules in the folder of a YAML file, and in the one that its comment names."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        text = ""
+    named = [line.removeprefix(BESIDE) for line in text.splitlines() if line.startswith(BESIDE)]
+    here = _working_folder()
+    for folder in (*named, str(file.absolute().parent)):
+        if folder not in sys.path:
+            sys.path.insert(sys.path.index(here) + 1, folder)
+
+
+def _working_folder() -> str:
+    """On sys.path, as python script.py would have it; a console script's own folder is what stands there otherwise."""
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return here
 
 
 def import_function(reference: str) -> Callable[..., Any]:
     """The function that `my.module:name` refers to; ConfigError if there is none."""
     module, _, name = reference.partition(":")
-    # as python script.py would find it; a console script's own folder is what stands there otherwise
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _working_folder()
     try:
         function = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever a module of the user's own raises when imported

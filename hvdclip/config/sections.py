@@ -53,7 +53,11 @@ class Train(Section):
     )
     weighted: bool = Field(False, description="weight each rank in every mean by the number of its training samples")
     nonmono: int = Field(5, ge=1, description="evaluations that NT-ASGD looks back")
-    loss: str = Field("cross_entropy", description="for data of one's own: a function of torch.nn.functional")
+    loss: str = Field(
+        "cross_entropy",
+        description="for data of one's own: a function of torch.nn.functional, or my.module:loss, called with model "
+        "and batch",
+    )
     label_smoothing: FiniteNumber = Field(
         0.0, ge=0, lt=1, description="share of each label that the loss in training spreads over all classes"
     )
@@ -84,8 +88,11 @@ class Train(Section):
             raise ValueError("exactly one of steps and epochs must be given")
         if self.nt_asgd == "epoch" and (self.evaluate_every_steps is not None or self.epochs is None):
             raise ValueError("nt_asgd: epoch takes models at epoch ends: give epochs, and no evaluate_every_steps")
-        if not re.search("loss|cross_entropy", self.loss) or not hasattr(torch.nn.functional, self.loss):
-            raise ValueError(f"loss is {self.loss!r}; allowed are the losses of torch.nn.functional, say mse_loss")
+        is_torchs = re.search("loss|cross_entropy", self.loss) and hasattr(torch.nn.functional, self.loss)
+        if not is_torchs and ":" not in self.loss:
+            raise ValueError(
+                f"loss is {self.loss!r}; allowed: torch.nn.functional's losses, say mse_loss, and my.module:loss"
+            )
         if not self.warmup_epochs and self.warmup_from != Train.model_fields["warmup_from"].default:
             raise ValueError(f"warmup_from is {self.warmup_from}, but warmup_epochs is 0; give both, or neither")
         if self.label_smoothing and self.loss != "cross_entropy":
@@ -126,7 +133,7 @@ class Comm(Section):
         None,
         gt=0,
         description="seconds that a rank waits for the others before it takes them for lost; by default at least 60, "
-        "and ten times the longest wait for a round so far",
+        "and ten times the longest wait for a round so far; and that it waits for a batch, by default at least 600",
     )
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-import yaml
-
 from hvdclip import __version__
 from hvdclip.checkpoints import durable
 from hvdclip.config import Config, load
@@ -50,8 +48,7 @@ class Submission:
             slurm.check(Path(draft.name))
         for folder, config in zip(self.folders, self.configs, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
-            resolved = yaml.safe_dump(config.resolved, sort_keys=False)
-            durable.write_text(folder / SUBMITTED, "\n".join([*self.job.heading(), resolved]))
+            durable.write_text(folder / SUBMITTED, "\n".join([*self.job.heading(), config.as_yaml()]))
         script = self.job.folder / SCRIPT
         durable.write_text(script, text)
         number = slurm.submit(script)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles tell them apart on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
+
+
+def canvas(width: float, height: float) -> Figure:
+    """A picture of that many inches; without pyplot, whose backend is that of whoever has started this process."""
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def look(number: int) -> dict[str, Any]:
@@ -34,5 +34,4 @@ def save(figure: Figure, directory: str | Path, name: str) -> list[Path]:
     files = [Path(directory) / f"{name}.{kind}" for kind in ("png", "svg")]
     for file in files:
         figure.savefig(file, dpi=110)
-    plt.close(figure)
     return files

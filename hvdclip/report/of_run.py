@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from matplotlib import pyplot as plt
 from rich.table import Table
 
 from hvdclip.report import plot, runs, table
-from hvdclip.report.look import COLOURS, dress, save
+from hvdclip.report.look import COLOURS, canvas, dress, save
 from hvdclip.report.page import Picture, Section
 from hvdclip.training.rundir import EVALS, RunDirectory
 
@@ -62,7 +61,8 @@ def _evaluations(run: RunDirectory) -> Table:
 
 
 def _rounds(run: runs.Run, folder: Path) -> Path:
-    figure, axis = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    figure = canvas(10, 3.6)
+    axis = figure.subplots()
     for key, number, label, style in (("round_s", 0, "the round", "-"), ("comm_s", 1, "communication", "--")):
         ends = run.series("round")[:1]
         of_one = run.series(key)[:1] / np.diff(ends, prepend=0)  # lines of gradient methods are of several rounds

@@ -51,7 +51,7 @@ def write(title: str, sections: Sequence[Section], folder: Path) -> list[Path]:
         )
         environment.filters |= {"header": _header, "rows": _rows, "beside": partial(_beside, folder)}
         text = environment.from_string(template).render(title=title, sections=sections, made=made)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         files.append(folder / name)
     return files
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from hvdclip.report.look import dress, look, save
+from hvdclip.report.look import canvas, dress, look, save
 from hvdclip.report.runs import Run
 
 POINTS = 80
@@ -22,7 +21,8 @@ def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
 
     Of runs that differ in the seed only the mean is drawn, with a band of one standard deviation.
     """
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), layout="constrained")
+    figure = canvas(13, 7.2)
+    axes = figure.subplots(2, 3)
     loss_axes = list(axes[0])
     labels = ("samples (tokens), all ranks", "seconds (without evaluation)", "bytes handed over by a rank")
     for axis, label in zip(loss_axes, labels, strict=True):

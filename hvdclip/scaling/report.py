@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from rich.table import Table
 
-from hvdclip.report.look import COLOURS, dress, look, save
+from hvdclip.report.look import COLOURS, canvas, dress, look, save
 from hvdclip.scaling.points import REAL
 from hvdclip.scaling.study import Row, Study, interval_of_mean
 
@@ -89,7 +88,8 @@ def _cells(study: Study, row: Row, alone: bool) -> list[str]:
 
 def plot(study: Study, folder: Path) -> list[Path]:
     """Speed-up and efficiency over N with their ideal lines, parts of a step, measured against predicted."""
-    figure, axes = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained")
+    figure = canvas(12, 8.4)
+    axes = figure.subplots(2, 2)
     real = [row for row in study.rows if row.data == REAL]
     base = study.base()
     intervals, ranks = sorted({row.interval for row in real}), sorted({row.ranks for row in real})

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 from rich.table import Table
 
 from hvdclip.report import runs
-from hvdclip.report.look import dress, look, save
+from hvdclip.report.look import canvas, dress, look, save
 from hvdclip.scaling.cost import StepCost
 from hvdclip.simulation.trace import Trace
 
@@ -117,7 +116,8 @@ def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path, real: 
     if not any(np.isfinite(each.mean) for each in found):
         return []
     ranks = max(each.ranks for each in found)
-    figure, (steps, seconds) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure = canvas(11, 4.4)
+    steps, seconds = figure.subplots(1, 2)
     for number, n in enumerate(sorted({each.ranks for each in found})):
         of_ranks = [each for each in found if each.ranks == n and np.isfinite(each.mean)]
         spread = [each.steps.std(ddof=1) if len(each.steps) > 1 else 0.0 for each in of_ranks]

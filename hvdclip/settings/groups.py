@@ -202,6 +202,11 @@ class SgdSettings(CommonSettings):
     def _consistent(self) -> Self:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov: true needs momentum > 0 and dampening 0")
+        for key in ("lr", *({"weight_decay"} & self.model_fields_set)):
+            given = getattr(self, key)
+            own = getattr(self.inner, "keywords", {}).get(key, given)
+            if own != given:
+                raise ValueError(f"inner's {key} is {own}, but {key} is {given}; allowed: equal ones, or one of them")
         if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
             raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
         return self

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from hvdclip.report.look import COLOURS, dress, look, save
+from hvdclip.report.look import COLOURS, canvas, dress, look, save
 from hvdclip.report.table import with_spread
 from hvdclip.simulation.trace import Trace, slope
 
@@ -58,7 +57,8 @@ def _reached(traces: Sequence[Trace], interval: int | None, target: float | None
 
 def plot(traces: Sequence[Trace], target: float | None, directory: Path) -> list[Path]:
     """Gradient norm, speed-up over the ranks, rounds over I, clip fraction and drift; returns the PNG and SVG."""
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), layout="constrained")
+    figure = canvas(13, 7.2)
+    axes = figure.subplots(2, 3)
     norm, steps, rounds, clipped, drift, legend = axes.flat
     for number, trace in enumerate(traces):
         curve = trace.values.mean(axis=0) if np.isnan(trace.gradient_norms).all() else trace.rms_norm()

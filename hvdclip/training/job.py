@@ -20,7 +20,7 @@ from hvdclip.training.precision import Precision
 from hvdclip.training.problem import ProblemTask
 from hvdclip.training.provenance import code_sha256, versions
 from hvdclip.training.randomness import seed_everything
-from hvdclip.training.supervised import Supervised
+from hvdclip.training.supervised import Supervised, WithOwnLoss
 from hvdclip.training.task import Task
 
 
@@ -81,7 +81,8 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     name = settings.pop("name")
     if ":" in name:
         loaders = import_function(name)(rank=comm.rank, ranks=comm.size, **settings)
-        supervised = Supervised(loaders, config.train.loss, device, config.train.label_smoothing)
+        kind = WithOwnLoss if ":" in config.train.loss else Supervised
+        supervised = kind(loaders, config.train.loss, device, config.train.label_smoothing)
         return supervised, ("the loaders' splits", ", ".join(loaders))
     if name in PROBLEMS:
         problem = PROBLEMS[name](ranks, **settings)

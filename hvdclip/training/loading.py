@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hvdclip.data import Samples
+from hvdclip.training.feed import FEED
 from hvdclip.training.signals import InWorker, held
 
 Draw = tuple[Tensor, int | None]  # the numbers of samples, and the seed by which they are drawn
@@ -32,9 +33,9 @@ def read(
         pin_memory=device.type == "cuda" and samples.place.type == "cpu",
         generator=torch.Generator(),  # else it would take its workers' seeds from this process's random numbers
     )
-    with held():
+    with held(), FEED.awaited():
         batches = iter(loader)
-    for found in batches:
+    for found in FEED.each(batches):
         if isinstance(found, ValueError):
             raise found
         rows, labels = found

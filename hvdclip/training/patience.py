@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from hvdclip.comm import Ledger, Pending
+from hvdclip.training.feed import Feed
 
 # Seconds at least: in training; and where ranks may wait for one that reads or writes files.
 LEAST_S, FILES_S = 60.0, 600.0
 # A rank may take this many times as long as the longest stretch so far, and as this rank has worked itself.
 TIMES = 10
+# A rank that waits for a batch says so after as many seconds; asked to stop, it waits for as many.
+TELL_S, GRACE_S = 30.0, 10.0
 
 
 class Patience:
@@ -43,3 +46,43 @@ class Patience:
     def may_grow(self) -> bool:
         """Whether a rank that is known to write files is waited for."""
         return self.timeout is None and self.waited <= FILES_S
+
+
+class Hunger:
+    """Counts how long the rank waits for one batch: when that is to be told, and when it is in vain.
+
+    Files may be slow, so that is after `timeout` seconds or, without one, ten minutes, and ten times the longest wait
+    so far. Where the rank has been asked to stop and cannot, for want of a batch, it is much sooner.
+    """
+
+    def __init__(self, feed: Feed, timeout: float | None):
+        self.feed, self.timeout = feed, timeout
+        self.waited = self.asked = 0.0  # seconds
+        self._turn, self._told = 0, 0
+
+    def pass_time(self, seconds: float, asked: bool) -> None:
+        """So long this rank has been running since the last call, and whether it has been asked to stop."""
+        is_same = self.feed.waits and self.feed.turn == self._turn
+        self.waited = self.waited + seconds if is_same else 0.0
+        self.asked = self.asked + seconds if is_same and asked else 0.0
+        self._turn = self.feed.turn
+
+    @property
+    def is_felt(self) -> bool:
+        """Whether the rank has waited long enough for others to know."""
+        return self.feed.waits and self.waited > 1
+
+    def is_to_be_told(self) -> bool:
+        """Once in each wait."""
+        if self.waited <= min(TELL_S, self.limit) or self._told == self._turn:
+            return False
+        self._told = self._turn
+        return True
+
+    @property
+    def limit(self) -> float:
+        return self.timeout or max(FILES_S, TIMES * self.feed.longest)
+
+    @property
+    def is_out(self) -> bool:
+        return self.waited > self.limit or self.asked > max(GRACE_S, 2 * self.feed.longest)

@@ -42,6 +42,7 @@ class FileRecorder(Recorder):
         self.run, self.say = run, say
         self._metrics, self._evals = Lines(run.path / METRICS, say), Lines(run.path / EVALS, say)
         self.board = _board(run, step) if tensorboard else None
+        self._models_fail = False
 
     def metrics(self, line: dict[str, Any]) -> None:
         self._metrics.append(as_json(line))
@@ -52,12 +53,16 @@ class FileRecorder(Recorder):
         self._scalars(row["split"], row, ("loss", *EVALUATED))
 
     def model(self, name: str, model: nn.Module) -> None:
+        failed = False
         try:
             self.run.save_model(name, model.state_dict())
         except OSError as error:
+            failed = True
             if name == "final":
                 raise
-            self.say(f"the {name} model is not saved: {message_of(error)}; training goes on")
+            if not self._models_fail:
+                self.say(f"the {name} model is not saved: {message_of(error)}; training goes on")
+        self._models_fail = failed
 
     def sizes(self) -> dict[Path, int]:
         return {lines.path: lines.size for lines in (self._metrics, self._evals)}

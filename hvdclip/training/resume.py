@@ -116,7 +116,7 @@ def check_config(run: RunDirectory, found: Found, config: Config) -> None:
     if found.step is None:
         return
     # settings that came later had their defaults then
-    saved = check_saved(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_text()))
+    saved = check_saved(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_bytes()))
     mistakes = [
         f"{key}: was {then}, now {now}; a run is resumed with the settings that it had"
         for key, then, now in differences(saved.resolved, config.resolved)

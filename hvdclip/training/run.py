@@ -74,7 +74,7 @@ class Run:
         resume.prepare(self.directory, found, self.overwrite or self.resumed)
 
     def _recorder(self, trainer: Trainer) -> tuple[Recorder, Silent]:
-        self.directory.write_config(self.config.resolved)
+        self.directory.write_config(self.config.as_yaml())
         step = trainer.optimizer.steps or None
         return FileRecorder(self.directory, self.config.log.tensorboard, complain, step), Display()
 

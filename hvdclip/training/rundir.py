@@ -61,8 +61,8 @@ class RunDirectory:
             self._lock = lock.claim(self.path)
         heartbeats.clear(self.path)
 
-    def write_config(self, resolved: dict[str, Any]) -> None:
-        durable.write_text(self.path / CONFIG, yaml.safe_dump(resolved, sort_keys=False))
+    def write_config(self, text: str) -> None:
+        durable.write(self.path / CONFIG, lambda file: file.write(text.encode(errors="surrogateescape")))
 
     def config(self) -> dict[str, Any]:
         """config.yaml; ValueError, saying so, for a damaged one, as of the other files."""

@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ASK_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+from hvdclip.training.feed import FEED
+
+ASK_TO_STOP = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGHUP,  # the terminal has been closed
+    signal.SIGXCPU,  # a limit of CPU time is near
+)
+# What ends a process that only waits for its exit: a launcher or user who means just that.
+ALWAYS_MEANT = (signal.SIGTERM, signal.SIGINT)
 _heard_here = False
 
 
@@ -25,7 +36,7 @@ class Signals:
         global _heard_here
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, _go_on) for number in ASK_TO_STOP}
+        self._before = {number: signal.signal(number, _go_on) for number in ASK_TO_STOP if not _is_unwanted(number)}
         _heard_here = True
 
     def wait(self, seconds: float) -> list[str]:
@@ -35,7 +46,7 @@ class Signals:
             numbers = os.read(self._read, 4096)
         except BlockingIOError:
             return []
-        return [signal.Signals(number).name for number in numbers if number in ASK_TO_STOP]
+        return [signal.Signals(number).name for number in numbers if number in self._before]
 
     def interrupt(self) -> None:
         """Let `wait` return."""
@@ -44,14 +55,14 @@ class Signals:
     def end(self, handler: signal.Handlers | None = None) -> None:
         """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter.
 
-        SIGUSR2 does not end the process any more: SLURM may send it when all that is left is the exit.
+        But for SIGTERM and SIGINT none ends the process any more: SLURM may send SIGUSR2 when only the exit is left.
         """
         global _heard_here
         _heard_here = False
         for number, before in self._before.items():
+            if before is signal.SIG_DFL and number not in ALWAYS_MEANT:
+                before = signal.SIG_IGN
             signal.signal(number, handler or before or signal.SIG_DFL)
-        if self._before[signal.SIGUSR2] is signal.SIG_DFL:
-            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._read)
         os.close(self._write)
@@ -70,7 +81,8 @@ def held() -> Iterator[None]:
 class InWorker:
     """A DataLoader's worker_init_fn: what is sent to the whole process group does not end the worker, begun in `held`.
 
-    Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker.
+    Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker. What the
+    worker says on stderr is kept for the rank.
     """
 
     def __init__(self, then: Callable[[int], Any] | None):
@@ -79,6 +91,7 @@ class InWorker:
     def __call__(self, worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_STOP)
         threading.Thread(target=_obey_parent, daemon=True).start()
+        FEED.listen()
         if self.then is not None:
             self.then(worker)
 
@@ -89,6 +102,11 @@ def _obey_parent() -> None:
     os._exit(0)
 
 
+def _is_unwanted(number: signal.Signals) -> bool:
+    """nohup: the run is to outlive its terminal."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
+
+
 def _go_on(*_: Any) -> None: ...
 
 
@@ -97,8 +115,9 @@ def _in_child() -> None:
     if _heard_here:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
+        for number in ASK_TO_STOP:
+            if number != signal.SIGTERM:
+                signal.signal(number, signal.SIG_IGN)
 
 
 os.register_at_fork(after_in_child=_in_child)

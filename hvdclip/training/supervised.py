@@ -1,4 +1,4 @@
-"""Training a model and data of one's own: batches of (inputs, targets), a loss of torch.nn.functional."""
+"""Training a model and data of one's own: (inputs, targets) and a loss of torch's, or any batches and an own loss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hvdclip.comm import Communicator
+from hvdclip.config import import_function
 from hvdclip.training import randomness
+from hvdclip.training.batches import check_loaders, moved, number_of, pair, samples_in
+from hvdclip.training.feed import FEED
 from hvdclip.training.signals import InWorker, held
 from hvdclip.training.task import Batch, Evaluation, Task
 
@@ -28,21 +31,24 @@ class Supervised(Task):
     def __init__(
         self, loaders: Mapping[str, Iterable[Any]], loss: str, device: torch.device, label_smoothing: float = 0.0
     ):
-        if "train" not in loaders or len(loaders) < 2:
-            raise ValueError(
-                f"the loaders are {', '.join(loaders)}; allowed: train and at least one split to evaluate on"
-            )
-        if len(loaders["train"]) == 0:  # type: ignore[arg-type]
-            raise ValueError("the train loader has length 0 on this rank; allowed: at least one batch per rank")
+        check_loaders(loaders)
         for loader in loaders.values():
             if getattr(loader, "num_workers", 0):
                 loader.worker_init_fn = InWorker(getattr(loader, "worker_init_fn", None))  # type: ignore[attr-defined]
         self.loaders, self.device = loaders, device
         self.lengths = [len(loaders["train"])]  # type: ignore[arg-type]
         self._drawn: dict[str, Any] | None = None  # where random numbers were at the start of the epoch
-        self.loss_function: Callable[..., Tensor] = getattr(functional, loss)
+        self.loss_function = self._loss_function(loss)
         self.smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.metrics = ("accuracy",) if loss == "cross_entropy" else ()
+
+    def _loss_function(self, name: str) -> Callable[..., Any]:
+        return getattr(functional, name)  # type: ignore[no-any-return]
+
+    def _batch(self, found: Any, split: str) -> Batch:
+        """What a loader has given, on the device."""
+        inputs, targets = pair(found, split)
+        return Batch(inputs.to(self.device), targets.to(self.device), len(targets))
 
     def even_out(self, comm: Communicator) -> None:
         """Learn how long all ranks' train loaders are; all ranks must call it."""
@@ -62,8 +68,8 @@ class Supervised(Task):
         else:
             self._drawn = {"global": randomness.get_state(), "generators": randomness.get_generators(owners)}
             batches = _after(start, loader)
-        for inputs, targets in itertools.islice(batches, self.epoch_steps(epoch) - start):
-            yield Batch(inputs.to(self.device), targets.to(self.device), len(targets))
+        for found in itertools.islice(batches, self.epoch_steps(epoch) - start):
+            yield self._batch(found, "train")
 
     def epoch_steps(self, epoch: int) -> int:
         return min(self.lengths)
@@ -74,13 +80,13 @@ class Supervised(Task):
 
     def evaluate(self, model: nn.Module, split: str) -> Evaluation:
         total, correct, count = 0.0, 0, 0
-        for inputs, targets in _after(0, self.loaders[split]):
-            inputs, targets = inputs.to(self.device), targets.to(self.device)
-            outputs = model(inputs)
-            total += self.loss_function(outputs, targets).item() * len(targets)
+        for found in _after(0, self.loaders[split]):
+            batch = self._batch(found, split)
+            outputs = model(batch.inputs)
+            total += self.loss_function(outputs, batch.targets).item() * batch.samples
             if self.metrics:
-                correct += (outputs.argmax(dim=1) == targets).sum().item()
-            count += len(targets)
+                correct += (outputs.argmax(dim=1) == batch.targets).sum().item()
+            count += batch.samples
         return Evaluation(count, total, (correct,) if self.metrics else ())
 
     def description(self) -> str:
@@ -94,7 +100,10 @@ class Supervised(Task):
     def shard_size(self) -> int:
         """Of the loader's dataset; where it has none, its number of batches."""
         loader = self.loaders["train"]
-        return len(getattr(loader, "sampler", None) or loader)  # type: ignore[arg-type]
+        try:
+            return len(getattr(loader, "sampler", None) or loader)  # type: ignore[arg-type]
+        except TypeError:  # an IterableDataset's
+            return self.lengths[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Where random numbers were when the present epoch started."""
@@ -104,10 +113,34 @@ class Supervised(Task):
         self._drawn = state or None
 
 
+class WithOwnLoss(Supervised):
+    """With `loss(model, batch)` of the user's own, the mean over a batch of any kind."""
+
+    def _loss_function(self, name: str) -> Callable[..., Any]:
+        function = import_function(name)
+        return lambda model, batch: number_of(function(model, batch), name)
+
+    def _batch(self, found: Any, split: str) -> Batch:
+        return Batch(moved(found, self.device), None, samples_in(found, split))
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss = self.loss_function(model, batch.inputs)
+        return loss, loss.detach()
+
+    def evaluate(self, model: nn.Module, split: str) -> Evaluation:
+        total, count = 0.0, 0
+        for found in _after(0, self.loaders[split]):
+            batch = self._batch(found, split)
+            total += self.loss_function(model, batch.inputs).item() * batch.samples
+            count += batch.samples
+        return Evaluation(count, total)
+
+
 def _after(number: int, loader: Iterable[Any]) -> Iterator[Any]:
     """The loader's batches without its first ones."""
-    with held():
+    with held(), FEED.awaited():
         batches = iter(loader)
+    batches = FEED.each(batches)
     for _ in itertools.islice(batches, number):
         pass
     return batches

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from hvdclip.comm import announced_ranks
 from hvdclip.comm.environment import MPIRUN, ancestors
+from hvdclip.command.output import forgiving
 
 LAUNCHERS = (*MPIRUN, "horovodrun")
 
@@ -30,12 +31,18 @@ def terminal() -> TextIO | None:
         descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY) if path.startswith(("/dev/pts/", "/dev/tty")) else -1
     except OSError:
         return None
-    return os.fdopen(descriptor, "w") if descriptor >= 0 else None
+    return forgiving(descriptor) if descriptor >= 0 else None
 
 
 def console() -> Console:
     """A console on that terminal, as wide as it is; else on stdout, without colours and 160 columns wide."""
     screen = terminal()
-    # a terminal that tells no size says 0
-    width = (os.get_terminal_size(screen.fileno()).columns or 80) if screen else 160
+    width = _width(screen) if screen else 160
     return Console(file=screen or sys.stdout, force_terminal=screen is not None, width=width, highlight=False)
+
+
+def _width(screen: TextIO) -> int:
+    try:
+        return os.get_terminal_size(screen.fileno()).columns or 80  # one that tells no size says 0
+    except OSError:  # it has been closed
+        return 80

@@ -16,14 +16,17 @@ from typing import Any
 from hvdclip.comm import Communicator
 from hvdclip.methods import Method
 from hvdclip.training import heartbeats
+from hvdclip.training.feed import FEED
 from hvdclip.training.heartbeats import Beat
-from hvdclip.training.patience import LEAST_S, Patience
+from hvdclip.training.patience import LEAST_S, Hunger, Patience
 from hvdclip.training.signals import Signals
 
 PERIOD_S = 1.0
 # Of all ranks together, so that a thousand of them do not keep a shared file system busy.
 BEATS_PER_S = 100
 STOP = "STOP"
+HUNGRY = "waiting for a batch"
+AT_FILES = ("saving", HUNGRY)
 
 
 class Watch:
@@ -38,7 +41,7 @@ class Watch:
         self.asked: str | None = None if before is None else before.asked
         self._is_first = before is None
         self._host = socket.gethostname()
-        self._patience = Patience(comm.ledger, timeout)
+        self._patience, self._hunger = Patience(comm.ledger, timeout), Hunger(FEED, timeout)
         self._run: Path | None = None
         self._method: Method | None = None
         self._state = "setting up"
@@ -104,14 +107,17 @@ class Watch:
             if now - last < PERIOD_S:
                 continue
             # not more, since a process that was stopped has not waited meanwhile
-            self._patience.pass_time(min(now - last, 2 * PERIOD_S))
+            passed = min(now - last, 2 * PERIOD_S)
+            self._patience.pass_time(passed)
+            self._hunger.pass_time(passed, self.asked is not None)
             last = now
             if now - last_beat >= beats_every:
                 self._beat()
                 last_beat = now
             self._look_for_stop()
-            if self._patience.is_out and not self._somebody_saves():
+            if self._patience.is_out and not self._somebody_is_at_files():
                 self._give_up()
+            self._look_at_data()
 
     def _hear(self, name: str) -> None:
         self._signal = name
@@ -136,12 +142,12 @@ class Watch:
             with suppress(OSError):
                 (self._run / STOP).unlink(missing_ok=True)
 
-    def _somebody_saves(self) -> bool:
-        """Whether a rank that is alive writes files, for which the others wait."""
+    def _somebody_is_at_files(self) -> bool:
+        """Whether a rank that is alive reads or writes files, for which the others wait."""
         if not self._patience.may_grow or self._run is None:
             return False
         alive = (beat for beat in heartbeats.read(self._run) if _age(beat) < LEAST_S / 2)
-        return any(beat.state == "saving" and beat.waits is None for beat in alive)
+        return any(beat.state in AT_FILES and beat.waits is None for beat in alive)
 
     def _give_up(self) -> None:
         waited = (
@@ -153,6 +159,24 @@ class Watch:
         if self._ended is None:
             self.end(f"lost: {waited}")
         _end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
+
+    def _look_at_data(self) -> None:
+        """Tell of a batch that does not come, and end this rank where that is in vain."""
+        hunger = self._hunger
+        if not (hunger.is_out or hunger.is_to_be_told()):
+            return
+        text = f"waiting for a batch since {hunger.waited:.0f} s"
+        text += f"; a loader's worker said last: {FEED.said}" if FEED.said else ""
+        where = f"rank {self.comm.rank} on host {self._host}: {self.where} "
+        if not hunger.is_out:
+            _say(where + text)
+            return
+        text += f"; the limit is {hunger.limit:.0f} s"
+        if self.asked is not None:
+            text += f"; asked to stop by {self.asked}, and ended without a checkpoint"
+        if self._ended is None:
+            self.end(f"failed: {text}")
+        _end_now(where + text)
 
     def _pending(self) -> str:
         pending = self._patience.pending
@@ -173,7 +197,7 @@ class Watch:
                 step=self._method.steps,
                 round=self._method.rounds,
                 time=time.time(),
-                state=self._state,
+                state=HUNGRY if self._hunger.is_felt else self._state,
                 waits=None if pending is None else pending.purpose,
                 signal=self._signal,
                 ended=self._ended,
@@ -202,7 +226,11 @@ def _late(beats: Sequence[Beat], me: int, waited: float, most: int = 4) -> str:
     late = [beat for beat in beats if beat.rank != me and (beat.waits is None or _age(beat) > waited / 2)]
     if not late:
         return "all ranks wait: is a link between them cut?"
-    shown = [f"{beat}, last seen {_age(beat):.0f} s ago at step {beat.step}" for beat in late[:most]]
+    hungry = {True: f", {HUNGRY}", False: ""}
+    shown = [
+        f"{beat}, last seen {_age(beat):.0f} s ago at step {beat.step}{hungry[beat.state == HUNGRY]}"
+        for beat in late[:most]
+    ]
     return "late: " + "; ".join(shown) + (f"; and {len(late) - most} more" if len(late) > most else "")
 
 
