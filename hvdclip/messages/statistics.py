@@ -237,13 +237,15 @@ class Statistics:
         torch.from_numpy(self._mine).copy_(self._laid_out_now(state["mine"]))
 
     def _laid_out_now(self, mine: Tensor) -> Tensor:
-        """Sums that were saved before parameters without a gradient were counted."""
-        new, counts = THROUGH + 1 - ABSENT, self._absent.stop - self._absent.start
-        if len(mine) != len(self._mine) - counts - new:
+        """Sums that were saved for fewer tensors, or before parameters without a gradient were counted."""
+        new, tensors = THROUGH + 1 - ABSENT, self._absent.stop - self._absent.start
+        counted = len(mine) - (len(self._mine) - tensors)
+        if counted == -new:  # neither those sums nor the counts of tensors were there
+            mine, counted = torch.cat([mine[:ABSENT], mine.new_zeros(new), mine[ABSENT:]]), 0
+        if not 0 <= counted < tensors:
             return mine
-        before = self._absent.start - new
-        none = mine.new_zeros(max(new, counts))
-        return torch.cat([mine[:ABSENT], none[:new], mine[ABSENT:before], none[:counts], mine[before:]])
+        end = self._absent.start + counted
+        return torch.cat([mine[:end], mine.new_zeros(tensors - counted), mine[end:]])
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:
