@@ -1,5 +1,6 @@
 """What programs do to an optimizer beside step(): copy it, hook into it, hand it over to Horovod, add parameters."""
 
+import collections
 import copy
 import gc
 import pickle
@@ -110,6 +111,26 @@ def test_an_optimizer_alone_brings_its_model_along_and_one_rank_may_copy_alone()
     assert torch.equal(x, y)
 
 
+class WithItsOptimizer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+        self.optimizer = hvdclip.optimizer("celgc", self, lr=0.1, gamma=0.1, interval=4, momentum=0.9)
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_module_that_holds_its_optimizer(how):
+    model = WithItsOptimizer()
+    train(model, model.optimizer, range(2))
+    other = HOW[how](model)
+    assert other.optimizer.handed.module is other and type(other.optimizer) is type(model.optimizer)
+    assert all(p is q for p, q in zip(other.optimizer.space.parameters, other.parameters(), strict=True))
+    assert torch.equal(train(other, other.optimizer, range(2, 6)), train(model, model.optimizer, range(2, 6)))
+
+
 def test_a_pickle_of_several_ranks_is_for_those_ranks():
     def one(comm):
         return pickle.dumps(hvdclip.optimizer("celgc", network(), lr=0.1, gamma=0.1, comm=comm))
@@ -164,6 +185,18 @@ def test_the_state_of_a_parameter_is_there_to_see():
         train(model, optimizer, range(2, 4))
         assert set(optimizer.state[model[0].weight]) == names
         assert optimizer.state_dict()["state"], "Horovod would take a step to fill an empty one"
+
+
+@pytest.mark.parametrize("settings", [MOMENTUM, ADAMW], ids=str)
+def test_a_state_that_is_assigned_holds(settings):
+    """`optimizer.state = defaultdict(dict)` is how programs begin momentum and moments anew."""
+    model, again = network(), network()
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.1, **settings)
+    train(model, optimizer, range(3))
+    again.load_state_dict(model.state_dict())
+    optimizer.state = collections.defaultdict(dict)
+    fresh = hvdclip.optimizer("celgc", again, lr=0.1, gamma=0.1, **settings)
+    assert torch.equal(train(model, optimizer, range(3, 6)), train(again, fresh, range(3, 6)))
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,23 @@ def state_of(method: Method) -> dict[str, Any]:
 
 
 def make(method: Method, state: dict[str, Any]) -> None:
-    """Make of a bare object the copy that `state_of` tells of."""
-    told = state[COPIED]
+    """Make of a bare object the copy that `state_of` tells of; at its first use if its model is not yet there."""
+    module = state[COPIED]["handed"].module
+    if module is None or "_modules" in module.__dict__:
+        _make(method, state[COPIED])
+        return
+    # a module that holds its own optimizer gets what it consists of after the optimizer is there
+    chosen = type(method)
+
+    def at_first_use(waiting: Method, name: str) -> Any:
+        object.__setattr__(waiting, "__class__", chosen)
+        _make(waiting, state[COPIED])
+        return getattr(waiting, name)
+
+    method.__class__ = type(chosen.__name__, (chosen,), {"__getattribute__": at_first_use})
+
+
+def _make(method: Method, told: dict[str, Any]) -> None:
     type(method).__init__(method, told["handed"], told["settings"], told["comm"].comm)
     with torch.no_grad():
         saved.restore(method, told["state"])

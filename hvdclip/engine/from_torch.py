@@ -8,7 +8,6 @@ import torch
 
 from hvdclip.engine import saved
 from hvdclip.engine.groups import SGD_KEYS, has_own_momentum
-from hvdclip.engine.sgd import FusedSgd
 from hvdclip.settings import SgdSettings
 
 if TYPE_CHECKING:
@@ -28,9 +27,7 @@ def take_over(method: Method, state: dict[str, Any]) -> None:
         state = state | {"param_groups": [{k: v for k, v in g.items() if k in keys} for g in state["param_groups"]]}
     with torch.no_grad():
         saved.load_groups(method, state)
-        if saved.load_momentum(method, state["state"]):
-            assert isinstance(method.sgd, FusedSgd)
-            method.sgd.took_momentum()
+        saved.load_momentum(method, state["state"])
 
 
 def _check(method: Method, state: dict[str, Any]) -> None:

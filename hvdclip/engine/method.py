@@ -397,6 +397,8 @@ class Method(torch.optim.Optimizer):
         inner = self.__dict__.get("optimizers", {}).get("inner")
         if inner is not None:
             inner.state = state
+        elif "sgd" in self.__dict__:  # else it is torch's constructor
+            saved.load_momentum(self, {i: state.get(p, {}) for i, p in enumerate(self.space.parameters)})
 
     def __getstate__(self) -> dict[str, Any]:
         return copies.state_of(self)

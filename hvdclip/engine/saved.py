@@ -13,6 +13,7 @@ from torch import Tensor
 from hvdclip.engine import broadcasts, from_torch
 from hvdclip.engine.agreement import kind
 from hvdclip.engine.groups import defaults_of
+from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.torch_optimizer import plain
 from hvdclip.settings import LocalSettings
 
@@ -149,15 +150,16 @@ def load_groups(method: Method, state: State) -> None:
     _keep_list(method, groups)
 
 
-def load_momentum(method: Method, by_place: dict[Any, State]) -> bool:
-    """Take the momentum from a state of torch's, zero where that has none; whether it has any."""
-    momentum = method.vectors.get("momentum")
+def load_momentum(method: Method, by_place: dict[Any, State]) -> None:
+    """Take the momentum from a state of torch's, or begin it anew where that has none."""
+    momentum, sgd = method.vectors.get("momentum"), method.__dict__.get("sgd")
     if momentum is None:
-        return False
-    places = [by_place.get(i, {}).get("momentum_buffer") for i in range(len(momentum.parts))]
-    for part, buffer in zip(momentum.parts, places, strict=True):
+        return
+    buffers = [by_place.get(i, {}).get("momentum_buffer") for i in range(len(momentum.parts))]
+    for part, buffer in zip(momentum.parts, buffers, strict=True):
         part.zero_() if buffer is None else part.copy_(buffer)
-    return any(buffer is not None for buffer in places)
+    if isinstance(sgd, FusedSgd):
+        sgd.begins_anew(all(buffer is None for buffer in buffers))
 
 
 def check_rank(method: Method, own: State, any_rank: bool = False) -> None:

@@ -65,9 +65,9 @@ class FusedSgd:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._fresh = state["fresh"]
 
-    def took_momentum(self) -> None:
-        """The momentum was given from outside: the next step is not its first."""
-        self._fresh = False
+    def begins_anew(self, fresh: bool) -> None:
+        """Whether the next step is the first for the momentum, which was given from outside."""
+        self._fresh = fresh
 
     def _rule(self, group: dict[str, Any]) -> MomentumRule:
         """As the group has it now, into which a scheduler may write."""
