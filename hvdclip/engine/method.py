@@ -25,6 +25,7 @@ from hvdclip.engine.skip import Skip
 from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
 from hvdclip.flat import Gradient, Scalar, Space, Vector
+from hvdclip.flat.owner import Owner
 from hvdclip.flat.scalars import AnyScalar, at_most, on_host
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
 from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
@@ -72,6 +73,7 @@ class Method(torch.optim.Optimizer):
         super().__init__(groups, defaults_of(settings))
         self.settings, self.comm, self.types = settings, comm, types_of(comm)
         self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
+        self.space.owner = Owner(module)
         self.weight = _share(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
         self.statistics = self.types.statistics(comm)
@@ -443,7 +445,7 @@ class Method(torch.optim.Optimizer):
             "method": self.name,
             **self.settings.model_dump(exclude={"inner", "weight"}),
             "inner": kind(getattr(self.settings, "inner", None)),
-            "parameters and buffers": [(tuple(t.shape), t.dtype) for t in tensors],
+            "parameters and buffers": [(self.space.owner.name(t), tuple(t.shape), t.dtype) for t in tensors],
             "parameter groups": [(g["lr"], g.get("weight_decay"), len(g["params"])) for g in self.param_groups],
         }
 
