@@ -30,6 +30,7 @@ from hvdclip.engine.skip import Skip
 from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
 from hvdclip.flat import Gradient, Scalar, Space, Vector
+from hvdclip.flat.owner import Owner
 from hvdclip.flat.scalars import AnyScalar, at_most, on_host
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
 from hvdclip.messages.statistics import Place
@@ -83,6 +84,7 @@ class Method(torch.optim.Optimizer):
         self.settings, self.comm, self.types = settings, comm, types_of(comm)
         self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
         check_free(self.space.parameters, self)
+        self.space.owner = Owner(module)
         self.weight = handed.share_of(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
         self.statistics = self.types.statistics(comm, len(self.space.parameters))
@@ -554,7 +556,7 @@ class Method(torch.optim.Optimizer):
             "method": self.name,
             **self.settings.model_dump(exclude={"inner", "weight"}),
             "inner": kind(getattr(self.settings, "inner", None)),
-            "parameters and buffers": [(tuple(t.shape), t.dtype) for t in tensors],
+            "parameters and buffers": [(self.space.owner.name(t), tuple(t.shape), t.dtype) for t in tensors],
             "parameter groups": [
                 (g["lr"], g.get("weight_decay"), len(g["params"]), *others_in_words(g)) for g in self.param_groups
             ],

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
+from hvdclip.flat.owner import Owner
 from hvdclip.flat.vector import HALVES, Gradient, Vector, norm_of
 
 DTYPES = (*HALVES, torch.float32, torch.float64)
 # For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.
 SMALL = 4096
+# Steps between two looks at the module where all parameters have gradients; one that it has not any more has none.
+LOOK_EVERY = 100
 
 
 class Space:
@@ -26,6 +29,7 @@ class Space:
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         self.parameters = list(parameters)
+        self.owner, self._looks = Owner(), 0
         for p in self.parameters:
             if p.layout != torch.strided or p.dtype not in DTYPES:
                 raise TypeError(
@@ -117,7 +121,7 @@ class Space:
         self._places = list(map(Tensor.data_ptr, self.parameters))
 
     def check_bound(self) -> None:
-        """Raise RuntimeError when something, say module.to(...), has given a parameter other memory since bind."""
+        """Raise RuntimeError when a parameter has other memory since bind, say by module.to(...), or was replaced."""
         if list(map(Tensor.data_ptr, self.parameters)) != self._places:
             if any(p.is_shared() for p in self.parameters if not p.is_cuda):
                 raise RuntimeError(
@@ -128,6 +132,9 @@ class Space:
                 "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
                 "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"
             )
+        self._looks += 1
+        if self._looks % LOOK_EVERY == 0 or any(p.grad is None for p in self.parameters):
+            self.owner.check_kept()
 
 
 def _in_own_storage(part: Tensor) -> Tensor:
