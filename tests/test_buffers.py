@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, prune
 
 import hvdclip
 from hvdclip.messages import Buffers
+from hvdclip.training import state
 from hvdclip.training.sync_batch_norm import SyncBatchNorm
 
 SETTINGS = {"lr": 0.05, "max_norm": 1.0}
@@ -430,6 +431,16 @@ def test_what_was_loaded_after_the_optimizer_was_made_is_not_taken_back(spoil):
     assert alike(buffers_of(model), buffers_of(other))
 
 
+def test_a_run_that_goes_on_from_a_checkpoint_begins_with_its_buffers():
+    model, other = network(), network()
+    optimizer = hvdclip.optimizer("celgc", model, on_nonfinite="skip", **SETTINGS)
+    other(batch(0, 0))
+    state.buffers(model, optimizer.kept.keep).load(buffers_of(other))
+    (model(batch(0, 1)) * float("nan")).mean().backward()
+    optimizer.step()
+    assert alike(buffers_of(model), buffers_of(other))
+
+
 def test_what_a_user_writes_between_steps_stays():
     """As weight clipping does, which writes parameters after each step."""
     model = network()
@@ -495,9 +506,9 @@ def test_a_module_beside_its_parameters(given, algorithm, more):
         return start, model.state_dict()
 
     found = hvdclip.simulate(lambda comm: one(comm, GIVEN[given], beside=True), 3)
-    for (weight, mean), state in found:
+    for (weight, mean), end in found:
         assert torch.equal(weight, found[0][0][0]) and mean.tolist() == [0] * 8
-        assert alike(state, found[0][1]) and state["body.1.num_batches_tracked"].item() == 6
+        assert alike(end, found[0][1]) and end["body.1.num_batches_tracked"].item() == 6
     if given == "parameters":
         as_whole = hvdclip.simulate(lambda comm: one(comm, lambda model: model, beside=False), 3)
         assert alike(as_whole[0][1], found[0][1])

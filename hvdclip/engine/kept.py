@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,21 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from hvdclip.messages import Buffers
 
-Pairs = list[tuple[Tensor, Tensor]]
+
+class Copy(NamedTuple):
+    """Buffers of one dtype as one vector: there may be hundreds of small ones, in every step."""
+
+    places: list[int]
+    shapes: list[torch.Size]
+    flat: Tensor
+
+    def pairs(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each buffer with its copy, but for one that has just been given its shape: it has no value to go back to."""
+        parts = self.flat.split([shape.numel() for shape in self.shapes])
+        for place, shape, part in zip(self.places, self.shapes, parts, strict=True):
+            tensor = tensors[place]
+            if (tensor.shape, tensor.dtype, tensor.device) == (shape, part.dtype, part.device):
+                yield tensor, part.view(shape)
 
 
 class KeptBuffers:
@@ -29,7 +44,7 @@ class KeptBuffers:
         self.on_host = all(parameter.is_cpu for parameter in parameters)
         self._buffers, self._parameters = buffers, parameters
         self._wanted: bool | None = True if always else None  # None before the first step
-        self._copies: list[Tensor] = []
+        self._copies: list[Copy] = []
         self._versions: list[int] = []
         self._is_of_now = False  # whether the present step began with what the copies have
 
@@ -40,32 +55,24 @@ class KeptBuffers:
 
     def keep(self) -> None:
         """A step ends, or something else has changed the state."""
-        tensors, kept = [] if self._wanted is False else self._buffers.tensors(), self._copies
-        if not tensors:
-            self._copies = []
-            return
-        if [_form(tensor) for tensor in tensors] != [_form(copy) for copy in kept]:
-            self._copies = [tensor.detach().clone() for tensor in tensors]
-        else:
-            for pairs in _by_dtype(zip(kept, tensors, strict=True)):
-                torch._foreach_copy_(*_columns(pairs))
-        self._versions = self._written()
+        tensors = [] if self._wanted is False else self._buffers.tensors()
+        places: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for place, tensor in enumerate(tensors):
+            places.setdefault((tensor.dtype, tensor.device), []).append(place)
+        self._copies = [_copy(tensors, some) for some in places.values()]
+        self._versions = self._written() if tensors else []
 
     def put_back(self, left_out: Tensor | None = None) -> None:
         """The step is left out, or is if that is above 0, for which a device does not make the host wait."""
         if not self._copies or (self.on_host and left_out is not None and not left_out.any()):
             return
-        pairs = [
-            (tensor, copy)
-            for tensor, copy in zip(self._buffers.tensors(), self._copies, strict=True)
-            if _form(tensor) == _form(copy)  # else it has just been given its shape, and has no value to go back to
-        ]
+        groups = [list(copy.pairs(self._buffers.tensors())) for copy in self._copies]
         mask = None if left_out is None or self.on_host else left_out > 0
         if not self._is_of_now:
-            broken = ~_all_finite([tensor for tensor, _ in pairs])
+            broken = ~_all_finite([tensor for pairs in groups for tensor, _ in pairs])
             mask = broken if mask is None else mask & broken.to(mask.device)
-        for some in _by_dtype(pairs):
-            tensors, copies = _columns(some)
+        for pairs in filter(None, groups):
+            tensors, copies = [tensor for tensor, _ in pairs], [copy for _, copy in pairs]
             torch._foreach_copy_(tensors, copies if mask is None else _where(mask, copies, tensors))
 
     def _written(self) -> list[int]:
@@ -73,20 +80,12 @@ class KeptBuffers:
         return [parameter._version for parameter in self._parameters]
 
 
-def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
-    return tensor.shape, tensor.dtype, tensor.device
-
-
-def _by_dtype(pairs: Iterator[tuple[Tensor, Tensor]] | Pairs) -> Iterator[Pairs]:
-    """Those that a device copies at once."""
-    groups: dict[tuple[torch.dtype, torch.device], Pairs] = {}
-    for pair in pairs:
-        groups.setdefault((pair[0].dtype, pair[0].device), []).append(pair)
-    yield from groups.values()
-
-
-def _columns(pairs: Pairs) -> tuple[list[Tensor], list[Tensor]]:
-    return [first for first, _ in pairs], [second for _, second in pairs]
+def _copy(tensors: Sequence[Tensor], places: list[int]) -> Copy:
+    some = [tensors[place] for place in places]
+    flat = _flatten_dense_tensors(some).detach()
+    if len(some) == 1:
+        flat = flat.clone()  # of one tensor it is a view
+    return Copy(places, [tensor.shape for tensor in some], flat)
 
 
 def _all_finite(tensors: Sequence[Tensor]) -> Tensor:
