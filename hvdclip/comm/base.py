@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from hvdclip.comm.pieces import number_of
+
 Result = TypeVar("Result")
 
 
@@ -170,19 +172,22 @@ class Network(Communicator):
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
-        return self._waiting(purpose, tensors, self._start_average_(tensors, _full(purpose, name), meanwhile))
+        finish = self._start_average_(tensors, _full(purpose, name), meanwhile)
+        return self._waiting(purpose, max(1, sum(number_of(t.numel()) for t in tensors)), tensors, finish)
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
-        return self._waiting(purpose, [tensor], self._start_gather(tensor, _full(purpose, name)))
+        finish = self._start_gather(tensor, _full(purpose, name))
+        return self._waiting(purpose, number_of(tensor.numel(), self.size), [tensor], finish)
 
     def start_reduction(
         self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
     ) -> Waiting[list[Tensor]]:
-        return self._waiting(purpose, [rows, rows[0]], self._start_reduction(rows, reduce, _full(purpose, name)))
+        finish = self._start_reduction(rows, reduce, _full(purpose, name))
+        return self._waiting(purpose, 2 * number_of(rows[0].numel(), self.size), [rows, rows[0]], finish)
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
-        payload = sum(t.nbytes for t in tensors) * len(neighbours)
+        payload = _bytes(tensors) * len(neighbours)
         self.ledger.begin(purpose)
         for tensor in tensors:
             tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
@@ -192,7 +197,7 @@ class Network(Communicator):
         if tensors:
             self.ledger.begin(purpose)
             self._broadcast_(tensors, purpose)
-            self.ledger.end(purpose, *_size(tensors))
+            self.ledger.end(purpose, sum(number_of(t.nbytes) for t in tensors), _bytes(tensors))
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         self.ledger.begin(purpose)
@@ -200,9 +205,11 @@ class Network(Communicator):
         self.ledger.end(purpose, 1, 0)
         return values
 
-    def _waiting(self, purpose: str, tensors: Sequence[Tensor], finish: Callable[[], Result]) -> Waiting[Result]:
+    def _waiting(
+        self, purpose: str, collectives: int, tensors: Sequence[Tensor], finish: Callable[[], Result]
+    ) -> Waiting[Result]:
         # counted while the message may be under way: afterwards a round on small tensors would feel it
-        collectives, payload = _size(tensors)
+        payload = _bytes(tensors)
 
         def wait() -> tuple[Result, Cost]:
             self.ledger.begin(purpose)
@@ -239,9 +246,8 @@ def in_bytes(tensor: Tensor) -> Iterator[Tensor]:
     tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
 
-def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
-    """The collectives that they take, and their bytes."""
-    return max(1, len(tensors)), sum(t.nbytes for t in tensors)
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
 
 
 def _full(purpose: str, name: str) -> str:

@@ -15,6 +15,7 @@ import horovod.torch as hvd
 from torch import Tensor
 
 from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
+from hvdclip.comm.pieces import all_to_all, gather_pickled, number_of, pieces, start_to_gather
 from hvdclip.comm.single import SingleRank
 
 _communicators = itertools.count()
@@ -55,24 +56,37 @@ class Horovod(Network):
 
     def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
-        how = {"name": f"{self.prefix}.{name}", "op": hvd.Average, "process_set": self.set}
+        how = {"op": hvd.Average, "process_set": self.set}
+        full = f"{self.prefix}.{name}"
+        if number_of(sum(t.numel() for t in tensors)) > 1:
+            # not as a group, whose tensors Horovod may join to one that is too long
+            parts = itertools.chain.from_iterable(map(pieces, tensors))
+            handles = [hvd.allreduce_async_(part, name=_numbered(full, i), **how) for i, part in enumerate(parts)]
+            return lambda: _finish(handles)
         if len(tensors) == 1:
-            handle = hvd.allreduce_async_(tensors[0], **how)
+            handle = hvd.allreduce_async_(tensors[0], name=full, **how)
         else:
-            handle = hvd.grouped_allreduce_async_(list(tensors), **how)
+            handle = hvd.grouped_allreduce_async_(list(tensors), name=full, **how)
         return lambda: hvd.synchronize(handle)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
-        handle = hvd.allgather_async(tensor[None], name=f"{self.prefix}.{name}.gather", process_set=self.set)
-        return lambda: list(hvd.synchronize(handle))
+        def start(piece: Tensor, number: int) -> Callable[[], list[Tensor]]:
+            full = _numbered(f"{self.prefix}.{name}.gather", number)
+            handle = hvd.allgather_async(piece[None], name=full, process_set=self.set)
+            return lambda: list(hvd.synchronize(handle))
+
+        return start_to_gather(tensor, self.size, start)
 
     def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
         return self._thread.submit(self._reduction, rows, reduce, name).result
 
     def _reduction(self, rows: Tensor, reduce: Reduce, name: str) -> list[Tensor]:
-        handle = hvd.alltoall_async(rows, name=f"{self.prefix}.{name}.all_to_all", process_set=self.set)
-        shards = hvd.synchronize(handle)[0]  # beside how many rows came from each rank
-        return self._start_gather(reduce(shards), name)()
+        def exchanged(piece: Tensor, number: int) -> Tensor:
+            full = _numbered(f"{self.prefix}.{name}.all_to_all", number)
+            handle = hvd.alltoall_async(piece, name=full, process_set=self.set)
+            return hvd.synchronize(handle)[0]  # beside how many rows came from each rank
+
+        return self._start_gather(reduce(all_to_all(rows, exchanged)), name)()
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         from hvdclip.comm.mpi import swap
@@ -93,10 +107,11 @@ class Horovod(Network):
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
         for i, tensor in enumerate(tensors):
             with in_bytes(tensor) as sent:
-                hvd.broadcast_(sent, root_rank=0, name=f"{self.prefix}.{purpose}.broadcast.{i}")
+                for j, piece in enumerate(pieces(sent)):
+                    hvd.broadcast_(piece, root_rank=0, name=_numbered(f"{self.prefix}.{purpose}.broadcast.{i}", j))
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        return hvd.allgather_object(value, name=f"{self.prefix}.{purpose}.gather")
+        return gather_pickled(value, lambda tensor, what: self._start_gather(tensor, f"{purpose}.{what}")())
 
 
 class _Node(Horovod):
@@ -106,6 +121,16 @@ class _Node(Horovod):
         Network.__init__(self)  # a number of its own would be given on some ranks only
         self.prefix, self.ledger, self.set = whole.prefix, whole.ledger, process_set
         self.rank, self.size = ranks.index(whole.rank), len(ranks)
+
+
+def _numbered(name: str, number: int) -> str:
+    """The name of a piece, by its number; the first one has the name of the whole."""
+    return f"{name}.piece{number}" if number else name
+
+
+def _finish(handles: Sequence[Any]) -> None:
+    for handle in handles:
+        hvd.synchronize(handle)
 
 
 @functools.cache
