@@ -43,6 +43,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -80,6 +81,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -119,6 +121,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -160,6 +163,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -204,6 +208,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -242,6 +247,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -282,6 +288,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -309,6 +316,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -335,6 +343,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -363,6 +372,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -391,6 +401,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -420,6 +431,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -448,6 +460,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -479,6 +492,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -509,6 +523,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -545,6 +560,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -582,6 +598,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -620,6 +637,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -658,6 +676,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -694,6 +713,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -731,6 +751,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -764,6 +785,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -798,6 +820,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -834,6 +857,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -871,6 +895,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float = 1.0,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -906,6 +931,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -941,6 +967,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -977,6 +1004,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1013,6 +1041,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1051,6 +1080,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1089,6 +1119,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1123,6 +1154,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1156,6 +1188,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1175,6 +1208,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1195,6 +1229,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1218,6 +1253,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1243,6 +1279,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1267,6 +1304,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1293,6 +1331,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1316,6 +1355,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1341,6 +1381,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1364,6 +1405,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1388,6 +1430,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1404,6 +1447,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1420,6 +1464,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1440,6 +1485,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1461,6 +1507,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1481,6 +1528,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1502,6 +1550,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1519,6 +1568,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1536,6 +1586,7 @@ def optimizer(
     model_or_params: _Parameters,
     *,
     comm: Communicator | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1554,6 +1605,7 @@ def optimizer(
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
         comm: the ranks; default Horovod's where it is initialised, else one rank
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default

@@ -27,6 +27,7 @@ INSTEAD_OF_ANY = {"inner": "type[Optimizer] | Callable[..., Optimizer] | Optimiz
 ARGUMENTS = (
     f"{INDENT}model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own",
     f"{INDENT}comm: the ranks; default Horovod's where it is initialised, else one rank",
+    f"{INDENT}timeout: the seconds for which a rank waits in one collective before it ends; None for no limit",
 )
 
 HEAD = '''\
@@ -81,6 +82,7 @@ def _overload(method: type[Method]) -> str:
         "model_or_params: _Parameters",
         "*",
         "comm: Communicator | None = None",
+        "timeout: float | None = 600.0",
         *(f"{name}: {_type(name, field)}{_default(field, ' = ')}" for name, field in fields.items()),
     ]
     lines = ["@overload", "def optimizer(", *(f"{INDENT}{each}," for each in parameters), ") -> Method:"]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm.pieces import number_of
+from hvdclip.comm.watch import watch
 
 Result = TypeVar("Result")
 
@@ -33,10 +34,14 @@ class Tally:
 
 
 class Pending(NamedTuple):
-    """A collective that this rank waits in, and the seconds from the end of the one before until it began to wait."""
+    """A collective that this rank waits in, and the seconds from the end of the one before until it began to wait.
+
+    `failed` says that an error has ended the wait.
+    """
 
     purpose: str
     worked: float
+    failed: bool = False
 
 
 class Cost(NamedTuple):
@@ -79,6 +84,21 @@ class Ledger:
         self._start = time.perf_counter()
         self.pending = Pending(purpose, self._start - self._end)
 
+    def fail(self) -> None:
+        """An error has ended the wait that began last."""
+        if self.pending is not None:
+            self.pending = self.pending._replace(failed=True)
+
+    @contextmanager
+    def waiting(self, purpose: str) -> Iterator[None]:
+        """Inside, this rank waits, and an error that comes out of it is one of the wait; `end` has to follow."""
+        self.begin(purpose)
+        try:
+            yield
+        except BaseException:
+            self.fail()
+            raise
+
     def end(self, purpose: str, collectives: int, payload: int) -> Cost:
         """It has waited for what began last, which is entered."""
         end, tally = time.perf_counter(), self._tallies[purpose]
@@ -99,6 +119,7 @@ class Communicator(ABC):
     size: int
     local_rank: int = 0
     local_size: int = 1
+    timeout: float | None = None  # of watch()
 
     @property
     def has_ring(self) -> bool:
@@ -112,6 +133,16 @@ class Communicator(ABC):
     def new_name(self) -> str:
         """A name that no other call returns; that of a rank's n-th call is the same on all ranks."""
         return str(next(self._names))
+
+    def watch(self, timeout: float | None) -> None:
+        """End this process, with a line that says why, when it waits longer than so many seconds in one collective.
+
+        None, as at first, lets it wait for ever. Raises ValueError for what is not above 0. Ranks that exist only in
+        this process are not watched.
+        """
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; allowed are seconds above 0, and None for no limit")
+        self.timeout = timeout
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""
@@ -169,6 +200,10 @@ class Communicator(ABC):
 class Network(Communicator):
     """Ranks that really exchange messages, each of which is entered in the ledger."""
 
+    def watch(self, timeout: float | None) -> None:
+        super().watch(timeout)
+        watch(self.ledger, self.rank, timeout)
+
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
@@ -188,20 +223,20 @@ class Network(Communicator):
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
         payload = _bytes(tensors) * len(neighbours)
-        self.ledger.begin(purpose)
-        for tensor in tensors:
-            tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
+        with self.ledger.waiting(purpose):
+            for tensor in tensors:
+                tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
         return self.ledger.end(purpose, 0, payload)
 
     def broadcast_(self, tensors: Sequence[Tensor], purpose: str = "setup") -> None:
         if tensors:
-            self.ledger.begin(purpose)
-            self._broadcast_(tensors, purpose)
+            with self.ledger.waiting(purpose):
+                self._broadcast_(tensors, purpose)
             self.ledger.end(purpose, sum(number_of(t.nbytes) for t in tensors), _bytes(tensors))
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
-        self.ledger.begin(purpose)
-        values = self._gather(value, purpose)
+        with self.ledger.waiting(purpose):
+            values = self._gather(value, purpose)
         self.ledger.end(purpose, 1, 0)
         return values
 
@@ -213,7 +248,11 @@ class Network(Communicator):
 
         def wait() -> tuple[Result, Cost]:
             self.ledger.begin(purpose)
-            result = finish()
+            try:
+                result = finish()
+            except BaseException:
+                self.ledger.fail()
+                raise
             return result, self.ledger.end(purpose, collectives, payload)
 
         return wait

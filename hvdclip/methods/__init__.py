@@ -139,11 +139,19 @@ def method(name: str) -> type[Method]:
 
 
 @uncompiled
-def optimizer(name: str, model_or_params: Parameters, *, comm: Communicator | None = None, **settings: Any) -> Method:
+def optimizer(
+    name: str,
+    model_or_params: Parameters,
+    *,
+    comm: Communicator | None = None,
+    timeout: float | None = 600.0,
+    **settings: Any,
+) -> Method:
     """A torch optimizer that trains with the named algorithm on all ranks of `comm`.
 
     `model_or_params` is a module (its buffers then take part), parameters or parameter groups with their own `lr` and
-    `weight_decay`; `comm` defaults to Horovod where it is initialised, else one rank. The settings are those that
+    `weight_decay`; `comm` defaults to Horovod where it is initialised, else one rank. A rank that waits longer than
+    `timeout` seconds in one collective says so and ends; None lets it wait. The settings are those that
     `hvdclip algorithms` lists. Raises ValueError or TypeError naming the setting, its value and what is allowed, and
     RuntimeError where a launcher announces several ranks and Horovod is not initialised.
     """
@@ -152,4 +160,6 @@ def optimizer(name: str, model_or_params: Parameters, *, comm: Communicator | No
         checked = chosen.Settings(**settings)
     except ValidationError as error:
         raise one_line(error, chosen.Settings, prefix=name) from None
-    return chosen(model_or_params, checked, default() if comm is None else comm)
+    ranks = default() if comm is None else comm
+    ranks.watch(timeout)
+    return chosen(model_or_params, checked, ranks)
