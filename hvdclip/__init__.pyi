@@ -80,7 +80,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -162,7 +162,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -246,7 +246,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -315,7 +315,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -371,7 +371,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -430,7 +430,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -491,7 +491,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -559,7 +559,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -636,7 +636,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -712,7 +712,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -784,7 +784,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -856,7 +856,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -930,7 +930,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1003,7 +1003,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1079,7 +1079,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1153,7 +1153,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1207,7 +1207,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1252,7 +1252,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1303,7 +1303,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1354,7 +1354,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1404,7 +1404,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1446,7 +1446,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1484,7 +1484,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1527,7 +1527,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1567,7 +1567,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
@@ -1604,7 +1604,7 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0

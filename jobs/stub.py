@@ -26,7 +26,7 @@ WIDTH = 120
 INSTEAD_OF_ANY = {"inner": "type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None"}
 ARGUMENTS = (
     f"{INDENT}model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own",
-    f"{INDENT}comm: the ranks; default Horovod's where it is initialised, else one rank",
+    f"{INDENT}comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank",
     f"{INDENT}timeout: the seconds for which a rank waits in one collective before it ends; None for no limit",
 )
 

@@ -27,9 +27,9 @@ class Mpi4py(Network):
         super().__init__()
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise RuntimeError("this MPI allows no calls from several threads: use comm.backend: horovod")
-        if mpi is None:
-            _end_together()
         self._mpi = (mpi or MPI.COMM_WORLD).Dup()
+        _in_use.append(self._mpi)
+        _end_together()
         self.rank, self.size = self._mpi.rank, self._mpi.size
         hosts = self._mpi.allgather(socket.gethostname())
         here = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
@@ -114,15 +114,18 @@ class Mpi4py(Network):
         return self._now(gather_pickled, value, lambda tensor, what: self._all_gather(tensor))
 
 
+_in_use: list[MPI.Intracomm] = []
+
+
 @functools.cache
 def _end_together() -> None:
-    """Let an exception that ends this rank end all: at its end MPI would wait for the others, who wait for it."""
+    """Let an exception that ends this rank end those it works with: MPI would wait for them, who wait for it."""
     show = sys.excepthook
 
     def end(*error: Any) -> None:
         show(*error)
         sys.stderr.flush()
-        MPI.COMM_WORLD.Abort(1)
+        max(_in_use, key=lambda mpi: mpi.size).Abort(1)
 
     sys.excepthook = end
 

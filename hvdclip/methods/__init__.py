@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hvdclip.comm import Communicator, default
+from hvdclip.comm import Communicator, communicator
 from hvdclip.engine import (
     COMMON,
     OWN,
@@ -150,16 +150,17 @@ def optimizer(
     """A torch optimizer that trains with the named algorithm on all ranks of `comm`.
 
     `model_or_params` is a module (its buffers then take part), parameters or parameter groups with their own `lr` and
-    `weight_decay`; `comm` defaults to Horovod where it is initialised, else one rank. A rank that waits longer than
-    `timeout` seconds in one collective says so and ends; None lets it wait. The settings are those that
-    `hvdclip algorithms` lists. Raises ValueError or TypeError naming the setting, its value and what is allowed, and
-    RuntimeError where a launcher announces several ranks and Horovod is not initialised.
+    `weight_decay`; `comm` defaults to Horovod where it is initialised, else one rank; it may be a process set of
+    Horovod that this rank is in. A rank that waits longer than `timeout` seconds in one collective says so and ends;
+    None lets it wait. The settings are those that `hvdclip algorithms` lists. Raises ValueError or TypeError naming the
+    setting, its value and what is allowed, and RuntimeError where a launcher announces several ranks and Horovod is not
+    initialised, or has each as a world of its own.
     """
     chosen = method(name)
     try:
         checked = chosen.Settings(**settings)
     except ValidationError as error:
         raise one_line(error, chosen.Settings, prefix=name) from None
-    ranks = default() if comm is None else comm
+    ranks = communicator(comm)
     ranks.watch(timeout)
     return chosen(model_or_params, checked, ranks)
