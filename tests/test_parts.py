@@ -177,6 +177,7 @@ def test_horovod_that_is_started_again_has_optimizers_as_before():
             everyone = optimizer.comm.gather(model.weight.tolist())
             assert all(weight == everyone[0] for weight in everyone) and optimizer.rounds == 2
             assert len(everyone) == (3 if comm is None else comm.size())
+        hvd.barrier()  # a shutdown on one rank is one of all
         hvd.shutdown()
     print("TWICE")
     """
