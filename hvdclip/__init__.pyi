@@ -45,6 +45,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -82,8 +83,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -126,6 +128,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -167,8 +170,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -216,6 +220,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -254,8 +259,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -299,6 +305,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -326,8 +333,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -357,6 +365,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -385,8 +394,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -418,6 +428,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -447,8 +458,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -480,6 +492,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -511,8 +524,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -546,6 +560,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -582,8 +597,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -624,6 +640,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -662,8 +679,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -705,6 +723,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -741,8 +760,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -783,6 +803,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -816,8 +837,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -855,6 +877,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -891,8 +914,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -933,6 +957,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float = 1.0,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -968,8 +993,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1008,6 +1034,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1044,8 +1071,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1085,6 +1113,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1123,8 +1152,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1166,6 +1196,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1200,8 +1231,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1238,6 +1270,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1256,8 +1289,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1280,6 +1314,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1302,8 +1337,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1331,6 +1367,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1354,8 +1391,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1384,6 +1422,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1406,8 +1445,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1435,6 +1475,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1457,8 +1498,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1485,6 +1527,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1500,8 +1543,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1520,6 +1564,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1539,8 +1584,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1564,6 +1610,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1583,8 +1630,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1608,6 +1656,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1624,8 +1673,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
@@ -1645,6 +1695,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     lr: float,
     weight_decay: float = 0.0,
     weight_decay_on: Literal["all", "weights"] = "all",
@@ -1662,8 +1713,9 @@ def optimizer(
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
-        comm: the ranks; default Horovod's where it is initialised, else one rank
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
         module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
         weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default

@@ -29,8 +29,9 @@ INSTEAD_OF_ANY = {"inner": "type[Optimizer] | Callable[..., Optimizer] | Optimiz
 SHORTER = {"buffer_policy": "_BufferPolicy | dict[str, _BufferPolicy]"}
 ARGUMENTS = (
     f"{INDENT}model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own",
-    f"{INDENT}comm: the ranks; default Horovod's where it is initialised, else one rank",
+    f"{INDENT}comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank",
     f"{INDENT}module: whose buffers take part, where model_or_params are parameters or groups; default none",
+    f"{INDENT}timeout: the seconds for which a rank waits in one collective before it ends; None for no limit",
 )
 
 HEAD = '''\
@@ -88,6 +89,7 @@ def _overload(method: type[Method]) -> str:
         "*",
         "comm: Communicator | None = None",
         "module: nn.Module | None = None",
+        "timeout: float | None = 600.0",
         *(f"{name}: {_type(name, field)}{_default(field, ' = ')}" for name, field in fields.items()),
     ]
     lines = ["@overload", "def optimizer(", *(f"{INDENT}{each}," for each in parameters), ") -> Method:"]

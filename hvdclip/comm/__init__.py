@@ -1,7 +1,7 @@
 """Communicators: Horovod's or mpi4py's ranks, one rank, or N simulated ranks, behind the same calls."""
 
 from hvdclip.comm.base import Communicator, Cost, Ledger, Pending, Reduce, Waiting
-from hvdclip.comm.environment import Backend, announced_ranks, default, launched
+from hvdclip.comm.environment import Backend, announced_ranks, communicator, default, launched
 from hvdclip.comm.simulated import simulate
 from hvdclip.comm.single import SingleRank
 
@@ -15,6 +15,7 @@ __all__ = [
     "SingleRank",
     "Waiting",
     "announced_ranks",
+    "communicator",
     "default",
     "launched",
     "simulate",

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from hvdclip.comm.pieces import number_of
+from hvdclip.comm.watch import watch
+
 Result = TypeVar("Result")
 
 
@@ -31,10 +34,14 @@ class Tally:
 
 
 class Pending(NamedTuple):
-    """A collective that this rank waits in, and the seconds from the end of the one before until it began to wait."""
+    """A collective that this rank waits in, and the seconds from the end of the one before until it began to wait.
+
+    `failed` says that an error has ended the wait.
+    """
 
     purpose: str
     worked: float
+    failed: bool = False
 
 
 class Cost(NamedTuple):
@@ -77,6 +84,21 @@ class Ledger:
         self._start = time.perf_counter()
         self.pending = Pending(purpose, self._start - self._end)
 
+    def fail(self) -> None:
+        """An error has ended the wait that began last."""
+        if self.pending is not None:
+            self.pending = self.pending._replace(failed=True)
+
+    @contextmanager
+    def waiting(self, purpose: str) -> Iterator[None]:
+        """Inside, this rank waits, and an error that comes out of it is one of the wait; `end` has to follow."""
+        self.begin(purpose)
+        try:
+            yield
+        except BaseException:
+            self.fail()
+            raise
+
     def end(self, purpose: str, collectives: int, payload: int) -> Cost:
         """It has waited for what began last, which is entered."""
         end, tally = time.perf_counter(), self._tallies[purpose]
@@ -97,6 +119,7 @@ class Communicator(ABC):
     size: int
     local_rank: int = 0
     local_size: int = 1
+    timeout: float | None = None  # of watch()
 
     @property
     def has_ring(self) -> bool:
@@ -110,6 +133,16 @@ class Communicator(ABC):
     def new_name(self) -> str:
         """A name that no other call returns; that of a rank's n-th call is the same on all ranks."""
         return str(next(self._names))
+
+    def watch(self, timeout: float | None) -> None:
+        """End this process, with a line that says why, when it waits longer than so many seconds in one collective.
+
+        None, as at first, lets it wait for ever. Raises ValueError for what is not above 0. Ranks that exist only in
+        this process are not watched.
+        """
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout is {timeout}; allowed are seconds above 0, and None for no limit")
+        self.timeout = timeout
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""
@@ -167,46 +200,59 @@ class Communicator(ABC):
 class Network(Communicator):
     """Ranks that really exchange messages, each of which is entered in the ledger."""
 
+    def watch(self, timeout: float | None) -> None:
+        super().watch(timeout)
+        watch(self.ledger, self.rank, timeout)
+
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
-        return self._waiting(purpose, tensors, self._start_average_(tensors, _full(purpose, name), meanwhile))
+        finish = self._start_average_(tensors, _full(purpose, name), meanwhile)
+        return self._waiting(purpose, max(1, sum(number_of(t.numel()) for t in tensors)), tensors, finish)
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
-        return self._waiting(purpose, [tensor], self._start_gather(tensor, _full(purpose, name)))
+        finish = self._start_gather(tensor, _full(purpose, name))
+        return self._waiting(purpose, number_of(tensor.numel(), self.size), [tensor], finish)
 
     def start_reduction(
         self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
     ) -> Waiting[list[Tensor]]:
-        return self._waiting(purpose, [rows, rows[0]], self._start_reduction(rows, reduce, _full(purpose, name)))
+        finish = self._start_reduction(rows, reduce, _full(purpose, name))
+        return self._waiting(purpose, 2 * number_of(rows[0].numel(), self.size), [rows, rows[0]], finish)
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
-        payload = sum(t.nbytes for t in tensors) * len(neighbours)
-        self.ledger.begin(purpose)
-        for tensor in tensors:
-            tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
+        payload = _bytes(tensors) * len(neighbours)
+        with self.ledger.waiting(purpose):
+            for tensor in tensors:
+                tensor.copy_(torch.stack([tensor, *self._exchange(tensor, neighbours)]).mean(dim=0))
         return self.ledger.end(purpose, 0, payload)
 
     def broadcast_(self, tensors: Sequence[Tensor], purpose: str = "setup") -> None:
         if tensors:
-            self.ledger.begin(purpose)
-            self._broadcast_(tensors, purpose)
-            self.ledger.end(purpose, *_size(tensors))
+            with self.ledger.waiting(purpose):
+                self._broadcast_(tensors, purpose)
+            self.ledger.end(purpose, sum(number_of(t.nbytes) for t in tensors), _bytes(tensors))
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
-        self.ledger.begin(purpose)
-        values = self._gather(value, purpose)
+        with self.ledger.waiting(purpose):
+            values = self._gather(value, purpose)
         self.ledger.end(purpose, 1, 0)
         return values
 
-    def _waiting(self, purpose: str, tensors: Sequence[Tensor], finish: Callable[[], Result]) -> Waiting[Result]:
+    def _waiting(
+        self, purpose: str, collectives: int, tensors: Sequence[Tensor], finish: Callable[[], Result]
+    ) -> Waiting[Result]:
         # counted while the message may be under way: afterwards a round on small tensors would feel it
-        collectives, payload = _size(tensors)
+        payload = _bytes(tensors)
 
         def wait() -> tuple[Result, Cost]:
             self.ledger.begin(purpose)
-            result = finish()
+            try:
+                result = finish()
+            except BaseException:
+                self.ledger.fail()
+                raise
             return result, self.ledger.end(purpose, collectives, payload)
 
         return wait
@@ -239,9 +285,8 @@ def in_bytes(tensor: Tensor) -> Iterator[Tensor]:
     tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
 
-def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
-    """The collectives that they take, and their bytes."""
-    return max(1, len(tensors)), sum(t.nbytes for t in tensors)
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
 
 
 def _full(purpose: str, name: str) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hvdclip.comm.base import Communicator
 from hvdclip.comm.single import SingleRank
@@ -50,12 +50,40 @@ def announced_rank() -> int:
     return 0
 
 
+def communicator(given: Any = None) -> Communicator:
+    """The communicator that is given, the ranks of a process set of Horovod, or those of default().
+
+    Raises TypeError for anything else, and for process sets what Horovod(...) raises.
+    """
+    if given is None:
+        return default()
+    if isinstance(given, Communicator):
+        return given
+    if not hasattr(given, "process_set_id"):
+        raise TypeError(
+            f"comm is of type {type(given).__name__}; allowed are a Communicator of hvdclip, a process set of Horovod, "
+            "and None"
+        )
+    from hvdclip.comm.horovod import Horovod
+
+    return Horovod(given)
+
+
 def default() -> Communicator:
-    """Horovod if it is initialised, else one rank; RuntimeError when a launcher announces more than one rank."""
+    """Horovod if it is initialised, else one rank.
+
+    Raises RuntimeError when a launcher announces more than one rank, but Horovod is not initialised or each process is
+    a world of its own.
+    """
     horovod = sys.modules.get("horovod.torch")
     if horovod is not None and horovod.is_initialized():
-        from hvdclip.comm.horovod import Horovod
+        from hvdclip.comm.horovod import Horovod, mpi_world
 
+        _check_mpirun()
+        # Where ranks come and go the environment does not follow. A part of MPI's world may have one rank.
+        if horovod.size() == 1 and os.environ.get("HOROVOD_ELASTIC") != "1" and mpi_world() == 1:
+            _check_srun()
+            _check_size("Horovod", 1)
         return Horovod()
     ranks, variable = announced_ranks()
     if ranks > 1:
@@ -78,17 +106,8 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
         return SingleRank()
     if variable == "SLURM_STEP_NUM_TASKS" and ranks == 1:
         return SingleRank()
-    if variable == "SLURM_STEP_NUM_TASKS" and not any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")):
-        raise RuntimeError(
-            f"srun started {ranks} tasks without MPI support, so each would train alone: use srun --mpi=pmix "
-            "(srun --mpi=list shows what this cluster has)"
-        )
-    # on other nodes it is mpirun's daemons that srun has started, rightly
-    if variable == "OMPI_COMM_WORLD_SIZE" and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and ancestors(MPIRUN):
-        raise RuntimeError(
-            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} times mpirun, each a world of its own: use one srun "
-            "--mpi=pmix, or one mpirun"
-        )
+    _check_srun()
+    _check_mpirun()
     library = "Horovod" if backend == "horovod" else backend
     try:
         comm = _start(backend, process_sets, fusion)
@@ -98,12 +117,37 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
         raise RuntimeError(
             f"{variable}={ranks} announces {ranks} ranks, but {library} cannot be imported ({error}): run jobs/setup.sh"
         ) from error
-    if comm.size != ranks:
+    _check_size(library, comm.size)
+    return comm
+
+
+def _check_srun() -> None:
+    """RuntimeError for tasks that know nothing of each other."""
+    ranks, variable = announced_ranks()
+    if variable == "SLURM_STEP_NUM_TASKS" and ranks > 1 and not {"PMIX_RANK", "PMI_RANK"} & set(os.environ):
         raise RuntimeError(
-            f"{variable}={ranks} announces {ranks} ranks, but {library}'s world has {comm.size}: the launcher and "
+            f"srun started {ranks} tasks without MPI support, so each would train alone: use srun --mpi=pmix "
+            "(srun --mpi=list shows what this cluster has)"
+        )
+
+
+def _check_mpirun() -> None:
+    """RuntimeError for several worlds of one mpirun each."""
+    # on other nodes it is mpirun's daemons that srun has started, rightly
+    if announced_ranks()[1] == SIZES[0] and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and ancestors(MPIRUN):
+        raise RuntimeError(
+            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} times mpirun, each a world of its own: use one srun "
+            "--mpi=pmix, or one mpirun"
+        )
+
+
+def _check_size(library: str, size: int) -> None:
+    ranks, variable = announced_ranks()
+    if size != ranks:
+        raise RuntimeError(
+            f"{variable}={ranks} announces {ranks} ranks, but {library}'s world has {size}: the launcher and "
             f"{library}'s MPI do not fit together"
         )
-    return comm
 
 
 def ancestors(names: Sequence[str]) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -15,34 +17,42 @@ import horovod.torch as hvd
 from torch import Tensor
 
 from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
+from hvdclip.comm.pieces import all_to_all, gather_pickled, number_of, pieces, start_to_gather
 from hvdclip.comm.single import SingleRank
 
-_communicators = itertools.count()
+_communicators: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)  # by process set
 
 
 def begin_names() -> None:
     """Name collectives as a process does that has just started, so that old and new ranks can meet."""
-    global _communicators
-    _communicators = itertools.count()
+    _communicators.clear()
 
 
 class Horovod(Network):
-    """The ranks of an initialised Horovod; raises RuntimeError before hvd.init()."""
+    """The ranks of an initialised Horovod, or those of one of its process sets, which this rank has to be in.
 
-    def __init__(self) -> None:
+    Raises RuntimeError before hvd.init(), ValueError for a process set that hvd.init() was not given and on ranks
+    outside of it.
+    """
+
+    def __init__(self, process_set: Any = None) -> None:
         super().__init__()
         if not hvd.is_initialized():
             raise RuntimeError("Horovod is not initialised: call horovod.torch.init() first")
-        # two optimizers of one process have different names for what may be under way at one time
-        self.prefix = f"hvdclip.{next(_communicators)}"
-        self.rank, self.size = hvd.rank(), hvd.size()
+        self.set = hvd.global_process_set if process_set is None else _checked(process_set)
+        # Two optimizers of one process have different names for what may be under way at one time. Ranks may be in
+        # unlike numbers of sets, so each set has numbers of its own.
+        self.prefix = f"hvdclip.{self.set.process_set_id}.{next(_communicators[self.set.process_set_id])}"
+        self.rank, self.size = self.set.rank(), self.set.size()
+        # among all of the host's, since ranks of other sets share its GPUs and cores too
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        self.set = hvd.global_process_set
         # goes on with what consists of several collectives, while the rank takes its steps
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="horovod")
 
     def node(self) -> Communicator:
-        """As elsewhere; raises RuntimeError where Horovod was started without process sets."""
+        """As elsewhere; raises RuntimeError where Horovod was started without process sets, and in one of them."""
+        if self._is_part:
+            raise RuntimeError("averages inside a node need all ranks of Horovod; allowed on a process set: none")
         hosts = self.gather(socket.gethostname())
         mine: Communicator = self
         for host in dict.fromkeys(hosts):
@@ -55,24 +65,37 @@ class Horovod(Network):
 
     def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
-        how = {"name": f"{self.prefix}.{name}", "op": hvd.Average, "process_set": self.set}
+        how = {"op": hvd.Average, "process_set": self.set}
+        full = f"{self.prefix}.{name}"
+        if number_of(sum(t.numel() for t in tensors)) > 1:
+            # not as a group, whose tensors Horovod may join to one that is too long
+            parts = itertools.chain.from_iterable(map(pieces, tensors))
+            handles = [hvd.allreduce_async_(part, name=_numbered(full, i), **how) for i, part in enumerate(parts)]
+            return lambda: _finish(handles)
         if len(tensors) == 1:
-            handle = hvd.allreduce_async_(tensors[0], **how)
+            handle = hvd.allreduce_async_(tensors[0], name=full, **how)
         else:
-            handle = hvd.grouped_allreduce_async_(list(tensors), **how)
+            handle = hvd.grouped_allreduce_async_(list(tensors), name=full, **how)
         return lambda: hvd.synchronize(handle)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
-        handle = hvd.allgather_async(tensor[None], name=f"{self.prefix}.{name}.gather", process_set=self.set)
-        return lambda: list(hvd.synchronize(handle))
+        def start(piece: Tensor, number: int) -> Callable[[], list[Tensor]]:
+            full = _numbered(f"{self.prefix}.{name}.gather", number)
+            handle = hvd.allgather_async(piece[None], name=full, process_set=self.set)
+            return lambda: list(hvd.synchronize(handle))
+
+        return start_to_gather(tensor, self.size, start)
 
     def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
         return self._thread.submit(self._reduction, rows, reduce, name).result
 
     def _reduction(self, rows: Tensor, reduce: Reduce, name: str) -> list[Tensor]:
-        handle = hvd.alltoall_async(rows, name=f"{self.prefix}.{name}.all_to_all", process_set=self.set)
-        shards = hvd.synchronize(handle)[0]  # beside how many rows came from each rank
-        return self._start_gather(reduce(shards), name)()
+        def exchanged(piece: Tensor, number: int) -> Tensor:
+            full = _numbered(f"{self.prefix}.{name}.all_to_all", number)
+            handle = hvd.alltoall_async(piece, name=full, process_set=self.set)
+            return hvd.synchronize(handle)[0]  # beside how many rows came from each rank
+
+        return self._start_gather(reduce(all_to_all(rows, exchanged)), name)()
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         from hvdclip.comm.mpi import swap
@@ -88,15 +111,24 @@ class Horovod(Network):
         """The ranks as mpi4py knows them, for messages beside Horovod's own."""
         from mpi4py import MPI
 
-        return MPI.COMM_WORLD.Dup()
+        # they may be a part of MPI's world (hvd.init(comm=...), a process set), in another order
+        places = self._gather(MPI.COMM_WORLD.rank, "places")
+        return MPI.COMM_WORLD.Create_group(MPI.COMM_WORLD.group.Incl(places))
+
+    @property
+    def _is_part(self) -> bool:
+        return self.set.process_set_id != hvd.global_process_set.process_set_id
 
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
+        first = self.set.ranks[0] if self._is_part else 0  # which Horovod wants by its number in the world
         for i, tensor in enumerate(tensors):
             with in_bytes(tensor) as sent:
-                hvd.broadcast_(sent, root_rank=0, name=f"{self.prefix}.{purpose}.broadcast.{i}")
+                for j, piece in enumerate(pieces(sent)):
+                    name = _numbered(f"{self.prefix}.{purpose}.broadcast.{i}", j)
+                    hvd.broadcast_(piece, root_rank=first, name=name, process_set=self.set)
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        return hvd.allgather_object(value, name=f"{self.prefix}.{purpose}.gather")
+        return gather_pickled(value, lambda tensor, what: self._start_gather(tensor, f"{purpose}.{what}")())
 
 
 class _Node(Horovod):
@@ -106,6 +138,44 @@ class _Node(Horovod):
         Network.__init__(self)  # a number of its own would be given on some ranks only
         self.prefix, self.ledger, self.set = whole.prefix, whole.ledger, process_set
         self.rank, self.size = ranks.index(whole.rank), len(ranks)
+
+
+def mpi_world() -> int:
+    """The size of the world of the MPI that Horovod uses, of which its own ranks may be a part; 1 without MPI."""
+    if not hvd.mpi_enabled():
+        return 1
+    # not by mpi4py, which may have found another MPI
+    library, size = hvd.mpi_ops._basics.MPI_LIB_CTYPES, ctypes.c_int(1)
+    try:  # Open MPI
+        world: Any = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "ompi_mpi_comm_world")))
+    except ValueError:  # MPICH and its kin
+        world = ctypes.c_int(0x44000000)
+    library.MPI_Comm_size(world, ctypes.byref(size))
+    return size.value
+
+
+def _checked(process_set: Any) -> Any:
+    if process_set.process_set_id is None:
+        raise ValueError(
+            f"comm is a process set of ranks {process_set.ranks} that Horovod does not have: pass it to "
+            "hvd.init(process_sets=[...]) first"
+        )
+    if hvd.rank() not in process_set.ranks:
+        raise ValueError(
+            f"comm is the process set of ranks {', '.join(map(str, process_set.ranks))}, which rank {hvd.rank()} is "
+            "not in: pass each rank the set that it is in"
+        )
+    return process_set
+
+
+def _numbered(name: str, number: int) -> str:
+    """The name of a piece, by its number; the first one has the name of the whole."""
+    return f"{name}.piece{number}" if number else name
+
+
+def _finish(handles: Sequence[Any]) -> None:
+    for handle in handles:
+        hvd.synchronize(handle)
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from mpi4py import MPI
 from torch import Tensor
 
 from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
+from hvdclip.comm.pieces import all_to_all, gather_pickled, pieces, start_to_gather
 
 
 class Mpi4py(Network):
@@ -26,9 +27,9 @@ class Mpi4py(Network):
         super().__init__()
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise RuntimeError("this MPI allows no calls from several threads: use comm.backend: horovod")
-        if mpi is None:
-            _end_together()
         self._mpi = (mpi or MPI.COMM_WORLD).Dup()
+        _in_use.append(self._mpi)
+        _end_together()
         self.rank, self.size = self._mpi.rank, self._mpi.size
         hosts = self._mpi.allgather(socket.gethostname())
         here = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
@@ -65,7 +66,8 @@ class Mpi4py(Network):
     def _average(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             mine = tensor.detach().cpu()
-            self._mpi.Allreduce(MPI.IN_PLACE, mine.numpy())
+            for piece in pieces(mine):
+                self._mpi.Allreduce(MPI.IN_PLACE, piece.numpy())
             mine.div_(self.size)
             if tensor.device.type != "cpu":
                 tensor.copy_(mine)
@@ -75,18 +77,24 @@ class Mpi4py(Network):
 
     def _all_gather(self, tensor: Tensor) -> list[Tensor]:
         mine = tensor.detach().cpu()
+        everyone = start_to_gather(mine, self.size, lambda piece, number: lambda: self._all_gather_piece(piece))()
+        return [of_rank.to(tensor.device) for of_rank in everyone]
+
+    def _all_gather_piece(self, mine: Tensor) -> list[Tensor]:
         everyone = mine.new_empty((self.size, *mine.shape))
         self._mpi.Allgather(mine.numpy(), everyone.numpy())
-        return list(everyone.to(tensor.device))
+        return list(everyone)
 
     def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
         return self._later(lambda: self._all_gather(reduce(self._all_to_all(rows))))
 
     def _all_to_all(self, rows: Tensor) -> Tensor:
-        mine = rows.detach().cpu()
-        theirs = torch.empty_like(mine)
-        self._mpi.Alltoall(mine.numpy(), theirs.numpy())
-        return theirs.to(rows.device)
+        def exchanged(mine: Tensor, number: int) -> Tensor:
+            theirs = torch.empty_like(mine)
+            self._mpi.Alltoall(mine.numpy(), theirs.numpy())
+            return theirs
+
+        return all_to_all(rows.detach().cpu(), exchanged).to(rows.device)
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         return self._now(self._swap, tensor, neighbours)
@@ -98,22 +106,26 @@ class Mpi4py(Network):
         for tensor in tensors:
             with in_bytes(tensor) as sent:
                 mine = sent.cpu()
-                self._now(self._mpi.Bcast, mine.numpy())
+                for piece in pieces(mine):
+                    self._now(self._mpi.Bcast, piece.numpy())
                 sent.copy_(mine)
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
-        return self._now(self._mpi.allgather, value)
+        return self._now(gather_pickled, value, lambda tensor, what: self._all_gather(tensor))
+
+
+_in_use: list[MPI.Intracomm] = []
 
 
 @functools.cache
 def _end_together() -> None:
-    """Let an exception that ends this rank end all: at its end MPI would wait for the others, who wait for it."""
+    """Let an exception that ends this rank end those it works with: MPI would wait for them, who wait for it."""
     show = sys.excepthook
 
     def end(*error: Any) -> None:
         show(*error)
         sys.stderr.flush()
-        MPI.COMM_WORLD.Abort(1)
+        max(_in_use, key=lambda mpi: mpi.size).Abort(1)
 
     sys.excepthook = end
 
@@ -122,7 +134,12 @@ def swap(mpi: MPI.Intracomm, tensor: Tensor, neighbours: Sequence[int]) -> list[
     """Send the tensor to each of the neighbours and return theirs."""
     mine = tensor.detach().cpu().contiguous()
     theirs = [torch.empty_like(mine) for _ in neighbours]
-    requests = [mpi.Irecv(buffer.numpy(), source=n) for n, buffer in zip(neighbours, theirs, strict=True)]
-    requests += [mpi.Isend(mine.numpy(), dest=n) for n in neighbours]
+    # between two ranks messages keep their order, and so do pieces
+    requests = [
+        mpi.Irecv(piece.numpy(), source=n)
+        for n, buffer in zip(neighbours, theirs, strict=True)
+        for piece in pieces(buffer)
+    ]
+    requests += [mpi.Isend(piece.numpy(), dest=n) for n in neighbours for piece in pieces(mine)]
     MPI.Request.Waitall(requests)
     return [buffer.to(tensor.device) for buffer in theirs]

@@ -131,6 +131,9 @@ class Simulated(Network):
         self._world, self.rank, self.size = world, rank, world.size
         self.local_rank, self.local_size = rank % world.ranks_per_node, world.ranks_per_node
 
+    def watch(self, timeout: float | None) -> None:
+        Communicator.watch(self, timeout)  # ranks that do not meet are an error at once
+
     def node(self) -> Communicator:
         return _Node(self, self._world)
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from hvdclip.comm import Communicator, default
+from hvdclip.comm import Communicator, communicator
 from hvdclip.engine import (
     COMMON,
     OWN,
@@ -147,6 +147,7 @@ def optimizer(
     *,
     comm: Communicator | None = None,
     module: nn.Module | None = None,
+    timeout: float | None = 600.0,
     **settings: Any,
 ) -> Method:
     """A torch optimizer that trains with the named algorithm on all ranks of `comm`.
@@ -154,14 +155,18 @@ def optimizer(
     `model_or_params` is a module, parameters, or parameter groups with their own `lr` and `weight_decay`. A module's
     buffers (batch norm's statistics) take part in the averages, and they and its frozen parameters start from rank 0's.
     Beside parameters or groups give `module=` for that: without it they stay each rank's own, and nobody can tell that
-    there are some. `comm` defaults to Horovod where it is initialised, else one rank. The settings are those that
-    `hvdclip algorithms` lists. Raises ValueError or TypeError naming the setting, its value and what is allowed, and
-    RuntimeError where a launcher announces several ranks and Horovod is not initialised.
+    there are some. `comm` defaults to Horovod where it is initialised, else one rank; it may be a process set of
+    Horovod that this rank is in. A rank that waits longer than `timeout` seconds in one collective says so and ends;
+    None lets it wait. The settings are those that `hvdclip algorithms` lists. Raises ValueError or TypeError naming the
+    setting, its value and what is allowed, and RuntimeError where a launcher announces several ranks and Horovod is not
+    initialised, or has each as a world of its own.
     """
     chosen = method(name)
     try:
         checked = chosen.Settings(**settings)
     except ValidationError as error:
         raise one_line(error, chosen.Settings, prefix=name) from None
+    ranks = communicator(comm)
+    ranks.watch(timeout)
     handed = model_or_params if module is None else Handed(model_or_params, checked, module)
-    return chosen(handed, checked, default() if comm is None else comm)
+    return chosen(handed, checked, ranks)

@@ -43,7 +43,8 @@ class Trainer:
             settings["weight"] = float(self.task.shard_size())
         if "noise_seed" in settings:
             settings["noise_seed"] += train.seed
-        self.optimizer = optimizer(settings.pop("name"), self.model, comm=comm, **settings)
+        # without a timeout: a training has a watch of its own
+        self.optimizer = optimizer(settings.pop("name"), self.model, comm=comm, timeout=None, **settings)
         # one initial model for all, but dropout of each rank's own
         randomness.seed_everything(train.seed + 1 + comm.rank)
         self.schedule = Schedule(self.optimizer, train)

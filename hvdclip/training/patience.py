@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hvdclip.comm import Ledger, Pending
+from hvdclip.comm import Ledger
+from hvdclip.comm.watch import Wait
 from hvdclip.training.feed import Feed
 
 # Seconds at least: in training; and where ranks may wait for one that reads or writes files.
@@ -13,7 +14,7 @@ TIMES = 10
 TELL_S, GRACE_S = 30.0, 10.0
 
 
-class Patience:
+class Patience(Wait):
     """Counts how long the rank has waited in one collective; is_out when that is longer than the limit.
 
     The limit is `timeout`, in seconds, where there is one. Else it follows the work, since a rank is silent for all
@@ -21,15 +22,12 @@ class Patience:
     """
 
     def __init__(self, ledger: Ledger, timeout: float | None):
+        super().__init__()
         self.ledger, self.timeout = ledger, timeout
-        self.pending: Pending | None = None
-        self.waited = 0.0
 
     def pass_time(self, seconds: float) -> None:
         """So long this rank has been running since the last call."""
-        pending = self.ledger.pending
-        self.waited = self.waited + seconds if pending is not None and pending is self.pending else 0.0
-        self.pending = pending
+        self.go_on(self.ledger.pending, seconds)
 
     @property
     def limit(self) -> float:

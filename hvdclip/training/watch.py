@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hvdclip.comm import Communicator
+from hvdclip.comm.watch import end_now, in_vain
 from hvdclip.methods import Method
 from hvdclip.training import heartbeats
 from hvdclip.training.feed import FEED
@@ -125,7 +126,7 @@ class Watch:
         if self._interrupts > 1:
             if self._ended is None:
                 self.end("failed: interrupted twice")
-            _end_now("interrupted twice: ended at once")
+            end_now("interrupted twice: ended at once")
         if self.asked is None:
             self.asked = name
             if name == "SIGINT":
@@ -150,15 +151,12 @@ class Watch:
         return any(beat.state in AT_FILES and beat.waits is None for beat in alive)
 
     def _give_up(self) -> None:
-        waited = (
-            f"waited {self._patience.waited:.0f} s in {self._pending()} for the other ranks; comm.timeout is "
-            f"{self._patience.limit:.0f} s"
-        )
+        waited = in_vain(self._patience.waited, self._pending(), f"comm.timeout is {self._patience.limit:.0f} s")
         if self._run is not None:
             waited += f"; {_late(heartbeats.read(self._run), self.comm.rank, self._patience.waited)}"
         if self._ended is None:
             self.end(f"lost: {waited}")
-        _end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
+        end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
 
     def _look_at_data(self) -> None:
         """Tell of a batch that does not come, and end this rank where that is in vain."""
@@ -240,9 +238,3 @@ def _age(beat: Beat) -> float:
 
 def _say(text: str) -> None:
     print(f"hvdclip: {text}", file=sys.stderr, flush=True)
-
-
-def _end_now(text: str) -> None:
-    _say(text)
-    # sys.exit would end this thread only
-    os._exit(1)

@@ -1,0 +1,72 @@
+"""Long tensors in pieces: MPI counts what it sends in a C int, and so takes fewer than 2^31 entries at once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Entries that one call carries, of all ranks together where it gathers: half of what a C int holds, since some of an
+# MPI's ways to gather add up two counts.
+MOST = 2**30
+
+
+def number_of(entries: int, ranks: int = 1) -> int:
+    """The calls that it takes to carry so many entries of each of the ranks."""
+    return max(1, -(-entries // _share(ranks)))
+
+
+def spans(entries: int, ranks: int = 1) -> Iterator[tuple[int, int]]:
+    """Where the pieces of each rank's entries begin and end: at least one piece, which may be empty."""
+    share = _share(ranks)
+    for start in range(0, max(1, entries), share):
+        yield start, min(entries, start + share)
+
+
+def _share(ranks: int) -> int:
+    return max(1, MOST // ranks)
+
+
+def pieces(tensor: Tensor) -> list[Tensor]:
+    """The contiguous tensor itself where it is short, else flat parts that share its memory."""
+    if number_of(tensor.numel()) == 1:
+        return [tensor]
+    flat = tensor.detach().view(-1)
+    return [flat[start:stop] for start, stop in spans(len(flat))]
+
+
+def start_to_gather(
+    tensor: Tensor, ranks: int, start: Callable[[Tensor, int], Callable[[], list[Tensor]]]
+) -> Callable[[], list[Tensor]]:
+    """Gathers the contiguous tensors of all ranks by `start`, which is given each piece and its number."""
+    if number_of(tensor.numel(), ranks) == 1:
+        return start(tensor, 0)
+    flat = tensor.detach().view(-1)
+    started = [start(flat[first:last], i) for i, (first, last) in enumerate(spans(len(flat), ranks))]
+
+    def finish() -> list[Tensor]:
+        of_ranks = zip(*(wait() for wait in started), strict=True)
+        return [torch.cat(parts).view(tensor.shape) for parts in of_ranks]
+
+    return finish
+
+
+def all_to_all(rows: Tensor, call: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Row j to rank j by `call`, which is given some of the columns, as rows, and the piece's number."""
+    columns = rows.detach().flatten(1)
+    if number_of(columns.shape[1], len(rows)) == 1:
+        return call(rows, 0)
+    cuts = enumerate(spans(columns.shape[1], len(rows)))
+    return torch.cat([call(columns[:, first:last].contiguous(), i) for i, (first, last) in cuts], 1).view(rows.shape)
+
+
+def gather_pickled(value: Any, all_gather: Callable[[Tensor, str], list[Tensor]]) -> list[Any]:
+    """The picklable values of all ranks by `all_gather`, which takes tensors that are equal in shape, and a name."""
+    mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    lengths = [int(length) for length in all_gather(torch.tensor([len(mine)]), "length")]
+    padded = torch.nn.functional.pad(mine, (0, max(lengths) - len(mine)))
+    everyone = zip(all_gather(padded, "value"), lengths, strict=True)
+    return [pickle.loads(sent[:length].numpy().data) for sent, length in everyone]
