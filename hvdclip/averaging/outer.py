@@ -5,10 +5,11 @@ Reddi et al., ICLR 2021 (adaptive federated optimization); Douillard et al., DiL
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hvdclip.flat import Vector
 from hvdclip.settings.groups import OuterSettings
@@ -22,13 +23,28 @@ class OuterStep:
         self._parameters = [nn.Parameter(flat) for flat in x_round.flats]
         self.optimizer = _build(settings, self._parameters)
 
-    def step(self, mean: Vector) -> None:
-        """From the mean over the ranks to the new x_round, which `mean` becomes too."""
+    def step(self, mean: Vector, alone: Sequence[int] = ()) -> None:
+        """From the mean over the ranks to the new x_round, which `mean` becomes too.
+
+        The parameters at the places `alone`, for which no step of the round had a gradient, stay with all that is kept.
+        """
+        kept = [(part, part.clone()) for place in alone for part in self._of(place)]
         for parameter, flat in zip(self._parameters, mean.flats, strict=True):
             parameter.grad = parameter.detach() - flat
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for part, before in kept:
+            part.copy_(before)
         mean.copy_(self.x_round)
+
+    def _of(self, place: int) -> Iterator[Tensor]:
+        """What belongs to a parameter: its part of x_round, and of the tensors of state that are as long."""
+        part = self.x_round.parts[place]
+        for parameter, flat in zip(self._parameters, self.x_round.flats, strict=True):
+            start = (part.data_ptr() - flat.data_ptr()) // flat.element_size()
+            if part.dtype == flat.dtype:
+                whole = [flat, *(t for t in self.optimizer.state[parameter].values() if t is not None)]
+                yield from (t[start : start + part.numel()] for t in whole if t.shape == flat.shape)
 
     def state_dict(self) -> dict[str, Any]:
         return self.optimizer.state_dict()

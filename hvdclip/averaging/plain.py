@@ -64,7 +64,7 @@ class Plain(Rule):
             # ||x_i - mean x||: known only now, so it travels in the next message
             method.statistics.add("drift", self.before.sub_(mean).norm() / share)
         if self.outer is not None:
-            self.outer.step(mean)
+            self.outer.step(mean, method.statistics.absent_everywhere())
         return mean
 
     def complete(self, method: Steps) -> None:

@@ -53,7 +53,7 @@ class Task:
     def flat(self) -> tuple[Tensor, list[Tensor]]:
         """A vector of the floats that are in hvdclip's message, and its parts in these shapes."""
         sizes = [mine.numel() for mine in self.mine]
-        vector = message(sum(sizes), self.comm)
+        vector = message(sizes, self.comm)
         pieces = vector[: sum(sizes)].split(sizes)
         return vector, [piece.view(shape) for piece, shape in zip(pieces, self.of, strict=True)]
 

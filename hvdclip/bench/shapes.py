@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, pairwise
 
 import torch
@@ -73,9 +73,9 @@ def parameters(of: list[Shape], device: torch.device | str = "cpu") -> list[nn.P
     return [nn.Parameter(values.to(device)) for values in drawn]
 
 
-def message(floats: int, comm: Communicator) -> Tensor:
-    """A vector as long as the message of so many floats, statistics included."""
-    return torch.zeros(floats + Statistics(comm).size)
+def message(sizes: Sequence[int], comm: Communicator) -> Tensor:
+    """A vector as long as the message of tensors of these sizes, statistics included."""
+    return torch.zeros(sum(sizes) + Statistics(comm, len(sizes)).size)
 
 
 def size_in_words(of: list[Shape]) -> str:

@@ -132,7 +132,7 @@ def _peer(name: str, task: Task, steps: int, traffic: Traffic) -> Peer:
 
 def _average(task: Task, traffic: Traffic) -> Peer:
     """One bare average of as many floats as are in a message."""
-    vector = message(sum(p.numel() for p in task.model().parameters()), task.comm)
+    vector = message([p.numel() for p in task.model().parameters()], task.comm)
     average = partial(task.comm.average_, [vector])
     return Peer(AVERAGE, partial(traffic.during, average))
 

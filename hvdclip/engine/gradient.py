@@ -26,6 +26,7 @@ class GradientMethod(Method):
             raise TypeError(
                 f"{self.name}: {', '.join(travelling)} cannot travel, since gradients do; allowed: OWN, COMMON"
             )
+        self.gradients.common = True
         self._messages = self.make_messages()
         self._start(self.space.vector())
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.engine.descent import Descent
+from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import Direction
 from hvdclip.flat import Scalar, Space, Vector
 from hvdclip.settings import SgdSettings
@@ -21,8 +22,8 @@ class InnerSgd:
 
     changes = None  # state that torch's optimizers do not let others mask
 
-    def __init__(self, descent: Descent, space: Space, optimizer: torch.optim.Optimizer):
-        self.descent, self.space, self.optimizer = descent, space, optimizer
+    def __init__(self, descent: Descent, gradients: Gradients, optimizer: torch.optim.Optimizer):
+        self.descent, self.gradients, self.optimizer = descent, gradients, optimizer
 
     def direction(self, g: Vector) -> Direction:
         """g itself."""
@@ -30,8 +31,11 @@ class InnerSgd:
 
     def descend(self, d: Direction, factor: Scalar = 1.0) -> None:
         """The optimizer's step from factor * d."""
-        for p, part in zip(self.space.parameters, d.vector.parts, strict=True):
+        parameters = self.gradients.space.parameters
+        for p, part in zip(parameters, d.vector.parts, strict=True):
             p.grad = part
+        for place in self.gradients.alone():
+            parameters[place].grad = None
         if isinstance(factor, Tensor) or factor != 1:
             d.vector.mul_(factor)
         with self.descent.scaled_lr():

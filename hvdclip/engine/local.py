@@ -83,7 +83,7 @@ class LocalMethod(Method):
 
     def take_step(self, g: Gradient) -> None:
         """Move this rank's x by its own gradient, unless the step is left out."""
-        changes = self.changes
+        changes, self.gradients.common = self.changes, False
         with suppress(StepLeftOut):
             if changes == ():
                 self.local_step(g)
@@ -98,6 +98,7 @@ class LocalMethod(Method):
         """Move the ranks' common x by their mean gradient, unless that of some rank is not finite."""
         if not (self.statistics.failed or self.statistics.overflowed):
             self.skip.clear()
+            self.gradients.common = True
             with suppress(StepLeftOut):
                 self.local_step(g)
 

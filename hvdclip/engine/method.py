@@ -37,8 +37,8 @@ class NonFiniteGradient(FloatingPointError):
 class Method(torch.optim.Optimizer):
     """A distributed optimizer: `step()` moves x by one gradient and communicates when the method says so.
 
-    Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient in
-    a step counts as one with a zero gradient.
+    Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient is
+    left alone in that step, as torch's optimizers do; it takes part in averages all the same.
 
     What changes lies in the parts, not in the method itself: `progress`, `gradients`, `skip`, `descent`, `sgd` (where
     the step is that of SGD), `vectors`, `numbers`, `statistics`, and what the kind of method adds to them.
@@ -74,7 +74,7 @@ class Method(torch.optim.Optimizer):
         self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
         self.weight = _share(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
-        self.statistics = self.types.statistics(comm)
+        self.statistics = self.types.statistics(comm, len(self.space.parameters))
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
         self._beside_x = [*frozen, *self.buffers.tensors()]
         check_agreement(comm, self._what_must_agree())
@@ -279,7 +279,7 @@ class Method(torch.optim.Optimizer):
             self._begin_round()
         if self.takes_part:
             loss = None if closure is None else self.gradients.evaluate()
-            self.take(self._gradient())
+            self._take(self._gradient())
         self.after_step()
         return loss
 
@@ -416,10 +416,17 @@ class Method(torch.optim.Optimizer):
         self.optimizers["inner"] = inner = inner_of(settings, self.param_groups, self.space)
         # one list of groups: what a learning-rate scheduler writes into ours is what the inner optimizer reads
         self.param_groups = self.descent.groups = inner.param_groups
-        return InnerSgd(self.descent, self.space, inner)
+        return InnerSgd(self.descent, self.gradients, inner)
 
     def _begin_round(self) -> None:
         self.start_round()
+
+    def _take(self, g: Gradient) -> None:
+        if not self.gradients.absent:
+            self.take(g)
+            return
+        with self.gradients.leaving_alone([self.x, *(self.vectors[name] for name in self.table)]):
+            self.take(g)
 
     def _gradient(self) -> Gradient:
         return self.gradients.take(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import attrgetter
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter, is_not
 from typing import Any
 
 import torch
@@ -11,20 +14,25 @@ from torch import Tensor
 
 from hvdclip.engine.progress import Progress
 from hvdclip.engine.skip import Skip
-from hvdclip.flat import Gradient, Scalar, Space
+from hvdclip.flat import Gradient, Scalar, Space, Vector
 from hvdclip.flat.scalars import finite_or_zero, is_bad, on_host
 from hvdclip.messages import Statistics
+
+_is_there = partial(is_not, None)
 
 
 class Gradients:
     """Takes gradients, and leaves to `skip` and `statistics` what they say of the step.
 
-    A parameter without a gradient counts as one with a zero gradient.
+    A parameter without a gradient is left alone, as torch's optimizers do: see `alone`.
     """
 
     def __init__(self, space: Space, statistics: Statistics, skip: Skip, progress: Progress):
         self.space, self.statistics, self.skip, self.progress = space, statistics, skip, progress
         self.closure: Callable[..., Any] | None = None  # of the present step
+        self.absent: list[int] = []  # places of the parameters without a gradient in it
+        self.common = False  # all ranks take it together, from the mean of their gradients
+        self._warned = False
         self._bad_loss: Tensor | bool = False  # since the last gradient
 
     def record(self, loss: Tensor | float | None, samples: int) -> None:
@@ -54,6 +62,7 @@ class Gradients:
     def take(self, scale: Tensor | None, overflow: Tensor | None) -> Gradient:
         """The step's gradient in .grad, divided by the scale of a GradScaler, which tells of overflows too."""
         parts = self.parts()
+        self.note_absent()
         if scale is not None:
             torch._foreach_div_(parts, scale)
         gradient = self.space.gradient(parts)
@@ -72,15 +81,48 @@ class Gradients:
         return g
 
     def parts(self) -> list[Tensor]:
-        """What lies in .grad; RuntimeError where nothing does, TypeError for sparse gradients."""
+        """What lies in .grad, zeros where there is nothing; TypeError for sparse gradients."""
         self.space.check_bound()
-        left = [p.grad for p in self.space.parameters]
-        if all(g is None for g in left):
-            raise RuntimeError("no parameter has a gradient: call backward() before step(), or pass a closure")
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, left, strict=True)]
+        parts: list[Any] = list(map(attrgetter("grad"), self.space.parameters))
+        if not all(map(_is_there, parts)):
+            parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, parts, strict=True)]
         if any(map(attrgetter("is_sparse"), parts)):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
         return self.space.in_order(parts)
+
+    def note_absent(self) -> None:
+        """Note which parameters have no gradient in this step, and tell once if none has."""
+        if all(map(_is_there, map(attrgetter("grad"), self.space.parameters))):
+            self.absent = []
+            return
+        self.absent = [i for i, p in enumerate(self.space.parameters) if p.grad is None]
+        self.statistics.mark_absent(self.absent)
+        if len(self.absent) == len(self.space.parameters) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "step() was called, but no parameter has a gradient: it counts as a step, and moves nothing; call "
+                "backward() before step(), or pass a closure",
+                stacklevel=5,
+            )
+
+    def alone(self) -> list[int]:
+        """Places of the parameters that this step leaves alone.
+
+        They have no gradient: on this rank, or, where the ranks step together, on any rank.
+        """
+        if not (self.absent and self.common):
+            return self.absent
+        everywhere = set(self.statistics.absent_everywhere())
+        return [place for place in self.absent if place in everywhere]
+
+    @contextmanager
+    def leaving_alone(self, vectors: Sequence[Vector]) -> Iterator[None]:
+        """Inside, a step may move everything; afterwards these vectors are as before where it leaves them alone."""
+        before = {place: [vector.parts[place].clone() for vector in vectors] for place in self.absent}
+        yield
+        for place in self.alone():
+            for vector, kept in zip(vectors, before[place], strict=True):
+                vector.parts[place].copy_(kept)
 
     def observe(self, norm: Tensor) -> None:
         """Count the step, and leave it out if the norm of its gradient is not finite."""

@@ -108,13 +108,13 @@ class Space:
         return Vector([e.view(p.shape).to(p.dtype) for e, p in zip(pieces, self.parameters, strict=True)])
 
     def bind(self, x: Vector) -> None:
-        """Move the parameters' values into x and make the parameters views of it."""
+        """Move the parameters' values into x and make the parameters share its memory."""
         with torch.no_grad():
             for p, part in zip(self.parameters, x.parts, strict=True):
                 part.copy_(p)
-                p.data = part
+                p.data = _in_own_storage(part)
 
-        self._places = list(map(Tensor.data_ptr, x.parts))
+        self._places = list(map(Tensor.data_ptr, self.parameters))
 
     def check_bound(self) -> None:
         """Raise RuntimeError when something, say module.to(...), has given a parameter other memory since bind."""
@@ -123,6 +123,14 @@ class Space:
                 "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
                 "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"
             )
+
+
+def _in_own_storage(part: Tensor) -> Tensor:
+    """The same memory as a tensor with a storage of its own.
+
+    Tensors of one storage are saved with all of it, and safetensors takes them for tied weights, of which it keeps one.
+    """
+    return torch.from_dlpack(part) if part.numel() else part.clone()
 
 
 def _is_channels_last(p: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from hvdclip.messages.pace import Pace, waits
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
-SUMS = (*COUNTS, "loss", "drift", "norm", *REQUESTS)
-OVERFLOWED, NORM = SUMS.index("overflowed"), SUMS.index("norm")
+SUMS = (*COUNTS, "loss", "drift", "norm", "absent", *REQUESTS)
+STEPS, OVERFLOWED, NORM, ABSENT = (SUMS.index(name) for name in ("steps", "overflowed", "norm", "absent"))
 # REQUESTS stand last, right before the ranks' failed steps
 ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
@@ -28,7 +29,9 @@ FOLD = 256
 
 
 class Statistics:
-    """Sums over a round's steps, counts of gradient norms, two slots for each rank: its first failed step, its pace.
+    """Sums over a round's steps, counts of gradient norms and of steps without a gradient for each of `tensors`.
+
+    Two slots are each rank's own: its first failed step, its pace.
 
     A step only leaves its numbers, on the parameters' device; the host reads them together, once a message, and sums
     them, since a step or a message on small tensors would feel each operation.
@@ -36,9 +39,10 @@ class Statistics:
 
     counts_are_whole = True
 
-    def __init__(self, comm: Communicator):
+    def __init__(self, comm: Communicator, tensors: int = 0):
         self.rank, self.ranks = comm.rank, comm.size
-        self.size = len(SUMS) + self.ranks + BINS + self.ranks
+        self._absent = slice(len(SUMS) + self.ranks, len(SUMS) + self.ranks + tensors)
+        self.size = self._absent.stop + BINS + self.ranks
         self._sent = np.zeros(self.size)
         self._mine, self._paces = self._sent[: -self.ranks], self._sent[-self.ranks :]
         self._mine_by_python = self._mine.data.cast("B").cast("d")  # the same memory
@@ -75,6 +79,18 @@ class Statistics:
         """Note the step (counted from 1 in the round) if `failed` is true and it is this rank's first."""
         if failed is not False:
             self._failures.append((step, failed))
+
+    def mark_absent(self, places: Sequence[int]) -> None:
+        """Note that a step has no gradient for the parameters at these places."""
+        self._mine[ABSENT] += len(places)
+        self._mine[self._absent][list(places)] += 1
+
+    def absent_everywhere(self) -> list[int]:
+        """The places for which, up to the last message, no step of any rank had a gradient."""
+        if not self._agreed.item(ABSENT):
+            return []
+        counts, steps = self._summed(self._absent), self._agreed.item(STEPS) * self.ranks
+        return np.flatnonzero(np.rint(counts) == round(steps)).tolist()
 
     def ask(self, request: str) -> None:
         """Ask all ranks for one of REQUESTS; each finds it in `asked`, at the same step, once the message is taken."""

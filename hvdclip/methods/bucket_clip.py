@@ -116,6 +116,7 @@ class BucketClip(GradientMethod):
         if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None:
             raise TypeError("bucket_clip clips during backward(), before GradScaler could unscale: train without it")
         parts = self.gradients.parts()
+        self.gradients.note_absent()
         for bucket in self.buckets:
             if bucket is self.buckets[-1] or bucket.missing:
                 self.close_bucket(bucket)

@@ -72,7 +72,7 @@ class Sketch:
 
     def __init__(self, method: Sketched, assembly: Assembly):
         self.settings, self.x, self.x_round = method.settings, method.space.vector(), assembly.vectors["x_round"]
-        self.moments = [method.vectors[name] for name in ("m", "v", "v_max")]
+        self.statistics, self.moments = method.statistics, [method.vectors[name] for name in ("m", "v", "v_max")]
         sketch = nn.Parameter(torch.zeros(self.settings.width, dtype=method.space.widest, device=method.space.device))
         self.message = method.message_of(1, assembly.riders, space=Space([sketch]))
         self.sketch = self.message.vectors[0].flats[0]
@@ -92,12 +92,18 @@ class Sketch:
         self.message.finish()
         hashes = zip(self.x.parts, *self.hashes(self.round), strict=True)
         d = self.x.like([(s * self.sketch[h]).to(part.dtype).view(part.shape) for part, h, s in hashes])
+        kept = {i: [u.parts[i].clone() for u in self.moments] for i in self.statistics.absent_everywhere()}
         m, v, v_max = self.moments
         beta1, beta2, eps = self.settings.server_beta1, self.settings.server_beta2, self.settings.server_eps
         m.copy_(beta1 * m + (1 - beta1) * d)
         v.copy_(beta2 * v + (1 - beta2) * d**2)
         v_max.maximum_(v)
-        return self.x.copy_(self.x_round - self.settings.server_lr * (m / (v_max**0.5 + eps)))
+        self.x.copy_(self.x_round - self.settings.server_lr * (m / (v_max**0.5 + eps)))
+        for place, moments in kept.items():  # no step of the round had a gradient for it
+            self.x.parts[place].copy_(self.x_round.parts[place])
+            for moment, before in zip(self.moments, moments, strict=True):
+                moment.parts[place].copy_(before)
+        return self.x
 
     def apart(self) -> list[str]:
         return []
