@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from algorithms import ALGORITHMS, settings_of
 from launch import python_ranks
 from torch import nn
 
@@ -94,6 +95,52 @@ def test_a_copy_goes_on_like_the_original(case, how):
     for ranks in (1, 2):
         for x, y in hvdclip.simulate(one, ranks):
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_is_copied(algorithm):
+    def one(comm):
+        model = nn.Linear(4, 2)
+        saved = ALGORITHMS[algorithm].saved
+        settings = {"lr": 0.1} | settings_of(algorithm, saved[0] if saved else {}, gamma=0.05, interval=3)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, **settings)
+
+        def steps(model, optimizer, first, last):
+            batch = first
+
+            def closure(again=False):
+                nonlocal batch
+                batch += not again
+                optimizer.zero_grad()
+                draws = torch.Generator().manual_seed(100 * comm.rank + batch)
+                loss = model(torch.randn(8, 4, generator=draws)).square().mean()
+                loss.backward()
+                return loss
+
+            for _ in range(first, last):
+                optimizer.step(closure)
+            return flat(model)
+
+        steps(model, optimizer, 0, 5)
+        both = copy.deepcopy((model, optimizer))
+        return torch.equal(steps(*both, 100, 106), steps(model, optimizer, 100, 106))
+
+    assert all(hvdclip.simulate(one, 2))
+
+
+def test_a_copy_averages_on_its_node_too():
+    def one(comm):
+        model = network(comm.rank)
+        optimizer = hvdclip.optimizer("local_sgd", model, lr=0.05, comm=comm, interval=4, node_interval=2)
+        train(model, optimizer, range(3), comm.rank)
+        for how in HOW.values():
+            other, its = how((model, optimizer))
+            assert its.averaging.rule.node.comm is optimizer.averaging.rule.node.comm
+            x = train(other, its, range(3, 9), comm.rank)
+        train(model, optimizer, range(3, 9), comm.rank)
+        return torch.equal(x, flat(model)) and its.last_round["bytes"] == optimizer.last_round["bytes"]
+
+    assert all(hvdclip.simulate(one, 4, ranks_per_node=2))
 
 
 def test_an_optimizer_alone_brings_its_model_along_and_one_rank_may_copy_alone():
