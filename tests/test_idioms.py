@@ -14,6 +14,7 @@ from launch import python_ranks
 from torch import nn
 
 import hvdclip
+from hvdclip.methods import Disagreement
 
 ADAMW = {"inner": torch.optim.AdamW}
 MOMENTUM = {"momentum": 0.9, "dampening": 0.1}
@@ -574,6 +575,22 @@ def test_a_group_is_not_added_where_it_cannot_be():
 
     (groups, rounds, x), _ = hvdclip.simulate(one, 2)
     assert groups == 2 and rounds == 1 and x.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [MOMENTUM, ADAMW], ids=str)
+def test_ranks_that_add_unlike_groups_go_on_as_before(settings):
+    def one(comm, adds):
+        model, head = network(), nn.Linear(2, 1)
+        optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.1, interval=2, comm=comm, **settings)
+        train(model, optimizer, range(4), comm.rank)
+        if adds:
+            with pytest.raises(Disagreement, match="parameter groups"):
+                optimizer.add_param_group({"params": head.parameters(), "lr": 0.1 + comm.rank})
+            assert len(optimizer.param_groups) == 1
+        return train(model, optimizer, range(4, 8), comm.rank)
+
+    with_it, without = (hvdclip.simulate(partial(one, adds=adds), 2) for adds in (True, False))
+    assert torch.equal(with_it[0], without[0]) and torch.equal(with_it[1], without[1])
 
 
 # Closures, and who holds the parameters
