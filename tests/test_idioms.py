@@ -9,10 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from algorithms import ALGORITHMS, settings_of
 from launch import python_ranks
 from torch import nn
 
 import hvdclip
+from hvdclip.methods import Disagreement
 
 ADAMW = {"inner": torch.optim.AdamW}
 MOMENTUM = {"momentum": 0.9, "dampening": 0.1}
@@ -94,6 +96,52 @@ def test_a_copy_goes_on_like_the_original(case, how):
     for ranks in (1, 2):
         for x, y in hvdclip.simulate(one, ranks):
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_is_copied(algorithm):
+    def one(comm):
+        model = nn.Linear(4, 2)
+        saved = ALGORITHMS[algorithm].saved
+        settings = {"lr": 0.1} | settings_of(algorithm, saved[0] if saved else {}, gamma=0.05, interval=3)
+        optimizer = hvdclip.optimizer(algorithm, model, comm=comm, **settings)
+
+        def steps(model, optimizer, first, last):
+            batch = first
+
+            def closure(again=False):
+                nonlocal batch
+                batch += not again
+                optimizer.zero_grad()
+                draws = torch.Generator().manual_seed(100 * comm.rank + batch)
+                loss = model(torch.randn(8, 4, generator=draws)).square().mean()
+                loss.backward()
+                return loss
+
+            for _ in range(first, last):
+                optimizer.step(closure)
+            return flat(model)
+
+        steps(model, optimizer, 0, 5)
+        both = copy.deepcopy((model, optimizer))
+        return torch.equal(steps(*both, 100, 106), steps(model, optimizer, 100, 106))
+
+    assert all(hvdclip.simulate(one, 2))
+
+
+def test_a_copy_averages_on_its_node_too():
+    def one(comm):
+        model = network(comm.rank)
+        optimizer = hvdclip.optimizer("local_sgd", model, lr=0.05, comm=comm, interval=4, node_interval=2)
+        train(model, optimizer, range(3), comm.rank)
+        for how in HOW.values():
+            other, its = how((model, optimizer))
+            assert its.averaging.rule.node.comm is optimizer.averaging.rule.node.comm
+            x = train(other, its, range(3, 9), comm.rank)
+        train(model, optimizer, range(3, 9), comm.rank)
+        return torch.equal(x, flat(model)) and its.last_round["bytes"] == optimizer.last_round["bytes"]
+
+    assert all(hvdclip.simulate(one, 4, ranks_per_node=2))
 
 
 def test_an_optimizer_alone_brings_its_model_along_and_one_rank_may_copy_alone():
@@ -527,6 +575,22 @@ def test_a_group_is_not_added_where_it_cannot_be():
 
     (groups, rounds, x), _ = hvdclip.simulate(one, 2)
     assert groups == 2 and rounds == 1 and x.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [MOMENTUM, ADAMW], ids=str)
+def test_ranks_that_add_unlike_groups_go_on_as_before(settings):
+    def one(comm, adds):
+        model, head = network(), nn.Linear(2, 1)
+        optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.1, interval=2, comm=comm, **settings)
+        train(model, optimizer, range(4), comm.rank)
+        if adds:
+            with pytest.raises(Disagreement, match="parameter groups"):
+                optimizer.add_param_group({"params": head.parameters(), "lr": 0.1 + comm.rank})
+            assert len(optimizer.param_groups) == 1
+        return train(model, optimizer, range(4, 8), comm.rank)
+
+    with_it, without = (hvdclip.simulate(partial(one, adds=adds), 2) for adds in (True, False))
+    assert torch.equal(with_it[0], without[0]) and torch.equal(with_it[1], without[1])
 
 
 # Closures, and who holds the parameters

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from hvdclip.averaging import NodeAverage
 from hvdclip.comm import Communicator, SingleRank, default
 from hvdclip.engine import saved
 from hvdclip.engine.groups import check_keys, trainable_groups
@@ -50,9 +51,11 @@ def _found(key: str, rank: int, size: int) -> Shared:
 
 def state_of(method: Method) -> dict[str, Any]:
     """All that a copy is made from; hooks and `on_round` stay with the original, as they do with torch's."""
+    node = method.handed.node
     return {
         COPIED: {
             "handed": Copied(method.handed, method.param_groups),
+            "node": None if node is None else (node.interval, node.share, Shared(node.comm)),
             "settings": method.settings,
             "comm": Shared(method.comm),
             "state": saved.collected(method),
@@ -80,6 +83,9 @@ def make(method: Method, state: dict[str, Any]) -> None:
 
 
 def _make(method: Method, told: dict[str, Any]) -> None:
+    if told["node"] is not None:
+        interval, share, comm = told["node"]
+        told["handed"].node = NodeAverage.known(interval, share, comm.comm)
     type(method).__init__(method, told["handed"], told["settings"], told["comm"].comm)
     with torch.no_grad():
         saved.restore(method, told["state"])

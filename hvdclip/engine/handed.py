@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hvdclip.averaging import NodeAverage
-from hvdclip.comm import Communicator, Cost
+from hvdclip.comm import Communicator
 from hvdclip.engine.agreement import check_agreement
 from hvdclip.engine.groups import KEYS, NAMES, Parameters, module_of, trainable_groups
 from hvdclip.engine.inner import inner_of
@@ -82,9 +81,7 @@ class Copied(Handed):
     def __init__(self, original: Handed, groups: list[dict[str, Any]]):
         self.module, self.share, self.label = original.module, original.share, f"{original.label}c"
         self.frozen = original.frozen
-        self.node = copy.copy(original.node)
-        if self.node is not None:
-            self.node.cost = Cost()
+        self.node: NodeAverage | None = None
         # what else is in a group comes with the state
         self.groups = [{key: group[key] for key in (*KEYS, NAMES) if key in group} for group in groups]
 
