@@ -71,6 +71,7 @@ CASES = list(cases_of_torch())
 FIRST = [case for case in CASES if case.number == 0]
 OWN = [case for case in CASES if case.cls is torch_sgd and not case.kwargs.get("maximize")]
 by_method = pytest.mark.parametrize("method", METHODS)
+by_kind = pytest.mark.parametrize("method", ["celgc", "naive_parallel_clip"])  # a local one, one of gradients
 by_case = pytest.mark.parametrize("case", CASES, ids=repr)
 by_optimizer = pytest.mark.parametrize("case", FIRST, ids=repr)
 by_own = pytest.mark.parametrize("case", OWN, ids=repr)
@@ -134,7 +135,7 @@ def test_the_way_of_hvdclips_own_step_is_that_of_sgd(case, method):
 
 
 @by_optimizer
-@pytest.mark.parametrize("method", ["celgc", "naive_parallel_clip"])
+@by_kind
 def test_max_norm_is_clip_grad_norm(case, method):
     mine, theirs = network(), network()
     way = train(mine, case.ours(method, mine, max_norm=0.1))
@@ -195,7 +196,7 @@ def test_and_torchs_takes_over_ours(case):
     same(train(mine, optimizer, range(3, 6)), train(theirs, theirs_optimizer, range(3, 6)))
 
 
-@by_method
+@by_kind
 @by_own
 def test_the_momentum_is_taken_over_both_ways(case, method):
     mine, theirs = network(), network()
@@ -271,7 +272,7 @@ def test_a_schedule(case, name):
     same(train(mine, ours, schedule=SCHEDULES[name](ours)), train(theirs, torchs, schedule=schedule))
 
 
-@by_method
+@by_kind
 @by_own
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_of_hvdclips_own_step(case, name, method):
@@ -284,7 +285,7 @@ def test_a_schedule_of_hvdclips_own_step(case, name, method):
     same(train(mine, ours, schedule=SCHEDULES[name](ours)), train(theirs, torchs, schedule=SCHEDULES[name](torchs)))
 
 
-@by_method
+@by_kind
 @by_optimizer
 def test_groups(case, method):
     mine, theirs = network(), network()
@@ -299,7 +300,7 @@ def test_groups(case, method):
     assert [group["name"] for group in ours.param_groups] == ["first", "last"]
 
 
-@by_method
+@by_kind
 @by_optimizer
 def test_a_group_that_is_added(case, method):
     mine, theirs = network(), network()
@@ -312,7 +313,7 @@ def test_a_group_that_is_added(case, method):
     same(*pairs)
 
 
-@by_method
+@by_kind
 @by_optimizer
 @pytest.mark.parametrize("given", ["loss", "number", "dict", "one", "none"])
 def test_a_closure(case, method, given):
