@@ -33,6 +33,7 @@ class Gradients:
         self.closure: Callable[..., Any] | None = None  # of the present step
         self.absent: list[int] = []  # places of the parameters without a gradient in it
         self.common = False  # all ranks take it together, from the mean of their gradients
+        self._missing: list[int] = []  # those of the gradient that was read last
         self._warned = False
         self._bad_loss: Tensor | bool = False  # since the last gradient
 
@@ -85,18 +86,19 @@ class Gradients:
         """What lies in .grad, zeros where there is nothing; TypeError for sparse gradients."""
         self.space.check_bound()
         parts: list[Any] = list(map(attrgetter("grad"), self.space.parameters))
-        if not all(map(_is_there, parts)):
+        self._missing = [] if all(map(_is_there, parts)) else [i for i, g in enumerate(parts) if g is None]
+        if self._missing:
+            self.space.owner.check_kept()  # a parameter that was replaced has no gradient any more
             parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, parts, strict=True)]
         if any(map(attrgetter("is_sparse"), parts)):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
         return self.space.in_order(parts)
 
     def note_absent(self) -> None:
-        """Note which parameters have no gradient in this step, and tell once if none has."""
-        if all(map(_is_there, map(attrgetter("grad"), self.space.parameters))):
-            self.absent = []
+        """Note which parameters had no gradient when `parts` was called for this step, and tell once if none had."""
+        self.absent = self._missing
+        if not self.absent:
             return
-        self.absent = [i for i, p in enumerate(self.space.parameters) if p.grad is None]
         self.statistics.mark_absent(self.absent)
         if len(self.absent) == len(self.space.parameters) and not self._warned:
             self._warned = True
