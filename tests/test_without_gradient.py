@@ -179,30 +179,103 @@ def test_an_outer_step_leaves_alone_what_no_rank_has_moved(outer, overlap):
         assert (last[2] - rows[-1][2]).abs().max() > 0
 
 
-@pytest.mark.parametrize("handed", ["module", "parameters", "named", "groups"])
-@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip"])
-def test_a_parameter_that_is_unfrozen_later_is_named(handed, algorithm):
-    """It would never be trained, in silence."""
+UNFROZEN_AT, INTERVAL = 5, 3  # the round that is under way ends after 6 steps
+
+
+def unfreezing(make, rank=0, at=UNFROZEN_AT):
+    """x after each of 20 steps; the first layer is frozen at the start and unfrozen later."""
     model = network()
     model[0].requires_grad_(False)
-    given = {
-        "module": model,
-        "parameters": list(model.parameters()),
-        "named": model.named_parameters(),
-        "groups": [{"params": list(model[2].parameters())}, {"params": list(model[0].parameters()), "lr": 0.01}],
-    }[handed]
-    optimizer = hvdclip.optimizer(algorithm, given, **settings_of(algorithm, {"lr": 0.1}, interval=3))
-
-    def step():
+    optimizer, rows = make(model), []
+    for step in range(STEPS):
+        if step == at:
+            model[0].requires_grad_(True)
         optimizer.zero_grad()
-        model(torch.ones(2, 6)).sum().backward()
+        draw = torch.Generator().manual_seed(100 * rank + step)
+        x = torch.randn(8, 6, generator=draw)
+        (model(x) - x[:, :2]).pow(2).mean().backward()
         optimizer.step()
+        rows.append([p.detach().clone() for p in model.parameters()])
+    return rows, optimizer
 
-    for _ in range(4):
-        step()
-    model[0].requires_grad_(True)
-    who = r"a parameter of shape \(5, 6\)" if handed in ("parameters", "groups") else r"parameter 0\.weight"
-    with pytest.raises(RuntimeError, match=f"{who} was frozen when the optimizer was made") as told:
-        for _ in range(4):
-            step()
+
+HANDED = {
+    "module": lambda model: model,
+    "parameters": lambda model: list(model.parameters()),
+    "named": lambda model: model.named_parameters(),
+    "groups": lambda model: [
+        {"params": list(model[0].parameters()), "lr": 0.05},
+        {"params": list(model[2].parameters()), "lr": 0.1},
+    ],
+}
+
+
+@pytest.mark.parametrize("handed", HANDED)
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "torchs"),
+    [
+        ("local_sgd", {"momentum": 0.9, "weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}),
+        ("local_sgd", {"inner": torch.optim.AdamW}, None),
+        ("minibatch_sgd", {"momentum": 0.9}, {"momentum": 0.9}),
+    ],
+    ids=str,
+)
+def test_what_is_unfrozen_is_trained_from_the_next_round_on(handed, algorithm, settings, torchs):
+    """As torch trains a layer that is unfrozen when the round ends."""
+
+    def torch_optimizer(model):
+        given = model.parameters() if handed == "module" else HANDED[handed](model)
+        chosen = torch.optim.AdamW if torchs is None else torch.optim.SGD
+        return chosen(given, lr=0.1, **(torchs or {"weight_decay": 0.01}))
+
+    if torchs is None:
+        settings = settings | {"weight_decay": 0.01}
+    expected, _ = unfreezing(torch_optimizer, at=UNFROZEN_AT + 1)
+    extra = {"interval": INTERVAL} if algorithm == "local_sgd" else {}
+    found, optimizer = unfreezing(
+        lambda model: hvdclip.optimizer(algorithm, HANDED[handed](model), lr=0.1, **settings | extra)
+    )
+    for step, (mine, theirs) in enumerate(zip(found, expected, strict=True)):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text, s=step: f"step {s}: {text}")
+    assert optimizer.steps == STEPS and (found[0][0] - found[-1][0]).abs().max() > 0
+
+
+@pytest.mark.parametrize("algorithm", ["celgc", "naive_parallel_clip", "scaffold", "clip21", "adam_prox"])
+@pytest.mark.parametrize("outer", [{}, {"outer": "nesterov", "outer_lr": 0.7}], ids=["", "outer"])
+def test_on_two_ranks_it_is_averaged_like_the_rest(algorithm, outer):
+    if outer and not is_local(algorithm):
+        pytest.skip("an outer step is for local methods")
+
+    def one(comm):
+        settings = settings_of(algorithm, {"lr": 0.05, **outer}, gamma=0.5, interval=INTERVAL)
+        rows, optimizer = unfreezing(lambda m: hvdclip.optimizer(algorithm, m, comm=comm, **settings), comm.rank)
+        optimizer.synchronize()
+        return rows, [p.detach().clone() for p in optimizer.space.parameters], optimizer.rounds
+
+    (rows, x, rounds), (_, also, _) = hvdclip.simulate(one, 2)
+    assert all(torch.equal(a, b) for a, b in zip(x, also, strict=True)) and len(x) == 4
+    assert (rows[0][0] - rows[-1][0]).abs().max() > 0
+    assert rounds == (STEPS // INTERVAL + 1 if is_local(algorithm) else STEPS)
+
+
+def test_ranks_that_unfreeze_unlike_parameters_are_told():
+    def one(comm):
+        try:
+            unfreezing(
+                lambda m: hvdclip.optimizer("celgc", m, comm=comm, lr=0.1, gamma=0.1, interval=INTERVAL),
+                at=UNFROZEN_AT if comm.rank else STEPS,
+            )
+        except hvdclip.methods.Disagreement as error:
+            return str(error)
+        return ""
+
+    told = hvdclip.simulate(one, 2)
+    assert told[0] == told[1] and "ranks disagree on parameters that were unfrozen" in told[0]
+
+
+@pytest.mark.parametrize("settings", [{"overlap": "delayed"}, {"averaging": "fragments", "fragments": 2}], ids=str)
+def test_where_ranks_never_agree_between_rounds_it_is_named(settings):
+    with pytest.raises(RuntimeError, match=r"parameter 0\.weight was unfrozen, but ranks never hold") as told:
+        unfreezing(lambda m: hvdclip.optimizer("celgc", m, lr=0.1, gamma=0.1, interval=INTERVAL, **settings))
     assert "\n" not in str(told.value)

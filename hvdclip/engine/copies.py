@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakValueDictionary
 
@@ -11,8 +12,10 @@ import torch
 from hvdclip.averaging import NodeAverage
 from hvdclip.comm import Communicator, SingleRank, default
 from hvdclip.engine import saved
-from hvdclip.engine.groups import check_keys, trainable_groups
-from hvdclip.engine.handed import Copied, Grown
+from hvdclip.engine.agreement import check_agreement
+from hvdclip.engine.groups import NAMES, check_keys, trainable_groups
+from hvdclip.engine.handed import Copied, Grown, parameter_of
+from hvdclip.flat import Space
 
 if TYPE_CHECKING:
     from hvdclip.engine.method import Method
@@ -100,17 +103,56 @@ def grow(method: Method, group: dict[str, Any]) -> None:
             "end (steps_in_round is 0, and no average is under way), or after synchronize()"
         )
     (added,) = trainable_groups([dict(group)], method.settings.model_copy(update={"weight_decay_on": "all"}))
-    state, before, list_of_groups = saved.collected(method), dict(method.__dict__), method.param_groups
-    old, inner = list(list_of_groups), cast(Any, method.optimizers.get("inner"))
-    try:
-        if inner is not None:
+    inner = cast(Any, method.optimizers.get("inner"))
+
+    def add(groups: list[dict[str, Any]]) -> None:
+        if inner is None:
+            groups.append(added)
+        else:
             check_keys([added], inner.defaults)
             inner.add_param_group(added)
-        groups = list(list_of_groups) if inner is not None else [*old, added]
+
+    _lay_out_anew(method, add)
+
+
+def unfreeze(method: Method) -> None:
+    """Train from here on what was frozen when the method was made and requires a gradient now.
+
+    All ranks call it, when a message has told them that some have such parameters. Disagreement where not all have
+    unfrozen the same, RuntimeError where ranks do not hold the same x.
+    """
+    newly = method.handed.unfrozen()
+    names = [method.handed.name_of(entry) for _, entry in newly]
+    check_agreement(method.comm, {"parameters that were unfrozen": names})
+    if not method.agrees():
+        raise RuntimeError(
+            f"{names[0]} was unfrozen, but ranks never hold the same x between two rounds here: make the optimizer "
+            "anew after unfreezing, or hand parameters over unfrozen and freeze them afterwards"
+        )
+
+    def extend(groups: list[dict[str, Any]]) -> None:
+        for k, entry in newly:
+            method.handed.frozen[k] = [other for other in method.handed.frozen[k] if other is not entry]
+            groups[k]["params"].append(parameter_of(entry))
+            if NAMES in groups[k]:
+                groups[k][NAMES].append(entry[0] if isinstance(entry, tuple) else "")
+
+    _lay_out_anew(method, extend)
+
+
+def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Make the method again on the list of groups as `change` leaves it, and continue as it was."""
+    state, before, groups = saved.collected(method), dict(method.__dict__), method.param_groups
+    old, inner = [(group, list(group["params"])) for group in groups], cast(Any, method.optimizers.get("inner"))
+    try:
+        change(groups)
+        handed = Grown(before["handed"], list(groups), inner)
         method.__dict__.clear()
-        type(method).__init__(method, Grown(before["handed"], groups, inner), before["settings"], before["comm"])
+        type(method).__init__(method, handed, before["settings"], before["comm"])
     except BaseException:
-        list_of_groups[:] = old
+        groups[:] = [group for group, _ in old]
+        for group, parameters in old:
+            group["params"][:] = parameters
         method.__dict__.clear()
         method.__dict__.update(before)
         method.space.bind(method.x)
@@ -120,35 +162,40 @@ def grow(method: Method, group: dict[str, Any]) -> None:
 
 def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) -> None:
     """Continue as the method of before, with zeros for what it did not have."""
-    sizes = [(flat.numel(), grown.numel()) for flat, grown in zip(before["x"].flats, method.x.flats, strict=False)]
     hooks = {key: value for key, value in before.items() if key.startswith("_optimizer_")}
     # what a scheduler or a GradScaler has put there too
     method.__dict__.update({key: value for key, value in before.items() if key not in method.__dict__} | hooks)
     method.on_round, method.step_scale = before["progress"].on_round, before["descent"].scale
-    own = state["hvdclip"]
-    own["vectors"] = {name: _longer(flats, method, sizes) for name, flats in own["vectors"].items()}
+    old, new, own = before["space"], method.space, state["hvdclip"]
+    own["vectors"] = {name: _moved(flats, old, new) for name, flats in own["vectors"].items()}
     own["shape"] = saved.shape_of(method)
     for name in method.optimizers.keys() - {"inner"}:
-        for kept in state[name]["state"].values():
-            kept |= {key: _padded(value, dict(sizes)) for key, value in kept.items()}
+        _move_state(state[name]["state"], old, new)
+    places = {id(p): place for place, p in enumerate(new.parameters)}
+    by_place = {places[id(old.parameters[place])]: value for place, value in state["state"].items()}
     groups = [{key: value for key, value in group.items() if key != "params"} for group in method.param_groups]
     for packed, group in zip(saved.collected(method)["param_groups"], groups, strict=True):
         group["params"] = packed["params"]
     with torch.no_grad():
-        saved.restore(method, state | {"param_groups": groups})
+        saved.restore(method, state | {"state": by_place, "param_groups": groups})
     method._first_lr = before["_first_lr"]
 
 
-def _longer(flats: list[torch.Tensor], method: Method, sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
-    """A vector with zeros at the end of each dtype's numbers."""
-    longer = [torch.zeros_like(flat) for flat in method.x.flats]
-    for new, flat, (old, _) in zip(longer, flats, sizes, strict=False):
-        new[:old] = flat
-    return longer
+def _moved(flats: list[torch.Tensor], old: Space, new: Space) -> list[torch.Tensor]:
+    """A vector in its new space, with zeros for the parameters that it did not have."""
+    vector = old.vector(dict(zip(old.numel, flats, strict=True)))
+    longer, had = new.vector(), {id(p): part for p, part in zip(old.parameters, vector.parts, strict=True)}
+    for p, part in zip(new.parameters, longer.parts, strict=True):
+        if id(p) in had:
+            part.copy_(had[id(p)])
+    return longer.flats
 
 
-def _padded(value: Any, sizes: dict[int, int]) -> Any:
-    """An outer optimizer's tensor over one flat, as long as that is now."""
-    if not isinstance(value, torch.Tensor) or value.dim() != 1 or value.numel() not in sizes:
-        return value
-    return torch.cat([value, value.new_zeros(sizes[value.numel()] - value.numel())])
+def _move_state(state: dict[int, dict[str, Any]], old: Space, new: Space) -> None:
+    """The same for an outer optimizer's state, whose tensors are as long as the flats, one by dtype."""
+    sizes = list(old.numel.values())
+    for key in {key for kept in state.values() for key in kept}:
+        flats = [state.get(i, {}).get(key) for i in range(len(sizes))]
+        if all(isinstance(flat, torch.Tensor) and flat.numel() == n for flat, n in zip(flats, sizes, strict=True)):
+            for i, flat in enumerate(_moved(cast(Any, flats), old, new)[: len(sizes)]):
+                state[i][key] = flat

@@ -25,7 +25,7 @@ def trainable_groups(
     """Groups of trainable parameters; TypeError or ValueError for what is none, or has wrong settings.
 
     Where weight decay is on "weights", a module's parameters of one dimension are a group without it. Those that are
-    frozen are appended to `frozen`, with their names where they have some.
+    frozen are appended to `frozen`, a list for each group, with their names where they have some.
     """
     if isinstance(model_or_params, Tensor | set | frozenset):
         what = "a tensor" if isinstance(model_or_params, Tensor) else "a set, which has no order,"
@@ -37,7 +37,10 @@ def trainable_groups(
         raise ValueError(f"weight_decay_on is {settings.weight_decay_on!r}; allowed: all, but for a module")
     entries: list[Any] = list(model_or_params)
     groups: list[dict[str, Any]] = entries if entries and isinstance(entries[0], dict) else [{"params": entries}]
-    groups = [_checked(group, settings, [] if frozen is None else frozen) for group in groups]
+    left: list[list[Any]] = [[] for _ in groups]
+    groups = [_checked(group, settings, its_own) for group, its_own in zip(groups, left, strict=True)]
+    if frozen is not None:
+        frozen += left
     if not any(group["params"] for group in groups):
         raise ValueError("there is no parameter to train: the model has none, or all are frozen")
     if groups[0].get("lr") == 0:

@@ -26,25 +26,20 @@ class Handed:
     """The module, if there is one, and the groups of parameters to train; all ranks make the method together."""
 
     def __init__(self, model_or_params: Parameters, settings: Any, module: nn.Module | None = None):
-        self.frozen: list[Any] = []  # parameters, or pairs of a name and one, that were frozen then
+        self.frozen: list[list[Any]] = []  # of each group what was frozen then: parameters, or pairs of a name and one
         self.groups = trainable_groups(model_or_params, settings, self.frozen)
         self.module = module_of(model_or_params, self.groups, module)
         self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
         self.label = ""  # of its messages
         self.node: NodeAverage | None = None
 
-    def check_frozen(self) -> None:
-        """RuntimeError for a parameter that was frozen when it was handed over and requires a gradient now."""
-        for entry in self.frozen:
-            p = entry[1] if isinstance(entry, tuple) else entry
-            if p.requires_grad:
-                raise RuntimeError(
-                    f"{self._name_of(entry)} was frozen when the optimizer was made, and requires a gradient now: it "
-                    "would not be trained; hand it over unfrozen and freeze it afterwards (it is then left alone), "
-                    "or make the optimizer anew"
-                )
+    def unfrozen(self) -> list[tuple[int, Any]]:
+        """(group, entry) of the parameters that were frozen when they were handed over and require a gradient now."""
+        left = ((k, entry) for k, entries in enumerate(self.frozen) for entry in entries)
+        return [(k, entry) for k, entry in left if parameter_of(entry).requires_grad]
 
-    def _name_of(self, entry: Any) -> str:
+    def name_of(self, entry: Any) -> str:
+        """A parameter in words."""
         if isinstance(entry, tuple):
             return f"parameter {entry[0]}"
         named = {} if self.module is None else {id(p): name for name, p in self.module.named_parameters()}
@@ -105,12 +100,17 @@ class Grown(Handed):
 
     def __init__(self, original: Handed, groups: list[dict[str, Any]], inner: torch.optim.Optimizer | None):
         self.module, self.groups, self._inner = original.module, groups, inner
-        self.frozen = original.frozen
+        self.frozen = [*original.frozen, *([] for _ in groups[len(original.frozen) :])]
         self.share, self.label, self.node = original.share, original.label, original.node
 
     def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
         assert self._inner is not None
         return self._inner
+
+
+def parameter_of(entry: Any) -> Tensor:
+    """The parameter of an entry, which may be a pair of a name and one."""
+    return entry[1] if isinstance(entry, tuple) else entry
 
 
 def check_free(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:

@@ -18,7 +18,7 @@ from hvdclip.engine import broadcasts, copies, saved
 from hvdclip.engine.agreement import check_alike, kind
 from hvdclip.engine.descent import Descent, inverse
 from hvdclip.engine.groups import Parameters, defaults_of, others_in_words
-from hvdclip.engine.handed import Handed, check_free, hold
+from hvdclip.engine.handed import Handed, check_free, hold, parameter_of
 from hvdclip.engine.inner import InnerSgd
 from hvdclip.engine.joining import check_joinable, sit_out
 from hvdclip.engine.kept import KeptBuffers
@@ -64,8 +64,6 @@ class Method(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
 
     profile_hook_step = staticmethod(profile_hook_step)
-    zero_grad = plain("zero_grad")
-
     x: Vector
     sgd: FusedSgd | InnerSgd  # of methods whose step is that of SGD
 
@@ -125,7 +123,9 @@ class Method(torch.optim.Optimizer):
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
             self.parts.append(self.sgd)
-        self.statistics.place = partial(_place, self.progress, self.param_groups, self.participation, self.weight)
+        self.statistics.place = partial(
+            _place, self.progress, self.param_groups, self.participation, self.weight, self.handed
+        )
         self.set_up()
         hold(self.space.parameters, self)
 
@@ -300,6 +300,8 @@ class Method(torch.optim.Optimizer):
         """One step from the gradients in .grad, or from those that closure() makes; returns the closure's loss."""
         if closure is None and self.needs_closure:
             raise TypeError(f"{self.name} needs a second gradient: call step(closure), without GradScaler")
+        if self.statistics.unfrozen and self.progress.steps_in_round == 0:
+            copies.unfreeze(self)
         progress, self.gradients.closure, loss = self.progress, closure, None
         progress.steps += 1
         progress.steps_in_round += 1
@@ -377,6 +379,13 @@ class Method(torch.optim.Optimizer):
         """What any rank has asked of all since the last call; called at the end of a round, the same on all ranks."""
         asked, self.statistics.asked = self.statistics.asked, set()
         return asked
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        plain("zero_grad")(self, set_to_none)
+        # one that is unfrozen in mid-round is trained from the next round on, from that round's gradients
+        for entries in self.handed.frozen:
+            for entry in entries:
+                parameter_of(entry).grad = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train further parameters from the next round on; all ranks call it, at a round's end, with like groups.
@@ -523,8 +532,6 @@ class Method(torch.optim.Optimizer):
             self.state[p] = {"momentum_buffer" if name == "momentum" else name: v for name, v in shown.items()}
 
     def _begin_round(self) -> None:
-        if self.handed.frozen:
-            self.handed.check_frozen()
         self.start_round()
 
     def _take(self, g: Gradient) -> None:
@@ -599,10 +606,13 @@ class Method(torch.optim.Optimizer):
 keep_from_compiler(Method)
 
 
-def _place(progress: Progress, groups: list[dict[str, Any]], participation: Participation, weight: float) -> Place:
+def _place(
+    progress: Progress, groups: list[dict[str, Any]], participation: Participation, weight: float, handed: Handed
+) -> Place:
     """What a message tells of its rank."""
+    unfrozen = float(bool(handed.unfrozen())) if any(handed.frozen) else 0.0
     rate = groups[0]["lr"] if len(groups) == 1 else sum(group["lr"] for group in groups)
     if not participation.joined:
-        return progress.steps, rate, 1.0, 0.0
+        return progress.steps, rate, 1.0, 0.0, unfrozen
     counts, here = participation.counts(0, progress.rounds), participation.includes(0, progress.rounds)
-    return progress.steps, rate, weight if counts else 0.0, 0.0 if here else 1.0
+    return progress.steps, rate, weight if counts else 0.0, 0.0 if here else 1.0, unfrozen

@@ -16,9 +16,9 @@ from hvdclip.messages.pace import Pace, waits
 
 COUNTS = ("steps", "clipped", "skipped", "overflowed", "losses", "samples")
 REQUESTS = ("stop", "save", "resize")
-SUMS = (*COUNTS, "loss", "drift", "norm", "absent", "present", "through", *REQUESTS)
-STEPS, OVERFLOWED, NORM, ABSENT, PRESENT, THROUGH = map(
-    SUMS.index, ("steps", "overflowed", "norm", "absent", "present", "through")
+SUMS = (*COUNTS, "loss", "drift", "norm", "absent", "present", "through", "unfrozen", *REQUESTS)
+STEPS, OVERFLOWED, NORM, ABSENT, PRESENT, THROUGH, UNFROZEN = map(
+    SUMS.index, ("steps", "overflowed", "norm", "absent", "present", "through", "unfrozen")
 )
 # REQUESTS stand last, right before the ranks' failed steps
 ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
@@ -30,8 +30,9 @@ BINS = (MOST - LEAST) * PER_OCTAVE + 2
 FOLD = 256
 
 
-Place = tuple[int, float, float, float]
-"""What a message tells of its rank: its steps, the sum of its groups' lr, its weight, and 1 if it is through."""
+Place = tuple[int, float, float, float, float]
+"""What a message tells of its rank: its steps, the sum of its groups' lr, its weight, whether it is through, and
+whether parameters require a gradient that were frozen when the optimizer was made."""
 
 
 class Statistics:
@@ -61,7 +62,7 @@ class Statistics:
         self._array: np.ndarray | None = None
         self.pace = Pace(comm.ledger)
         self._paces_known = False
-        self.place: Callable[[], Place] = lambda: (0, 0.0, 1.0, 0.0)  # where this rank is
+        self.place: Callable[[], Place] = lambda: (0, 0.0, 1.0, 0.0, 0.0)  # where this rank is
         self.differ = False  # ranks are at different places, as the last message has told
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Scalar] = []
@@ -70,6 +71,7 @@ class Statistics:
         self.failed: dict[int, int] = {}
         self.overflowed = False
         self.all_through = False  # no rank takes another step, as a message has told
+        self.unfrozen = False  # some rank has unfrozen parameters, as a message has told
         self.asked: set[str] = set()  # what any rank has asked of all, as messages have told
         self.answered = False  # the next message's requests were answered before this state was loaded
 
@@ -112,7 +114,7 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._sent[self._paces.start + self.rank] = self.pace.lap()
-        steps, lr, self._mine[PRESENT], self._mine[THROUGH] = self.place()
+        steps, lr, self._mine[PRESENT], self._mine[THROUGH], self._mine[UNFROZEN] = self.place()
         self._sent[self._places.start + self.rank], self._sent[self._rates.start + self.rank] = steps, lr
         array = self._array_of(tail)
         if array is None:
@@ -147,6 +149,7 @@ class Statistics:
         # numbers of Python's, since a message would feel an operation of NumPy's
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
         self.all_through = self._agreed.item(THROUGH) == 1
+        self.unfrozen = self._agreed.item(UNFROZEN) > 0
         told = self._agreed[ASKED.start : len(SUMS) + self.ranks].tolist()
         asked, failed = told[: len(REQUESTS)], told[len(REQUESTS) :]
         steps, rates = self._agreed[self._places].tolist(), self._agreed[self._rates].tolist()
@@ -238,7 +241,7 @@ class Statistics:
 
     def _laid_out_now(self, mine: Tensor) -> Tensor:
         """Sums that were saved for fewer tensors, or before parameters without a gradient were counted."""
-        new, tensors = THROUGH + 1 - ABSENT, self._absent.stop - self._absent.start
+        new, tensors = UNFROZEN + 1 - ABSENT, self._absent.stop - self._absent.start
         counted = len(mine) - (len(self._mine) - tensors)
         if counted == -new:  # neither those sums nor the counts of tensors were there
             mine, counted = torch.cat([mine[:ABSENT], mine.new_zeros(new), mine[ABSENT:]]), 0
