@@ -654,3 +654,49 @@ def test_a_model_in_shared_memory():
     with pytest.raises(RuntimeError, match="moved into shared memory"):
         train(model, optimizer, range(1))
     hvdclip.optimizer("celgc", network().share_memory(), lr=0.1, gamma=0.1)
+
+
+def test_a_group_that_is_added_leaves_each_ranks_own_buffers_alone():
+    def one(comm):
+        model, more = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Linear(2, 1)
+        optimizer = hvdclip.optimizer("local_sgd", model, comm=comm, lr=0.1, interval=1, buffer_policy="keep")
+        torch.manual_seed(comm.rank)
+        model(torch.randn(8, 2)).sum().backward()
+        optimizer.step()
+        before = model[1].running_mean.clone()
+        optimizer.add_param_group({"params": more.parameters()})
+        return before, model[1].running_mean.clone()
+
+    (a, same), (b, also) = hvdclip.simulate(one, 2)
+    assert torch.equal(a, same) and torch.equal(b, also) and not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("outer", ["nesterov", "adam"])
+def test_a_group_of_another_dtype_is_added_beside_an_outer_step(outer):
+    model, more = nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.float64)
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=2, outer=outer, outer_lr=0.3)
+
+    def step():
+        optimizer.zero_grad()
+        (model(torch.ones(1, 3)).sum() + more(torch.ones(1, 3, dtype=torch.float64)).sum()).backward()
+        optimizer.step()
+
+    for _ in range(2):
+        step()
+    kept = [value.clone() for value in optimizer.optimizers["outer"].state_dict()["state"][0].values()]
+    optimizer.add_param_group({"params": more.parameters()})
+    state = optimizer.optimizers["outer"].state_dict()["state"]
+    assert all(torch.equal(a, b) for a, b in zip(kept, state[0].values(), strict=True))
+    before = more.weight.detach().clone()
+    for _ in range(2):
+        step()
+    assert not torch.equal(before, more.weight)
+
+
+def test_the_momentum_of_each_ranks_own_gradients_is_its_own():
+    optimizer = hvdclip.optimizer(
+        "clip_then_average", nn.Linear(2, 1), lr=0.1, gamma=0.1, momentum=0.9, norm_of="update"
+    )
+    assert optimizer.kept_apart() == ["its own momentum"]
+    of_the_mean = hvdclip.optimizer("clip_then_average", nn.Linear(2, 1), lr=0.1, gamma=0.1, momentum=0.9)
+    assert of_the_mean.kept_apart() == []

@@ -10,6 +10,7 @@ from launch import python_ranks
 from problems import SIZE, Model, Quadratic, loss, parameters
 
 import hvdclip
+from hvdclip.messages.statistics import THROUGH, Statistics
 
 LR, GAMMA = 0.1, 0.15
 WEIGHTS = (1.0, 3.0, 2.0)
@@ -124,7 +125,9 @@ def test_batch_norm_statistics_are_those_of_ranks_with_data():
         ("scaffold", {}),
         ("episode", {"gamma": 0.1}),
         ("clip21", {"tau": 1.0}),
-        ("minibatch_clip", {"gamma": 0.1, "interval": 2}),
+        ("minibatch_clip", {"gamma": 0.1}),
+        ("bucket_clip", {"gamma": 0.1}),
+        ("clip_then_average", {"gamma": 0.1, "norm_of": "update"}),
         ("episode_pp", {"gamma": 0.1, "participants": 1}),
         ("decentralized_clip", {"tau": 1.0}),
     ],
@@ -150,6 +153,74 @@ def test_what_is_averaged_inside_is_told_to_wait():
             return model.weight.detach().clone()
 
     assert torch.equal(*hvdclip.simulate(one, 2))
+
+
+@pytest.mark.parametrize("outer", ["nesterov", "adam"])
+def test_an_outer_step_is_not_taken_for_a_round_without_steps(outer):
+    settings = {"outer": outer, "outer_lr": 0.3, "interval": 2}
+
+    def plainly(comm):
+        problem, model = Quadratic(comm.size), Model(Quadratic(comm.size).start())
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=LR, gamma=GAMMA, **settings)
+        for batch in range(4):
+            optimizer.zero_grad()
+            loss(problem, comm.rank, batch, model).backward()
+            optimizer.step()
+        return parameters(model)
+
+    joined = hvdclip.simulate(lambda comm: local(comm, (4, 4), **settings)[0], 2)
+    np.testing.assert_allclose(joined[0], hvdclip.simulate(plainly, 2)[0], rtol=1e-14)
+
+
+def test_what_no_rank_has_a_gradient_for_stays_alike_on_ranks_that_are_through():
+    def one(comm):
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+        optimizer = hvdclip.optimizer("minibatch_sgd", model, comm=comm, lr=0.1, weight_decay=0.5, momentum=0.9)
+        model[0].requires_grad_(False)
+        before = model[0].weight.detach().clone()
+        with optimizer.join():
+            for _ in range(4 if comm.rank else 2):
+                optimizer.zero_grad()
+                model(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
+        return torch.equal(before, model[0].weight), model[1].weight.detach().clone()
+
+    (same, x), (also, other) = hvdclip.simulate(one, 2)
+    assert same and also and torch.equal(x, other)
+
+
+def test_an_error_inside_ends_the_joining():
+    model = torch.nn.Linear(2, 1)
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=2)
+    with pytest.raises(KeyError), optimizer.join():
+        raise KeyError
+    assert not optimizer.participation.joined and optimizer.takes_part
+    optimizer.synchronize()
+
+
+@pytest.mark.parametrize("ranks", [41, 49, 55, 98, 1000])
+def test_that_all_are_through_is_seen_though_a_mean_of_ones_is_rounded(ranks):
+    comm = hvdclip.simulate(lambda comm: comm, 1)[0]
+    comm.size = ranks
+    statistics = Statistics(comm)
+    tail = torch.zeros(statistics.size)
+    tail[THROUGH] = torch.tensor(float(ranks)) * torch.tensor(1 / ranks)  # as Horovod averages
+    statistics.unpack(tail)
+    assert statistics.all_through
+    tail[THROUGH] = torch.tensor(ranks - 1.0) * torch.tensor(1 / ranks)
+    statistics.unpack(tail)
+    assert not statistics.all_through
+
+
+@pytest.mark.parametrize("called", ["synchronize", "add_param_group"])
+def test_what_cannot_be_done_inside_is_told(called):
+    model, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    optimizer = hvdclip.optimizer("local_sgd", model, lr=0.1, interval=2)
+    arguments = [{"params": other.parameters()}] if called == "add_param_group" else []
+    with pytest.raises(RuntimeError, match=r"inside join\(\)"), optimizer.join():
+        getattr(optimizer, called)(*arguments)
+    optimizer.add_param_group({"params": other.parameters(), "lr": 0.0})
+    assert len(optimizer.space.parameters) == 4
 
 
 SCRIPT = f"""

@@ -179,6 +179,20 @@ def test_an_outer_step_leaves_alone_what_no_rank_has_moved(outer, overlap):
         assert (last[2] - rows[-1][2]).abs().max() > 0
 
 
+def test_an_incomplete_large_batch_leaves_them_alone_too():
+    model = network()
+    optimizer = hvdclip.optimizer("minibatch_clip", model, lr=0.1, gamma=1.0, interval=3, weight_decay=0.5)
+    model[0].requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+    optimizer.synchronize()
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert moved == [False, False, True, True]
+
+
 UNFROZEN_AT, INTERVAL = 5, 3  # the round that is under way ends after 6 steps
 
 

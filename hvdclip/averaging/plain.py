@@ -68,7 +68,7 @@ class Plain(Rule):
             assert self.before is not None
             # ||x_i - mean x||: known only now, so it travels in the next message
             method.statistics.add("drift", self.before.sub_(mean).norm() / share)
-        if self.outer is not None:
+        if self.outer is not None and share != 0:
             self.outer.step(mean, method.statistics.absent_everywhere())
         return mean
 

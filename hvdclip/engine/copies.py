@@ -142,6 +142,8 @@ def unfreeze(method: Method) -> None:
 
 def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]) -> None:
     """Make the method again on the list of groups as `change` leaves it, and continue as it was."""
+    if method.participation.joined:
+        raise RuntimeError("inside join() parameters can be neither added nor unfrozen: do it after")
     state, before, groups = saved.collected(method), dict(method.__dict__), method.param_groups
     old, inner = [(group, list(group["params"])) for group in groups], cast(Any, method.optimizers.get("inner"))
     try:
@@ -149,6 +151,7 @@ def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]
         handed = Grown(before["handed"], list(groups), inner)
         method.__dict__.clear()
         type(method).__init__(method, handed, before["settings"], before["comm"])
+        _take_over(method, before, state)
     except BaseException:
         groups[:] = [group for group, _ in old]
         for group, parameters in old:
@@ -157,7 +160,6 @@ def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]
         method.__dict__.update(before)
         method.space.bind(method.x)
         raise
-    _take_over(method, before, state)
 
 
 def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) -> None:
@@ -169,8 +171,10 @@ def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) ->
     old, new, own = before["space"], method.space, state["hvdclip"]
     own["vectors"] = {name: _moved(flats, old, new) for name, flats in own["vectors"].items()}
     own["shape"] = saved.shape_of(method)
-    for name in method.optimizers.keys() - {"inner"}:
-        _move_state(state[name]["state"], old, new)
+    for name, inside in method.optimizers.items():
+        if name != "inner":
+            moved = _moved_state(state[name]["state"], old, new)
+            state[name] = {"state": moved, "param_groups": inside.state_dict()["param_groups"]}
     places = {id(p): place for place, p in enumerate(new.parameters)}
     by_place = {places[id(old.parameters[place])]: value for place, value in state["state"].items()}
     groups = [{key: value for key, value in group.items() if key != "params"} for group in method.param_groups]
@@ -191,11 +195,14 @@ def _moved(flats: list[torch.Tensor], old: Space, new: Space) -> list[torch.Tens
     return longer.flats
 
 
-def _move_state(state: dict[int, dict[str, Any]], old: Space, new: Space) -> None:
-    """The same for an outer optimizer's state, whose tensors are as long as the flats, one by dtype."""
-    sizes = list(old.numel.values())
+def _moved_state(state: dict[int, dict[str, Any]], old: Space, new: Space) -> dict[int, dict[str, Any]]:
+    """An outer optimizer's state, whose tensors are as long as the flats, of which there is one for each dtype."""
+    places, sizes = [list(new.numel).index(dtype) for dtype in old.numel], list(old.numel.values())
+    moved = {place: dict(state[i]) for i, place in enumerate(places) if i in state}
     for key in {key for kept in state.values() for key in kept}:
         flats = [state.get(i, {}).get(key) for i in range(len(sizes))]
         if all(isinstance(flat, torch.Tensor) and flat.numel() == n for flat, n in zip(flats, sizes, strict=True)):
-            for i, flat in enumerate(_moved(cast(Any, flats), old, new)[: len(sizes)]):
-                state[i][key] = flat
+            longer = _moved(cast(Any, flats), old, new)
+            for place in places:
+                moved[place][key] = longer[place]
+    return moved

@@ -12,7 +12,6 @@ from torch import Tensor
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine.groups import Parameters
-from hvdclip.engine.joining import sends_gradients_plainly
 from hvdclip.engine.method import Method
 from hvdclip.engine.sharing import Sharing
 from hvdclip.engine.skip import StepLeftOut
@@ -82,12 +81,9 @@ class GradientMethod(Method):
 
     def sit_out(self) -> None:
         """The others' step, with a gradient of weight zero."""
-        self.gradients.absent = []
+        self.gradients.absent = list(range(len(self.x.parts)))  # of these, what no other rank has a gradient for stays
         self.skip.decide(False)
-        self.take(self.space.gradient([torch.zeros_like(part) for part in self.x.parts]))
-
-    def joinable(self) -> bool:
-        return sends_gradients_plainly(self)
+        self._take(self.space.gradient([torch.zeros_like(part) for part in self.x.parts]))
 
     @property
     def ends_step(self) -> bool:

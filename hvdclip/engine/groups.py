@@ -43,8 +43,6 @@ def trainable_groups(
         frozen += left
     if not any(group["params"] for group in groups):
         raise ValueError("there is no parameter to train: the model has none, or all are frozen")
-    if groups[0].get("lr") == 0:
-        raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
     return groups
 
 

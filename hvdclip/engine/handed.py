@@ -25,9 +25,13 @@ _holders: WeakValueDictionary[int, torch.optim.Optimizer] = WeakValueDictionary(
 class Handed:
     """The module, if there is one, and the groups of parameters to train; all ranks make the method together."""
 
+    copies = 0  # that were made of it
+
     def __init__(self, model_or_params: Parameters, settings: Any, module: nn.Module | None = None):
         self.frozen: list[list[Any]] = []  # of each group what was frozen then: parameters, or pairs of a name and one
         self.groups = trainable_groups(model_or_params, settings, self.frozen)
+        if self.groups[0].get("lr") == 0:
+            raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
         self.module = module_of(model_or_params, self.groups, module)
         self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
         self.label = ""  # of its messages
@@ -63,8 +67,8 @@ class Handed:
     def agree(self, comm: Communicator, mine: dict[str, Any]) -> None:
         check_agreement(comm, mine)
 
-    def start_alike(self, comm: Communicator, tensors: Sequence[Tensor]) -> None:
-        comm.broadcast_(tensors)
+    def start_alike(self, comm: Communicator, x: Sequence[Tensor], beside: Sequence[Tensor]) -> None:
+        comm.broadcast_([*x, *beside])
 
     def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
         return inner_of(settings, groups, space)
@@ -74,7 +78,8 @@ class Copied(Handed):
     """What a copy of a method is made from, which no other rank need know of: it is told what they have agreed on."""
 
     def __init__(self, original: Handed, groups: list[dict[str, Any]]):
-        self.module, self.share, self.label = original.module, original.share, f"{original.label}c"
+        self.module, self.share, self.label = original.module, original.share, f"{original.label}c{original.copies}"
+        original.copies += 1
         self.frozen = original.frozen
         self.node: NodeAverage | None = None
         # what else is in a group comes with the state
@@ -92,7 +97,7 @@ class Copied(Handed):
 
     def agree(self, comm: Communicator, mine: dict[str, Any]) -> None: ...
 
-    def start_alike(self, comm: Communicator, tensors: Sequence[Tensor]) -> None: ...
+    def start_alike(self, comm: Communicator, x: Sequence[Tensor], beside: Sequence[Tensor]) -> None: ...
 
 
 class Grown(Handed):
@@ -102,6 +107,9 @@ class Grown(Handed):
         self.module, self.groups, self._inner = original.module, groups, inner
         self.frozen = [*original.frozen, *([] for _ in groups[len(original.frozen) :])]
         self.share, self.label, self.node = original.share, original.label, original.node
+
+    def start_alike(self, comm: Communicator, x: Sequence[Tensor], beside: Sequence[Tensor]) -> None:
+        comm.broadcast_(x)  # buffers may be each rank's own by now
 
     def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
         assert self._inner is not None

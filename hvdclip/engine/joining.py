@@ -11,7 +11,6 @@ from hvdclip.averaging import Everyone, InPlace, Plain
 from hvdclip.engine.sharing import Sharing
 
 if TYPE_CHECKING:
-    from hvdclip.engine.gradient import GradientMethod
     from hvdclip.engine.local import LocalMethod
     from hvdclip.engine.method import Method
 
@@ -21,8 +20,8 @@ def check_joinable(method: Method, fits: bool) -> Everyone:
     everyone = method.participation
     if not (fits and isinstance(everyone, Everyone)) or method.needs_closure:
         raise ValueError(
-            f"join() is for plain averages of x, and for methods that send one gradient a step and keep no vectors of "
-            f"their own; {method.name} with these settings does more: give all ranks equally many batches"
+            "join() is for plain averages of x, minibatch_sgd and naive_parallel_clip; "
+            f"{method.name} with these settings does more: give all ranks equally many batches"
         )
     return everyone
 
@@ -33,11 +32,6 @@ def averages_plainly(method: LocalMethod) -> bool:
     return type(rule) is Plain and isinstance(rule.exchange, InPlace) and not method.named(Sharing.TRAVELS)
 
 
-def sends_gradients_plainly(method: GradientMethod) -> bool:
-    """Whether a rank without a gradient can take part in its steps, with weight zero."""
-    return method.interval == 1 and len(method.messages) == 1 and not method.named(Sharing.OWN)
-
-
 def sit_out(method: Method, everyone: Everyone) -> None:
     """Take part in the others' rounds until all ranks are through."""
     everyone.leave(method.rounds, method.steps_in_round)
@@ -45,5 +39,3 @@ def sit_out(method: Method, everyone: Everyone) -> None:
     while not method.statistics.all_through:
         method.buffers.weight = method.weight if method.counts else 0.0
         method.step()
-    method.buffers.weight = method.weight
-    everyone.stay()

@@ -132,6 +132,8 @@ class LocalMethod(Method):
 
     def synchronize(self) -> None:
         """Take the average that is under way, if there is one, and average the incomplete last round."""
+        if self.participation.joined:
+            raise RuntimeError("synchronize() inside join(): ranks that are through would not meet it; call it after")
         if torch.is_grad_enabled():
             # only then: a round on small tensors would feel what it costs to enter what `step` has entered already
             with torch.no_grad():

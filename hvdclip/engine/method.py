@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -113,7 +113,7 @@ class Method(torch.optim.Optimizer):
         self.x = x
         self.vectors |= vectors or {}
         self.space.bind(x)
-        self.handed.start_alike(self.comm, [*x.flats, *self._beside_x])
+        self.handed.start_alike(self.comm, x.flats, self._beside_x)
         self.kept.keep()
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
@@ -337,9 +337,13 @@ class Method(torch.optim.Optimizer):
         """
         everyone = check_joinable(self, self.joinable())
         everyone.join()
-        yield
-        with torch.no_grad():
-            sit_out(self, everyone)
+        try:
+            yield
+            with torch.no_grad():
+                sit_out(self, everyone)
+        finally:
+            everyone.stay()
+            self.buffers.weight = self.weight
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -538,8 +542,11 @@ class Method(torch.optim.Optimizer):
         if not self.gradients.absent:
             self.take(g)
             return
-        with self.gradients.leaving_alone([self.x, *(self.vectors[name] for name in self.table)]):
+        with self._leaving_alone():
             self.take(g)
+
+    def _leaving_alone(self) -> AbstractContextManager[None]:
+        return self.gradients.leaving_alone([self.x, *(self.vectors[name] for name in self.table)])
 
     def _gradient(self) -> Gradient:
         return self.gradients.take(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))

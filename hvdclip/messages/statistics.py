@@ -148,7 +148,8 @@ class Statistics:
         self._paces_known = True
         # numbers of Python's, since a message would feel an operation of NumPy's
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
-        self.all_through = self._agreed.item(THROUGH) == 1
+        # Horovod multiplies by 1/N, which is rounded: a mean of ones need not be 1
+        self.all_through = round(self._agreed.item(THROUGH) * self.ranks) == self.ranks
         self.unfrozen = self._agreed.item(UNFROZEN) > 0
         told = self._agreed[ASKED.start : len(SUMS) + self.ranks].tolist()
         asked, failed = told[: len(REQUESTS)], told[len(REQUESTS) :]

@@ -6,7 +6,7 @@ Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21, 2023, section 1
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hvdclip.engine import Direction, GradientMethod, StepLeftOut
+from hvdclip.engine import COMMON, OWN, Direction, GradientMethod, Sharing, StepLeftOut
 from hvdclip.flat import Gradient
 from hvdclip.settings import ClippedSgdSettings
 
@@ -20,6 +20,10 @@ class ClipThenAverage(GradientMethod):
 
     class Settings(ClippedSgdSettings):
         """eta is lr."""
+
+    def _momentum_sharing(self) -> Sharing:
+        # that of this rank's own gradients, if it moves before they are averaged
+        return OWN if self.settings.norm_of == "update" else COMMON
 
     def gradient_step(self, g: Gradient) -> None:
         with self._momentum_unless_left_out():

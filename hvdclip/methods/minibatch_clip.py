@@ -41,7 +41,7 @@ class MinibatchClip(GradientMethod):
     @torch.no_grad()
     def synchronize(self) -> None:
         if self.steps_in_round:
-            with suppress(StepLeftOut):
+            with suppress(StepLeftOut), self._leaving_alone():
                 self._move_x()
             self._finish_round()
             self.kept.keep()

@@ -15,5 +15,8 @@ class MinibatchSGD(GradientMethod):
     class Settings(SgdSettings):
         """eta is lr."""
 
+    def joinable(self) -> bool:
+        return True  # a gradient of zero adds nothing to the mean
+
     def gradient_step(self, g: Gradient) -> None:
         self.sgd.descend(self.sgd.direction(self.mean(g)))  # x -= eta * d

@@ -18,6 +18,9 @@ class NaiveParallelClip(GradientMethod):
     class Settings(ClippedSgdSettings):
         """eta is lr."""
 
+    def joinable(self) -> bool:
+        return True  # a gradient of zero adds nothing to the mean
+
     def gradient_step(self, g: Gradient) -> None:
         d = self.sgd.direction(self.mean(g))
         self.sgd.descend(d, self.clip(d.vector))  # x -= min(eta, gamma/||mean g||) * d
