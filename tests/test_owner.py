@@ -68,6 +68,7 @@ def test_what_is_no_replacement():
     owner.check_kept()
     assert owner.name(first) == "0.weight" and owner.name(torch.ones(1)) == ""
     alone, optimizer = made()
+    del optimizer
     optimizer = hvdclip.optimizer("celgc", list(alone.parameters()), lr=0.1, gamma=0.1)
     alone[1] = nn.Linear(4, 1)
     step(alone, optimizer)

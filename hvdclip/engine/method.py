@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -118,7 +117,6 @@ class Method(torch.optim.Optimizer):
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
         self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
-        self._show_state()
         self.descent = Descent(x, self.param_groups, self.skip)
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
@@ -127,6 +125,7 @@ class Method(torch.optim.Optimizer):
             _place, self.progress, self.param_groups, self.participation, self.weight, self.handed
         )
         self.set_up()
+        self._show_state()
         hold(self.space.parameters, self)
 
     # What an algorithm's file defines
@@ -404,14 +403,16 @@ class Method(torch.optim.Optimizer):
     @property
     def state(self) -> Any:
         """By parameter what torch's optimizers keep there: an inner optimizer's state, or the momentum itself."""
-        inner = self.__dict__.get("optimizers", {}).get("inner")
-        return self.__dict__.setdefault("_state", defaultdict(dict)) if inner is None else inner.state
+        inner: Any = getattr(self, "optimizers", {}).get("inner")
+        return self._state if inner is None else inner.state
 
     @state.setter
     def state(self, state: Any) -> None:
-        inner = self.__dict__.get("optimizers", {}).get("inner")
+        inner: Any = getattr(self, "optimizers", {}).get("inner")
         if inner is not None:
             inner.state = state
+        elif not hasattr(self, "_state"):  # torch's constructor; what it holds later are the vectors themselves
+            self._state = state
         elif "sgd" in self.__dict__:  # else it is torch's constructor
             saved.load_momentum(self, {i: state.get(p, {}) for i, p in enumerate(self.space.parameters)})
 
@@ -531,6 +532,8 @@ class Method(torch.optim.Optimizer):
 
     def _show_state(self) -> None:
         """Let `state` have the vectors themselves, and an entry for each parameter: Horovod would fill an empty one."""
+        if "inner" in self.optimizers:
+            return  # whose state it is
         for i, p in enumerate(self.space.parameters):
             shown = {name: self.vectors[name].parts[i] for name in self.table if name in self.vectors}
             self.state[p] = {"momentum_buffer" if name == "momentum" else name: v for name, v in shown.items()}
