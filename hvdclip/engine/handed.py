@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
@@ -121,14 +122,15 @@ def parameter_of(entry: Any) -> Tensor:
     return entry[1] if isinstance(entry, tuple) else entry
 
 
-def check_free(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:
-    """RuntimeError where another method holds one of them, whose vector they would leave."""
+def take_from_others(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:
+    """Warn where another method holds one of them: its next step will find that they have left its vector."""
     if _held(parameters, owner):
         gc.collect()  # one that nobody needs any more may wait in a cycle
     if holder := _held(parameters, owner):
-        raise RuntimeError(
-            f"another hvdclip optimizer holds these parameters ({getattr(holder, 'name', 'unknown')}): go on with it, "
-            "or delete it before you make a new one (del optimizer)"
+        warnings.warn(
+            f"another hvdclip optimizer ({getattr(holder, 'name', 'unknown')}) holds these parameters: from here on "
+            "they are the new one's, and a step of the other is refused; del the other first",
+            stacklevel=7,
         )
 
 

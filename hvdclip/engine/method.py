@@ -17,7 +17,7 @@ from hvdclip.engine import broadcasts, copies, saved
 from hvdclip.engine.agreement import check_alike, kind
 from hvdclip.engine.descent import Descent, inverse
 from hvdclip.engine.groups import Parameters, defaults_of, others_in_words
-from hvdclip.engine.handed import Handed, check_free, hold, parameter_of
+from hvdclip.engine.handed import Handed, hold, parameter_of, take_from_others
 from hvdclip.engine.inner import InnerSgd
 from hvdclip.engine.joining import check_joinable, sit_out
 from hvdclip.engine.kept import KeptBuffers
@@ -80,7 +80,7 @@ class Method(torch.optim.Optimizer):
         super().__init__(handed.groups, defaults_of(settings))
         self.settings, self.comm, self.types = settings, comm, types_of(comm)
         self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
-        check_free(self.space.parameters, self)
+        take_from_others(self.space.parameters, self)
         self.space.owner = Owner(module)
         self.weight = handed.share_of(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)

@@ -129,8 +129,9 @@ class Space:
                     "before hvdclip.optimizer(...), not after"
                 )
             raise RuntimeError(
-                "the model's parameters no longer lie in the optimizer's vector: move or cast the model "
-                "(model.to, .half, an LSTM's flatten_parameters) before hvdclip.optimizer(...), not after"
+                "the model's parameters no longer lie in the optimizer's vector: another hvdclip optimizer has taken "
+                "them over, or the model was moved or cast (model.to, .half, an LSTM's flatten_parameters), which "
+                "belongs before hvdclip.optimizer(...), not after"
             )
         self._looks += 1
         if self._looks % LOOK_EVERY == 0:
