@@ -41,7 +41,7 @@ class Elastic:
         script.write_text(f"#!/bin/sh\ncat {self._hosts}\n")
         script.chmod(0o755)
         command = [str(BIN / "horovodrun"), "-np", str(ranks), "--min-np", "1", "--max-np", "4"]
-        command += ["--gloo-timeout-seconds", "10", "--host-discovery-script", str(script)]
+        command += ["--gloo-timeout-seconds", "20", "--host-discovery-script", str(script)]
         command += [HVDCLIP, "train", *arguments, "--run-dir", str(self.run), "--elastic"]
         self.launch = Launch(command, 1, "alone", cwd=PROJECT)
 

@@ -140,3 +140,24 @@ def test_one_rank_and_simulated_ranks_are_not_watched():
         return comm.timeout
 
     assert one(SingleRank()) == 0.01 and hvdclip.simulate(one, 2) == [0.01, 0.01]
+
+
+@pytest.mark.ranks
+def test_a_collective_that_is_refused_at_its_start_is_told_as_one_of_other_ranks():
+    source = """
+    import time
+    import horovod.torch as hvd
+    import torch
+    from hvdclip.comm import launched
+    comm = launched("horovod")
+    comm.average_([torch.zeros(3)])
+    if comm.rank == 1:
+        hvd.shutdown()
+    else:
+        time.sleep(2)
+        try:
+            comm.average_([torch.zeros(3)])
+        except RuntimeError:
+            print(comm.ledger.pending.purpose, comm.ledger.pending.failed)
+    """
+    assert "round True" in python_ranks(source, 2, "horovodrun-gloo", timeout=60).stdout

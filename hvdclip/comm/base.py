@@ -90,6 +90,16 @@ class Ledger:
             self.pending = self.pending._replace(failed=True)
 
     @contextmanager
+    def starting(self, purpose: str) -> Iterator[None]:
+        """Inside, a collective is started; where other ranks have ended already, this is told here, before the wait."""
+        try:
+            yield
+        except RuntimeError:
+            self.begin(purpose)
+            self.fail()
+            raise
+
+    @contextmanager
     def waiting(self, purpose: str) -> Iterator[None]:
         """Inside, this rank waits, and an error that comes out of it is one of the wait; `end` has to follow."""
         self.begin(purpose)
@@ -207,17 +217,20 @@ class Network(Communicator):
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
-        finish = self._start_average_(tensors, _full(purpose, name), meanwhile)
+        with self.ledger.starting(purpose):
+            finish = self._start_average_(tensors, _full(purpose, name), meanwhile)
         return self._waiting(purpose, max(1, sum(number_of(t.numel()) for t in tensors)), tensors, finish)
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
-        finish = self._start_gather(tensor, _full(purpose, name))
+        with self.ledger.starting(purpose):
+            finish = self._start_gather(tensor, _full(purpose, name))
         return self._waiting(purpose, number_of(tensor.numel(), self.size), [tensor], finish)
 
     def start_reduction(
         self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
     ) -> Waiting[list[Tensor]]:
-        finish = self._start_reduction(rows, reduce, _full(purpose, name))
+        with self.ledger.starting(purpose):
+            finish = self._start_reduction(rows, reduce, _full(purpose, name))
         return self._waiting(purpose, 2 * number_of(rows[0].numel(), self.size), [rows, rows[0]], finish)
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
