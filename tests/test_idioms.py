@@ -473,6 +473,7 @@ def test_what_a_scheduler_writes_into_momentum_holds():
 def test_groups_have_names_and_an_inners_own_keys():
     def groups(model):
         first = {"params": model[0].named_parameters(), "name": "first", "betas": (0.5, 0.6), "lr": np.float32(0.01)}
+        first["lr_scale"] = 0.5  # timm's layer decay, which a scheduler of timm reads
         return [first, {"params": model[3].named_parameters(), "eps": 1e-3}]
 
     mine, theirs = network(), network()
@@ -482,9 +483,10 @@ def test_groups_have_names_and_an_inners_own_keys():
     torch.testing.assert_close(train(mine, ours, range(5)), train(theirs, torchs, range(5)), rtol=1e-4, atol=1e-6)
     told = ours.state_dict()["param_groups"]
     assert [group["param_names"] for group in told] == [["weight", "bias"], ["weight", "bias"]]
-    assert told[0]["name"] == "first" and told[0]["betas"] == (0.5, 0.6) and told[1]["eps"] == 1e-3
+    assert told[0]["name"] == "first" and told[0]["lr_scale"] == ours.param_groups[0]["lr_scale"] == 0.5
+    assert told[0]["betas"] == (0.5, 0.6) and told[1]["eps"] == 1e-3
     assert ours.settings.interval == 2 and type(ours.param_groups[0]["lr"]) is float
-    with pytest.raises(ValueError, match=r"keys params, betta, .*; allowed are params, lr, weight_decay, name, betas"):
+    with pytest.raises(ValueError, match=r"keys params, betta, .*; allowed are params, lr, weight_decay, name, lr_scale, betas"):
         hvdclip.optimizer("local_sgd", [{"params": network().parameters(), "betta": 1}], lr=0.1, **ADAMW)
     with pytest.raises(ValueError, match=r"momentum is 1.5; allowed are numbers from 0 to below 1"):
         hvdclip.optimizer("local_sgd", [{"params": network().parameters(), "momentum": 1.5}], lr=0.1, momentum=0.9)

@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 from hvdclip.settings import SgdSettings
 
 Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
-KEYS = ("params", "lr", "weight_decay", "name")
+# lr_scale is kept for schedulers: those of timm multiply a group's lr by it
+KEYS = ("params", "lr", "weight_decay", "name", "lr_scale")
 # of hvdclip's own SGD, where it has a momentum; by torch's names, so that schedulers find them
 SGD_KEYS = ("momentum", "dampening", "nesterov")
 NAMES = "param_names"  # torch's key for the names of a group's parameters
