@@ -45,13 +45,20 @@ def test_every_parameter_has_a_storage_of_its_own(dtype):
         assert p.data_ptr() == part.data_ptr() and torch.equal(p, part)
 
 
-def test_a_parameter_is_saved_without_the_others():
-    model, _ = trained()
+@pytest.mark.parametrize("which", ["parameter", "momentum that is shown", "momentum of a state_dict"])
+def test_one_tensor_is_saved_without_the_others(which):
+    model, optimizer = trained(momentum=0.9)
+    bias = model[2].bias
+    tensor = {
+        "parameter": bias,
+        "momentum that is shown": optimizer.state[bias]["momentum_buffer"],
+        "momentum of a state_dict": optimizer.state_dict()["state"][3]["momentum_buffer"],
+    }[which]
     file = io.BytesIO()
-    torch.save(model[2].bias, file)
+    torch.save(tensor, file)
     assert file.tell() < 4 * sum(p.numel() for p in model.parameters())
     file.seek(0)
-    assert torch.equal(torch.load(file), model[2].bias)
+    assert tensor.shape == bias.shape and torch.equal(torch.load(file), tensor)
 
 
 def test_state_dicts_models_and_copies_hold_all_of_it():
@@ -110,6 +117,7 @@ def test_a_model_that_moves_into_shared_memory_is_named():
     model.share_memory()
     with pytest.raises(RuntimeError, match="shared memory"):
         step(model, optimizer)
-    shared, _ = nn.Linear(10, 1).share_memory(), None
-    optimizer = hvdclip.optimizer("celgc", shared, **SETTINGS)
+    shared = nn.Linear(10, 1).share_memory()
+    with pytest.warns(UserWarning, match="which other processes do not see"):
+        optimizer = hvdclip.optimizer("celgc", shared, **SETTINGS)
     step(shared, optimizer)

@@ -28,7 +28,7 @@ from hvdclip.engine.sharing import COMMON, Sharing
 from hvdclip.engine.skip import Skip
 from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
-from hvdclip.flat import Gradient, Scalar, Space, Vector
+from hvdclip.flat import Gradient, Scalar, Space, Vector, in_own_storage
 from hvdclip.flat.owner import Owner
 from hvdclip.flat.scalars import AnyScalar, at_most, on_host
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
@@ -535,7 +535,8 @@ class Method(torch.optim.Optimizer):
         if "inner" in self.optimizers:
             return  # whose state it is
         for i, p in enumerate(self.space.parameters):
-            shown = {name: self.vectors[name].parts[i] for name in self.table if name in self.vectors}
+            parts = {name: self.vectors[name].parts[i] for name in self.table if name in self.vectors}
+            shown = {name: in_own_storage(part) for name, part in parts.items()}
             self.state[p] = {"momentum_buffer" if name == "momentum" else name: v for name, v in shown.items()}
 
     def _begin_round(self) -> None:

@@ -129,9 +129,8 @@ def _torchs(method: Method) -> State:
     packed["state"] = {place: {} for place in places}
     momentum = method.vectors.get("momentum")
     if momentum is not None:
-        flats = {flat.dtype: flat.clone() for flat in momentum.flats}
-        for place, part in zip(places, method.space.vector(flats).parts, strict=True):
-            packed["state"][place]["momentum_buffer"] = part
+        for place, part in zip(places, momentum.parts, strict=True):
+            packed["state"][place]["momentum_buffer"] = part.clone()
     return packed
 
 

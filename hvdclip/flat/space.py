@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import itemgetter
@@ -18,6 +19,10 @@ DTYPES = (*HALVES, torch.float32, torch.float64)
 SMALL = 4096
 # Steps between two looks at the module where all parameters have gradients; one that it has not any more has none.
 LOOK_EVERY = 100
+NOT_SHARED = (
+    "hvdclip trains it in memory of its own, which other processes do not see: let them read a copy, "
+    "shared = copy.deepcopy(model).share_memory(), and refresh it by shared.load_state_dict(model.state_dict())"
+)
 
 
 class Space:
@@ -113,20 +118,21 @@ class Space:
 
     def bind(self, x: Vector) -> None:
         """Move the parameters' values into x and make the parameters share its memory."""
+        if self._is_shared():
+            warnings.warn(f"the model lies in shared memory. {NOT_SHARED}", stacklevel=2)
         with torch.no_grad():
             for p, part in zip(self.parameters, x.parts, strict=True):
                 part.copy_(p)
-                p.data = _in_own_storage(part)
+                p.data = in_own_storage(part)
 
         self._places = list(map(Tensor.data_ptr, self.parameters))
 
     def check_bound(self) -> None:
         """Raise RuntimeError when a parameter has other memory since bind, say by module.to(...), or was replaced."""
         if list(map(Tensor.data_ptr, self.parameters)) != self._places:
-            if any(p.is_shared() for p in self.parameters if not p.is_cuda):
+            if self._is_shared():
                 raise RuntimeError(
-                    "the model was moved into shared memory, out of the optimizer's vector: call model.share_memory() "
-                    "before hvdclip.optimizer(...), not after"
+                    f"the model was moved into shared memory, out of the optimizer's vector. {NOT_SHARED}"
                 )
             raise RuntimeError(
                 "the model's parameters no longer lie in the optimizer's vector: another hvdclip optimizer has taken "
@@ -137,8 +143,11 @@ class Space:
         if self._looks % LOOK_EVERY == 0:
             self.owner.check_kept()
 
+    def _is_shared(self) -> bool:
+        return any(p.is_shared() for p in self.parameters if not p.is_cuda)
 
-def _in_own_storage(part: Tensor) -> Tensor:
+
+def in_own_storage(part: Tensor) -> Tensor:
     """The same memory as a tensor with a storage of its own.
 
     Tensors of one storage are saved with all of it, and safetensors takes them for tied weights, of which it keeps one.
