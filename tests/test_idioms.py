@@ -3,6 +3,7 @@
 import collections
 import copy
 import gc
+import operator
 import pickle
 import warnings
 from functools import partial
@@ -234,6 +235,46 @@ def test_the_state_of_a_parameter_is_there_to_see():
         train(model, optimizer, range(2, 4))
         assert set(optimizer.state[model[0].weight]) == names
         assert optimizer.state_dict()["state"], "Horovod would take a step to fill an empty one"
+
+
+NEW = torch.full((5, 4), 0.5)
+WRITES = {
+    "clear all": lambda state, p, name: state.clear(),
+    "remove a parameter's": lambda state, p, name: state.pop(p),
+    "clear a parameter's": lambda state, p, name: state[p].clear(),
+    "assign a tensor": lambda state, p, name: operator.setitem(state[p], name, NEW.clone()),
+    "update a parameter's": lambda state, p, name: state[p].update({name: NEW.clone()}),
+    "assign a parameter's": lambda state, p, name: operator.setitem(state, p, {**state[p], name: NEW.clone()}),
+    "assign an empty one": lambda state, p, name: operator.setitem(state, p, {}),
+    "move all": lambda state, p, name: [state[p].update({k: v.clone() for k, v in state[p].items()}) for p in state],
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, ADAMW], ids=str)
+def test_what_is_written_into_the_state_holds(settings, write):
+    mine, theirs = network(), network()
+    ours = hvdclip.optimizer("local_sgd", mine, lr=0.1, interval=2, **settings)
+    torchs = torch.optim.AdamW(theirs.parameters(), lr=0.1) if settings is ADAMW else None
+    torchs = torchs or torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=settings["momentum"])
+    torchs.record = lambda loss: None
+    for model, optimizer in ((mine, ours), (theirs, torchs)):
+        train(model, optimizer, range(3))
+        write(optimizer.state, model[0].weight, "exp_avg" if settings is ADAMW else "momentum_buffer")
+        train(model, optimizer, range(3, 6))
+    torch.testing.assert_close(flat(mine), flat(theirs), rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_method_needs_stays_in_its_state():
+    model = network()
+    optimizer = hvdclip.optimizer("scaffold", model, lr=0.1, interval=2)
+    state = optimizer.state[model[0].weight]
+    name = sorted(state)[0]
+    with pytest.raises(RuntimeError, match="belongs to the method and cannot be removed"):
+        optimizer.state.clear()
+    state["of my own"] = 1
+    assert copy.deepcopy(state)[name] is not state[name] and state.pop("of my own") == 1
+    assert optimizer.state[model] == {}, "as a defaultdict"
 
 
 @pytest.mark.parametrize("settings", [MOMENTUM, ADAMW], ids=str)

@@ -25,6 +25,7 @@ from hvdclip.engine.progress import Progress
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.sharing import COMMON, Sharing
+from hvdclip.engine.shown import MOMENTUM, Shown, State
 from hvdclip.engine.skip import Skip
 from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
@@ -534,10 +535,13 @@ class Method(torch.optim.Optimizer):
         """Let `state` have the vectors themselves, and an entry for each parameter: Horovod would fill an empty one."""
         if "inner" in self.optimizers:
             return  # whose state it is
-        for i, p in enumerate(self.space.parameters):
-            parts = {name: self.vectors[name].parts[i] for name in self.table if name in self.vectors}
-            shown = {name: in_own_storage(part) for name, part in parts.items()}
-            self.state[p] = {"momentum_buffer" if name == "momentum" else name: v for name, v in shown.items()}
+        here = {name: self.vectors[name] for name in self.table if name in self.vectors}
+        named = {MOMENTUM if name == "momentum" else name: vector for name, vector in here.items()}
+        shown = {
+            p: Shown({name: in_own_storage(v.parts[i]) for name, v in named.items()})
+            for i, p in enumerate(self.space.parameters)
+        }
+        self._state = State(shown, getattr(getattr(self, "sgd", None), "reset", None))
 
     def _begin_round(self) -> None:
         self.start_round()
