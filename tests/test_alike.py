@@ -74,6 +74,39 @@ def test_learning_rates_that_differ_are_named(algorithm):
         assert rates[0] == 0.1 and rates[1] < 0.1
 
 
+@pytest.mark.parametrize("algorithm", LOCAL | GRADIENTS)
+@pytest.mark.parametrize(
+    ("settings", "key", "value", "kept"),
+    [
+        ({}, "weight_decay", 0.01, 0.0),
+        ({"momentum": 0.9}, "momentum", 0.8, 0.9),
+        ({"inner": torch.optim.AdamW}, "betas", (0.8, 0.999), (0.9, 0.999)),
+    ],
+)
+def test_groups_that_are_changed_in_unlike_ways_are_named(algorithm, settings, key, value, kept):
+    """Gradient methods would have other parameters on each rank from then on, for ever."""
+
+    def train(comm, on_all=False):
+        model = nn.Linear(3, 1)
+        both = (LOCAL | GRADIENTS)[algorithm] | settings
+        optimizer = hvdclip.optimizer(
+            algorithm, [{"params": [model.weight]}, {"params": [model.bias]}], comm=comm, lr=0.1, **both
+        )
+        one_step(model, optimizer)
+        optimizer.param_groups[1][key] = value if comm.rank or on_all else kept
+        for _ in range(8):
+            one_step(model, optimizer)
+
+    if algorithm == "clip21" and settings:
+        return  # it has neither momentum nor an inner optimizer
+    errors = ends_of_ranks(train)
+    assert all(isinstance(error, Disagreement) for error in errors)
+    assert len(set(map(str, errors))) == 1
+    assert f"ranks disagree on {key} of parameter group 1; allowed is one value for all" in str(errors[0])
+    assert str(value) in str(errors[0]) and str(kept) in str(errors[0])
+    assert ends_of_ranks(lambda comm: train(comm, on_all=True)) == [None, None]
+
+
 @pytest.mark.parametrize("algorithm", GRADIENTS)
 def test_gradient_methods_have_no_lr_of_each_ranks_own(algorithm):
     with pytest.raises(TypeError, match="lr_policy: unknown setting"):

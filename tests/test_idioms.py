@@ -485,6 +485,14 @@ try:
     hvd.DistributedOptimizer(optimizer, named_parameters=whole.named_parameters())
 except TypeError as error:
     assert "would average twice: use the optimizer as it is" in str(error)
+else:
+    raise AssertionError("taken")
+plain = torch.nn.Linear(2, 1)
+around = hvd.DistributedOptimizer(torch.optim.AdamW(plain.parameters(), lr=0.1), plain.named_parameters())
+try:
+    hvdclip.optimizer("celgc", plain, lr=0.1, gamma=0.1, inner=around)
+except ValueError as error:
+    assert "inner is an hvd.DistributedOptimizer" in str(error) and "allowed: the torch optimizer inside" in str(error)
     print("ALL WELL")
 """
 
@@ -695,6 +703,15 @@ def test_parameters_have_one_optimizer_at_a_time():
         third = hvdclip.optimizer("local_sgd", model, lr=0.1)
     x = flat(model)
     assert not torch.equal(train(model, third, range(2)), x)
+
+
+def test_a_model_whose_gradients_others_average_is_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with pytest.raises(TypeError, match=r"a DistributedDataParallel was given.*allowed: the module inside it"):
+            hvdclip.optimizer("celgc", nn.parallel.DistributedDataParallel(network()), lr=0.1, gamma=0.1)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_model_in_shared_memory():

@@ -90,9 +90,10 @@ class Swapped(nn.Module):
             self.add_module(name, nn.Linear(2, 2))
 
 
-def test_another_order_on_another_rank_is_refused_by_names():
+@pytest.mark.parametrize("handed", [lambda model: model, nn.Module.named_parameters], ids=["module", "named"])
+def test_another_order_on_another_rank_is_refused_by_names(handed):
     def rank(comm):
-        hvdclip.optimizer("celgc", Swapped(comm.rank), lr=0.1, gamma=0.1, comm=comm)
+        hvdclip.optimizer("celgc", handed(Swapped(comm.rank)), lr=0.1, gamma=0.1, comm=comm)
 
     with pytest.raises(Disagreement, match=r"(?s)ranks disagree on parameters and buffers.*first\.wei.*second\.wei"):
         hvdclip.simulate(rank, 2)

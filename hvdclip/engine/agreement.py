@@ -9,6 +9,8 @@ from typing import Any
 from hvdclip.comm import Communicator
 
 WIDEST = 40
+# What schedulers and users change in mid-run beside lr, with factors so that one change does not undo another.
+MOVES = {"weight_decay": 0.7548776662, "momentum": 0.5698402910, "betas": 0.4301597090}
 
 
 class Disagreement(ValueError):
@@ -29,8 +31,8 @@ def check_agreement(comm: Communicator, mine: dict[str, Any]) -> None:
         raise Disagreement("\n".join([title, *_table(hosts, differing)]))
 
 
-def check_alike(steps: dict[int, int], lrs: dict[int, float]) -> None:
-    """Disagreement on all ranks where the numbers of steps or the learning rates of an average's ranks differ."""
+def check_steps(steps: dict[int, int]) -> None:
+    """Disagreement on all ranks where some have left an average, or its ranks have taken other numbers of steps."""
     if gone := [rank for rank, step in steps.items() if step == 0]:
         left = ", ".join(map(str, gone))
         raise Disagreement(
@@ -42,11 +44,30 @@ def check_alike(steps: dict[int, int], lrs: dict[int, float]) -> None:
             f"ranks are at different steps in one average: {_least_and_most(steps)}; give all ranks equally many "
             "batches, or put the loop into `with optimizer.join():`; load a saved state on every rank"
         )
-    if lrs:
-        raise Disagreement(
-            f"ranks use different learning rates: {_least_and_most(lrs)}; give schedulers what is the same on all "
-            "ranks, such as optimizer.last_round['loss'], or set lr_policy: own (local methods)"
-        )
+
+
+def check_groups(comm: Communicator, groups: Sequence[dict[str, Any]], same_lr: bool) -> None:
+    """Disagreement on all ranks, which all call it, where they have changed their parameter groups in unlike ways."""
+    for rates in zip(*comm.gather([float(group["lr"]) for group in groups]), strict=True):
+        if same_lr and len(set(rates)) > 1:
+            raise Disagreement(
+                f"ranks use different learning rates: {_least_and_most(dict(enumerate(rates)))}; give schedulers what "
+                "is the same on all ranks, such as optimizer.last_round['loss'], or set lr_policy: own (local methods)"
+            )
+    moves = [{key: group[key] for key in MOVES if key in group} for group in groups]
+    mine = {f"{key} of parameter group {k}": value for k, group in enumerate(moves) for key, value in group.items()}
+    check_agreement(comm, mine)
+
+
+def number_of(groups: Sequence[dict[str, Any]], same_lr: bool) -> float:
+    """What moves x in the groups, as one number that is another one where a rank has changed some of it."""
+    number = 0.0
+    for group in groups:
+        number += group["lr"] if same_lr else 0.0
+        for key, factor in MOVES.items():
+            value = group.get(key, 0.0)
+            number += factor * (value if not isinstance(value, tuple) else value[0] + factor * value[1])
+    return float(number)
 
 
 def _least_and_most(values: dict[int, Any]) -> str:

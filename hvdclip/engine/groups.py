@@ -31,6 +31,11 @@ def trainable_groups(
     if isinstance(model_or_params, Tensor | set | frozenset):
         what = "a tensor" if isinstance(model_or_params, Tensor) else "a set, which has no order,"
         raise TypeError(f"{what} was given; allowed are a module, an iterable of parameters, or parameter groups")
+    if isinstance(model_or_params, nn.parallel.DistributedDataParallel):
+        raise TypeError(
+            "a DistributedDataParallel was given, which would average every gradient beside hvdclip's own averages; "
+            "allowed: the module inside it, trained without it"
+        )
     if isinstance(model_or_params, nn.Module):
         everything = list(model_or_params.parameters())
         model_or_params = everything if settings.weight_decay_on == "all" else _by_dimensions(everything)

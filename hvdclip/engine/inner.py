@@ -49,6 +49,11 @@ class InnerSgd:
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def is_horovods(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is an hvd.DistributedOptimizer; Horovod makes a class for each, named after what it wraps."""
+    return hasattr(optimizer, "skip_synchronize")
+
+
 def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
     """The optimizer that `inner` names, over these groups; ValueError for one that cannot be inside."""
     inner: Any = settings.inner
@@ -59,6 +64,11 @@ def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) 
         raise ValueError(
             f"weight_decay_on is {settings.weight_decay_on!r}; allowed with an instance as inner: all, since its own "
             "groups hold"
+        )
+    if is_horovods(inner):
+        raise ValueError(
+            "inner is an hvd.DistributedOptimizer, which would average every gradient beside hvdclip's own averages; "
+            f"allowed: the torch optimizer inside it, {type(inner).__name__}"
         )
     given = {id(p) for group in inner.param_groups for p in group["params"] if p.requires_grad}
     if given != {id(p) for p in space.parameters}:

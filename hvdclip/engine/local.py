@@ -171,8 +171,10 @@ class LocalMethod(Method):
         return MOMENTUM[self.settings.momentum_policy]
 
     def _same_lr(self) -> bool:
-        # nobody steps the scheduler of a rank that has left
-        return self.settings.lr_policy == "same" and not self.participation.joined
+        return self.settings.lr_policy == "same"
+
+    def _groups_are_alike(self) -> bool:
+        return not self.participation.joined  # nobody steps the scheduler of a rank that has left
 
     def _round_is_known(self) -> None:
         metrics, first = self.progress.metrics, self.progress.first

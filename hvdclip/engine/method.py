@@ -14,9 +14,9 @@ from hvdclip.averaging import Everyone, Participation
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine import broadcasts, copies, saved
-from hvdclip.engine.agreement import check_alike, kind
+from hvdclip.engine.agreement import check_groups, check_steps, kind, number_of
 from hvdclip.engine.descent import Descent, inverse
-from hvdclip.engine.groups import Parameters, defaults_of, others_in_words
+from hvdclip.engine.groups import NAMES, Parameters, defaults_of, others_in_words
 from hvdclip.engine.handed import Handed, hold, parameter_of, take_from_others
 from hvdclip.engine.inner import InnerSgd
 from hvdclip.engine.joining import check_joinable, sit_out
@@ -123,7 +123,7 @@ class Method(torch.optim.Optimizer):
             self.sgd = self._sgd_step(self.settings)
             self.parts.append(self.sgd)
         self.statistics.place = partial(
-            _place, self.progress, self.param_groups, self.participation, self.weight, self.handed
+            _place, self.progress, self.param_groups, self._same_lr(), self.participation, self.weight, self.handed
         )
         self.set_up()
         self._show_state()
@@ -574,11 +574,17 @@ class Method(torch.optim.Optimizer):
 
     def _what_must_agree(self) -> dict[str, Any]:
         tensors = [*self.space.parameters, *self._beside_x]
+        pairs = (zip(g["params"], g.get(NAMES, ()), strict=False) for g in self.param_groups)
+        named = {id(p): name for pair in pairs for p, name in pair}
+
+        def name_of(tensor: Tensor) -> str:
+            return named.get(id(tensor), self.space.owner.name(tensor))
+
         return {
             "method": self.name,
             **self.settings.model_dump(exclude={"inner", "weight"}),
             "inner": kind(getattr(self.settings, "inner", None)),
-            "parameters and buffers": [(self.space.owner.name(t), tuple(t.shape), t.dtype) for t in tensors],
+            "parameters and buffers": [(name_of(t), tuple(t.shape), t.dtype) for t in tensors],
             "parameter groups": [
                 (g["lr"], g.get("weight_decay"), len(g["params"]), *others_in_words(g)) for g in self.param_groups
             ],
@@ -608,8 +614,13 @@ class Method(torch.optim.Optimizer):
             self.progress.on_round()
 
     def _check_alike(self) -> None:
-        steps, lrs = self.statistics.unlike()
-        check_alike(steps, lrs if self._same_lr() else {})
+        check_steps(self.statistics.unlike_steps())
+        if self._groups_are_alike():
+            check_groups(self.comm, self.param_groups, self._same_lr())
+
+    def _groups_are_alike(self) -> bool:
+        """Whether all ranks have changed their parameter groups in the same way, if a program is right."""
+        return True
 
     def _same_lr(self) -> bool:
         return True
@@ -622,12 +633,17 @@ keep_from_compiler(Method)
 
 
 def _place(
-    progress: Progress, groups: list[dict[str, Any]], participation: Participation, weight: float, handed: Handed
+    progress: Progress,
+    groups: list[dict[str, Any]],
+    same_lr: bool,
+    participation: Participation,
+    weight: float,
+    handed: Handed,
 ) -> Place:
     """What a message tells of its rank."""
     unfrozen = float(bool(handed.unfrozen())) if any(handed.frozen) else 0.0
-    rate = groups[0]["lr"] if len(groups) == 1 else sum(group["lr"] for group in groups)
+    number = number_of(groups, same_lr)
     if not participation.joined:
-        return progress.steps, rate, 1.0, 0.0, unfrozen
+        return progress.steps, number, 1.0, 0.0, unfrozen
     counts, here = participation.counts(0, progress.rounds), participation.includes(0, progress.rounds)
-    return progress.steps, rate, weight if counts else 0.0, 0.0 if here else 1.0, unfrozen
+    return progress.steps, number, weight if counts else 0.0, 0.0 if here else 1.0, unfrozen

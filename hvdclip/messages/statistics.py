@@ -31,14 +31,14 @@ FOLD = 256
 
 
 Place = tuple[int, float, float, float, float]
-"""What a message tells of its rank: its steps, the sum of its groups' lr, its weight, whether it is through, and
-whether parameters require a gradient that were frozen when the optimizer was made."""
+"""What a message tells of its rank: its steps, its groups' lr and the like as one number, its weight, whether it is
+through, and whether parameters require a gradient that were frozen when the optimizer was made."""
 
 
 class Statistics:
     """Sums over a round's steps, counts of gradient norms and of steps without a gradient for each of `tensors`.
 
-    Four slots are each rank's own: its first failed step, its number of steps, its lr, its pace.
+    Four slots are each rank's own: its first failed step, its number of steps, the number of its groups, its pace.
 
     A step only leaves its numbers, on the parameters' device; the host reads them together, once a message, and sums
     them, since a step or a message on small tensors would feel each operation.
@@ -50,7 +50,7 @@ class Statistics:
         self.rank, self.ranks = comm.rank, comm.size
         self._absent = slice(len(SUMS) + self.ranks, len(SUMS) + self.ranks + tensors)
         own = self._absent.stop + BINS  # from here on there are slots of each rank that are written anew each time
-        self._places, self._rates, self._paces = (
+        self._places, self._groups, self._paces = (
             slice(own + i * self.ranks, own + (i + 1) * self.ranks) for i in range(3)
         )
         self.size = self._paces.stop
@@ -114,8 +114,8 @@ class Statistics:
     def pack(self, tail: Tensor) -> None:
         self._fold()
         self._sent[self._paces.start + self.rank] = self.pace.lap()
-        steps, lr, self._mine[PRESENT], self._mine[THROUGH], self._mine[UNFROZEN] = self.place()
-        self._sent[self._places.start + self.rank], self._sent[self._rates.start + self.rank] = steps, lr
+        steps, groups, self._mine[PRESENT], self._mine[THROUGH], self._mine[UNFROZEN] = self.place()
+        self._sent[self._places.start + self.rank], self._sent[self._groups.start + self.rank] = steps, groups
         array = self._array_of(tail)
         if array is None:
             tail.copy_(torch.from_numpy(self._sent))
@@ -153,8 +153,8 @@ class Statistics:
         self.unfrozen = self._agreed.item(UNFROZEN) > 0
         told = self._agreed[ASKED.start : len(SUMS) + self.ranks].tolist()
         asked, failed = told[: len(REQUESTS)], told[len(REQUESTS) :]
-        steps, rates = self._agreed[self._places].tolist(), self._agreed[self._rates].tolist()
-        self.differ = not steps.count(steps[0]) == rates.count(rates[0]) == self.ranks
+        steps, groups = self._agreed[self._places].tolist(), self._agreed[self._groups].tolist()
+        self.differ = not steps.count(steps[0]) == groups.count(groups[0]) == self.ranks
         self.failed = {}
         if any(failed):
             self.failed = {rank: round(step * self.ranks) for rank, step in enumerate(failed) if step > 0}
@@ -174,12 +174,10 @@ class Statistics:
         """The weight of the ranks that have sent the last message, 1 where all of them count."""
         return self._agreed.item(PRESENT)
 
-    def unlike(self) -> tuple[dict[int, int], dict[int, float]]:
-        """Each rank's steps and lr in the last message, where they differ between ranks; else nothing."""
-        steps, rates = self._agreed[self._places].tolist(), self._agreed[self._rates].tolist()
-        told = {rank: round(step * self.ranks) for rank, step in enumerate(steps)}
-        lrs = {rank: float(f"{rate * self.ranks:.6g}") for rank, rate in enumerate(rates)}
-        return told if len(set(steps)) > 1 else {}, lrs if len(set(rates)) > 1 else {}
+    def unlike_steps(self) -> dict[int, int]:
+        """Each rank's steps in the last message, where they differ between ranks; else nothing."""
+        steps = self._agreed[self._places].tolist()
+        return {rank: round(step * self.ranks) for rank, step in enumerate(steps)} if len(set(steps)) > 1 else {}
 
     @property
     def worked(self) -> list[float]:
