@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from hvdclip import data, models
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import CLASSIFIERS, drawn_nowhere
@@ -15,6 +13,7 @@ from hvdclip.config.sections import Train
 from hvdclip.data.sources import NAMES as STAGED
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
+from hvdclip.torch_private import BatchNorm
 
 # What means something to labelled samples and data of one's own only, and what nothing to problems.
 FOR_OWN = ("loss",)
@@ -92,7 +91,7 @@ def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any])
         if is_drawn:
             yield str(error)
         return
-    if train.sync_batch_norm and not any(isinstance(module, _BatchNorm) for module in made.modules()):
+    if train.sync_batch_norm and not any(isinstance(module, BatchNorm) for module in made.modules()):
         yield NO_BATCH_NORM
     if train.channels_last and not any(p.dim() == 4 for p in made.parameters()):
         yield NO_CONVOLUTIONS

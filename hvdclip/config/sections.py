@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from hvdclip.comm import Backend
 from hvdclip.data.partition import LARGEST_ALPHA
