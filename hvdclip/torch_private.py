@@ -16,11 +16,6 @@ from torch._utils import _unflatten_dense_tensors as unflatten
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.optim import optimizer as torchs
 
-try:  # since 2.7
-    from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
-except ImportError:
-    set_code_exec_strategy = None  # type: ignore[assignment]
-
 __all__ = ["BatchNorm", "flatten", "unflatten"]  # BatchNorm: what the batch norms of all numbers of dimensions are
 
 Class = TypeVar("Class", bound=type)
@@ -37,6 +32,9 @@ foreach_lerp_, foreach_maximum_ = torch._foreach_lerp_, torch._foreach_maximum_
 # The kernel under torch.optim.SGD(fused=True); on CPUs since 2.4.
 fused_sgd_ = torch._fused_sgd_
 
+# Whether an optimizer takes pairs of a name and a parameter; before, groups do not show the names.
+TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
 
 class BatchNormOfAnyShape(BatchNorm):
     """A batch norm that looks at no shape."""
@@ -49,10 +47,14 @@ def skip_in_compiler(func: Any, why: str) -> Any:
 
     It is torch.compiler.disable without the import of the compiler, which takes seconds; before torch 2.7 it is that.
     """
-    if set_code_exec_strategy is None:
-        return torch.compiler.disable(func)
+    frames: Any = torch._C._dynamo.eval_frame
+    if not hasattr(frames, "set_code_exec_strategy"):
+        disabled: Any = torch.compiler.disable(func)
+        del disabled._torchdynamo_orig_callable  # which torch.compile would call in its place, of a method without self
+        return disabled
+    skip = frames._FrameAction.SKIP
     # for a call out of compiled code, then for one that is being traced
-    set_code_exec_strategy(func.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
+    frames.set_code_exec_strategy(func.__code__, frames._FrameExecStrategy(skip, skip))
     func._torchdynamo_disable = True
     func._torchdynamo_disable_msg = why
     return func

@@ -102,7 +102,7 @@ sys.argv = ["hvdclip", "train", "configs/quickstart.yaml",
             "train.steps=2", "--run-dir", {str(run)!r}]
 runpy.run_module("hvdclip", run_name="__main__")
 """)
-    assert json.loads((run / "summary.json").read_text())["local_steps"] == 2
+    assert json.loads((run / "summary.json").read_text())["step"] == 2
 
 
 WHAT_TO_DO = (
