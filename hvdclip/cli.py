@@ -113,7 +113,7 @@ def _train_elastic(run: ElasticRun) -> None:
         watch = run.watch
         with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
 
-    elastic.with_changing_ranks(train, fusion=may_fuse(run.config))
+    elastic.with_changing_ranks(train, may_fuse(run.config), run.config.comm.host_staging)
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:

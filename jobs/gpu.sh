@@ -26,6 +26,7 @@ run() {
   "${@:2}" 2>&1 | tee "$folder/$1.txt" || failed+=("$1")
 }
 
+run doctor horovodrun -np "$gpus" hvdclip doctor
 run tests python -m pytest -q tests/test_gpu.py
 for shape in awd_lstm resnet56 resnet50; do
   run "step_$shape" hvdclip bench step --device cuda --shape "$shape" --json "$folder/step_$shape.json"

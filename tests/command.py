@@ -17,7 +17,8 @@ from hvdclip.training.signals import ASK_TO_STOP
 def hvdclip(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """What the command says, started in the project's folder, and its exit status; with `check`, one of 0."""
     line = [str(argument) for argument in arguments]
-    with contextlib.chdir(PROJECT), _left_as_it_was():
+    with _left_as_it_was():
+        os.chdir(PROJECT)
         result = CliRunner().invoke(main, line)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -28,7 +29,7 @@ def hvdclip(*arguments: object, check: bool = True) -> subprocess.CompletedProce
 @contextlib.contextmanager
 def _left_as_it_was():
     """What a process of its own would take with it at its end, os._exit included."""
-    tests, end = os.getpid(), os._exit
+    tests, end, folder = os.getpid(), os._exit, os.getcwd()
 
     def end_command(status):
         if os.getpid() != tests:
@@ -36,8 +37,11 @@ def _left_as_it_was():
         raise SystemExit(status)
 
     handlers, threads = {number: signal.getsignal(number) for number in ASK_TO_STOP}, torch.get_num_threads()
-    with mock.patch.dict(os.environ), mock.patch.object(os, "_exit", end_command):
-        yield
+    try:
+        with mock.patch.dict(os.environ), mock.patch.object(os, "_exit", end_command):
+            yield
+    finally:
+        os.chdir(folder)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     torch.set_num_threads(threads)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 import hvdclip
+from hvdclip.torch_private import TAKES_NAMES
 
 if "expecttest" not in sys.modules:
     try:
@@ -145,10 +146,11 @@ def test_max_norm_is_clip_grad_norm(case, method):
 @by_optimizer
 def test_an_instance_and_named_parameters(case):
     mine, theirs = network(), network()
-    inner = case.torchs(mine.named_parameters())
+    inner = case.torchs(mine.named_parameters() if TAKES_NAMES else mine.parameters())
     optimizer = hvdclip.optimizer("local_sgd", mine.named_parameters(), lr=case.lr, inner=inner)
     same(train(mine, optimizer), train(theirs, case.torchs(theirs.parameters())))
-    assert optimizer.state_dict()["param_groups"][0]["param_names"] == ["0.weight", "2.weight"]
+    names = optimizer.state_dict()["param_groups"][0].get("param_names")
+    assert names == (["0.weight", "2.weight"] if TAKES_NAMES else None)
 
 
 # State
@@ -303,6 +305,8 @@ def test_groups(case, method):
 @by_kind
 @by_optimizer
 def test_a_group_that_is_added(case, method):
+    if case.cls is torch.optim.Adagrad and not TAKES_NAMES:
+        pytest.skip("before torch 2.6 Adagrad itself fails at the first step with a group that was added")
     mine, theirs = network(), network()
     pairs = []
     for model, make in ((mine, partial(case.ours, method)), (theirs, case.torchs)):

@@ -29,6 +29,8 @@ from hvdclip.comm import SingleRank
 from hvdclip.engine.torch_optimizer import uncompiled
 from hvdclip.methods import METHODS
 
+# since torch 2.7; before, torch.compiler.disable does what hvdclip else does without it
+HAS_STRATEGIES = hasattr(torch._C._dynamo.eval_frame, "set_code_exec_strategy")
 CELGC = {"gamma": 0.05, "interval": 3}
 INNERS = {
     "AdamW": {"inner": torch.optim.AdamW, "lr": 0.01},
@@ -152,6 +154,14 @@ def test_a_bound_method_is_compiled_by_itself(called):
 
 
 def test_an_optimizer_is_made_in_a_compiled_function():
+    def drawn():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    if not drawn().equal(torch.compile(drawn, backend="eager")()):
+        pytest.skip("this torch draws another model in a compiled function, as 2.4 does")
+
     def come_to(compiled):
         def trained():
             training = Training(SingleRank(), "celgc", {"lr": 0.1} | CELGC)
@@ -231,7 +241,7 @@ def test_a_method_of_ones_own_is_guarded_as_well():
 
 def test_the_whole_of_a_graph_is_refused_as_for_torchs_lbfgs():
     training = Training(SingleRank(), "celgc", {"lr": 0.1} | CELGC)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="no part of a graph"):
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="no part of a graph" if HAS_STRATEGIES else "Method.step"):
         torch.compile(with_closure, backend="eager", fullgraph=True)(training, training.batch())
     assert training.optimizer.steps == 0
 
@@ -279,6 +289,7 @@ def run_python(source):
     return done.stdout
 
 
+@pytest.mark.skipif(not HAS_STRATEGIES, reason="before torch 2.7 torch.compiler.disable imports the compiler")
 def test_nothing_of_it_imports_the_compiler():
     """An import of seconds, in every process."""
     said = run_python(
@@ -305,7 +316,7 @@ def test_a_torch_without_the_private_names():
     said = run_python(
         """
         import torch, torch._dynamo
-        del torch._C._dynamo.eval_frame.set_code_exec_strategy
+        vars(torch._C._dynamo.eval_frame).pop("set_code_exec_strategy", None)
         from compiled_training import equal, train, with_everything
         from hvdclip.comm import SingleRank
         arguments = (SingleRank(), "celgc", dict(gamma=0.05, interval=3, overlap="delayed"), with_everything)

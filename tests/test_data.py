@@ -1,4 +1,6 @@
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -80,9 +82,17 @@ def test_stdlib_words_of_the_real_library():
     corpus = data.load("stdlib", level="word")
     assert corpus.vocabulary == 10_000 and len(set(corpus.words)) == 10_000
     assert {"<unk>", "<eos>", "def", "self", "("} <= set(corpus.words)
-    for ids in corpus.splits.values():
-        assert ids.dtype == torch.int32 and ids.min() == 0 and ids.max() < 10_000
-        assert (ids == 0).float().mean() < 0.1
+    texts = {split: bytes(ids.tolist()).decode(errors="replace") for split, ids in data.load("stdlib").splits.items()}
+    tokens = {split: re.findall(r"\n|\d[\w.]*|\w+|[^\w\s]", text) for split, text in texts.items()}
+    counts = Counter(tokens["train"])
+    known = {word if word != "<eos>" else "\n" for word in corpus.words[1:]}
+    assert min(counts[word] for word in known) >= max(counts[word] for word in set(counts) - known)
+    for split, ids in corpus.splits.items():
+        assert ids.dtype == torch.int32
+        words = [corpus.words[place].replace("<eos>", "\n") for place in ids.tolist()]
+        assert words == [token if token in known else "<unk>" for token in tokens[split]]
+    # 3.9 to 4.1 % with Python 3.10 to 3.13; valid and test are a few files each, whose share varies from 4 to 12 %
+    assert (corpus.splits["train"] == 0).float().mean() < 0.05
 
 
 def test_stdlib_reads_files_that_are_not_utf8(tmp_path, monkeypatch):

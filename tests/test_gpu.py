@@ -1,6 +1,7 @@
 """What only a CUDA device can show; without one every test here says that it was skipped."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 import hvdclip
 from hvdclip.comm import SingleRank
 from hvdclip.config import check
+from hvdclip.hosts.facts import _uuid_by_driver, facts
 from hvdclip.simulation.run import Memory
 from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
@@ -119,3 +121,58 @@ def test_horovod_averages_by_nccl(tmp_path):
         more = [f"algorithm.overlap={overlap}", "algorithm.interval=4", "train.device=cuda", "--run-dir", str(run)]
         run_ranks([*command, *more], ranks, cwd=PROJECT)
         assert json.loads((run / "summary.json").read_text())["ranks"] == ranks
+
+
+AVERAGES = """
+import sys
+import torch
+import horovod.torch as hvd
+from hvdclip.comm.horovod import Horovod
+
+hvd.init()
+device = torch.device("cuda", hvd.local_rank() % torch.cuda.device_count())
+torch.cuda.set_device(device)
+comm = Horovod(host_staging=sys.argv[1] == "host")
+for step in range(20):
+    busy = torch.randn(2000, 2000, device=device)
+    for _ in range(5):
+        busy = busy @ busy / 2000  # the message below waits for these
+    message = torch.full((10**6,), float(comm.rank + step), device=device) + 0 * busy[0, 0].nan_to_num()
+    comm.average_([message])
+    expected = step + (comm.size - 1) / 2
+    assert (message == expected).all(), (step, message[:3], expected)
+    rows = torch.arange(comm.size * 3.0, device=device).view(comm.size, 3) + comm.rank
+    for rank, row in enumerate(comm.start_reduction(rows, lambda found: found.sum(dim=0))()[0]):
+        ours = comm.size * (torch.arange(3.0, device=device) + 3 * rank) + sum(range(comm.size))
+        assert torch.equal(row, ours), (step, rank, row, ours)
+print("WELL", flush=True)
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("way", ["host", "direct"])
+def test_numbers_that_a_gpu_has_still_to_make_are_averaged(way, tmp_path):
+    """By the host two ranks may have one GPU."""
+    script = tmp_path / "averages.py"
+    script.write_text(AVERAGES)
+    ranks = 2 if way == "host" else min(4, torch.cuda.device_count())
+    done = run_ranks([sys.executable, str(script), way], ranks)
+    assert done.stdout.split().count("WELL") == ranks
+
+
+@pytest.mark.ranks
+def test_two_ranks_share_a_gpu_and_train_as_on_cpus(tmp_path):
+    found = {}
+    for device in ("cuda", "cpu"):
+        run = tmp_path / device
+        more = ["train.steps=40", "comm.share_gpus=true", f"train.device={device}", "--run-dir", str(run)]
+        command = [HVDCLIP, "train", "configs/quadratics.yaml", *more]
+        run_ranks(command, 2, cwd=PROJECT, env={"CUDA_VISIBLE_DEVICES": "0"})
+        found[device] = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    assert found["cuda"] == pytest.approx(found["cpu"], rel=1e-3)
+
+
+def test_the_gpu_is_told_apart_by_its_uuid():
+    told = facts(SingleRank())
+    assert re.fullmatch(r"(GPU-|MIG-)?[0-9a-f-]{36}", told.gpu) and len(told.gpus) == torch.cuda.device_count()
+    assert str(_uuid_by_driver(0)) == str(torch.cuda.get_device_properties(0).uuid)

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from launch import python_ranks, run_ranks
 
@@ -188,3 +189,33 @@ def test_ranks_run_with_what_suits_them_unless_the_environment_says_otherwise(la
         assert comm.gather(found) == [{seen!r}] * 2
         """
     python_ranks(source, 2, launcher, env=given)
+
+
+LATE = """
+import time
+import horovod.torch as hvd
+import torch
+import hvdclip
+
+hvd.init()
+model = torch.nn.Linear(1, 1, bias=False)
+optimizer = hvdclip.optimizer("decentralized_clip", model, lr=0.1, tau=1.0)
+model.weight.data.fill_(hvd.rank())  # which steps without a gradient only mix
+for step in range(5):
+    if step == 4 and hvd.rank() == 2:
+        time.sleep(3)  # rank 0, which is no neighbour, is through its last step by then
+    optimizer.zero_grad()
+    (0 * model(torch.ones(1, 1))).sum().backward()
+    optimizer.step()
+print("THROUGH", hvd.rank(), model.weight.item(), time.time(), flush=True)
+"""
+
+
+def test_the_first_rank_to_end_waits_for_those_that_still_send_to_neighbours():
+    """At its end it shuts down Horovod, and with it MPI, on all ranks."""
+    done = python_ranks(LATE, 4)
+    ends = {int(rank): (float(x), float(at)) for rank, x, at in re.findall(r"THROUGH (\d) (\S+) (\S+)", done.stdout)}
+    mix = np.array([[1, 1, 0, 1], [1, 1, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]) / 3
+    expected = np.linalg.matrix_power(mix, 5) @ np.arange(4)
+    assert [ends[rank][0] for rank in range(4)] == pytest.approx(expected, rel=1e-5)
+    assert ends[2][1] - ends[0][1] > 2, "rank 0 was through long before rank 2"

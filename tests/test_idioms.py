@@ -17,6 +17,7 @@ from torch import nn
 
 import hvdclip
 from hvdclip.methods import Disagreement
+from hvdclip.torch_private import TAKES_NAMES
 
 ADAMW = {"inner": torch.optim.AdamW}
 MOMENTUM = {"momentum": 0.9, "dampening": 0.1}
@@ -527,11 +528,14 @@ def test_groups_have_names_and_an_inners_own_keys():
 
     mine, theirs = network(), network()
     ours = hvdclip.optimizer("local_sgd", groups(mine), lr=np.float64(0.1), interval=np.int64(2), **ADAMW)
-    torchs = torch.optim.AdamW(groups(theirs), lr=0.1)
+    given = groups(theirs)
+    if not TAKES_NAMES:
+        given = [group | {"params": [p for _, p in group["params"]]} for group in given]
+    torchs = torch.optim.AdamW(given, lr=0.1)
     torchs.record = lambda loss: None
     torch.testing.assert_close(train(mine, ours, range(5)), train(theirs, torchs, range(5)), rtol=1e-4, atol=1e-6)
     told = ours.state_dict()["param_groups"]
-    assert [group["param_names"] for group in told] == [["weight", "bias"], ["weight", "bias"]]
+    assert [group.get("param_names") for group in told] == [["weight", "bias"] if TAKES_NAMES else None] * 2
     assert told[0]["name"] == "first" and told[0]["lr_scale"] == ours.param_groups[0]["lr_scale"] == 0.5
     assert told[0]["betas"] == (0.5, 0.6) and told[1]["eps"] == 1e-3
     assert ours.settings.interval == 2 and type(ours.param_groups[0]["lr"]) is float

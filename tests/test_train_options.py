@@ -3,6 +3,9 @@
 import copy
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -250,7 +253,39 @@ def test_more_ranks_than_samples_to_evaluate():
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 
+# what torch's library for CPUs then takes this processor for
+OLD_PROCESSOR = """
+import sys
+from hvdclip.comm import SingleRank
+from hvdclip.config import check
+from hvdclip.training.job import Job
+for model in ("lstm", "awd_lstm"):
+    config = {"algorithm": {"name": "celgc", "lr": 0.1, "gamma": 0.1}, "model": model,
+              "data": {"name": "stdlib", "batch": 2}, "train": {"steps": 1, "precision": sys.argv[1]}}
+    try:
+        Job(check(config), SingleRank())
+        print("fine")
+    except ValueError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_processor_that_computes_no_lstm_in_bf16_is_told_before_the_first_step(precision):
+    command = [sys.executable, "-c", OLD_PROCESSOR, precision]
+    done = subprocess.run(command, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True)
+    said = f"train.precision is 'bf16', in which torch {torch.__version__} computes no LSTM on this processor; allowed "
+    said += "here: fp32, or a GPU"
+    assert done.stdout.splitlines() == [said if precision == "bf16" else "fine"] * 2, done.stderr
+
+
 def test_language_models_compute_in_bf16_too():
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(1, 1)(torch.ones(1, 1, 1))
+    except RuntimeError as error:
+        pytest.skip(f"this processor computes no LSTM in bf16 ({str(error)[:40]})")
     config = {
         "algorithm": CELGC,
         "model": {"name": "awd_lstm", "embedding": 8, "hidden": 12, "layers": 2},

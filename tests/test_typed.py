@@ -17,9 +17,10 @@ PAGES = ("README.md", "docs/own_loop.md", "docs/own_algorithm.md")
 SCRIPTS = [re.search(r"```python\n(.*?)```", (PROJECT / page).read_text(), re.DOTALL)[1] for page in PAGES]
 
 RIGHT = f"""
-from typing import Any, assert_type
+from typing import Any
 
 import torch
+from typing_extensions import assert_type
 
 import hvdclip
 from hvdclip import {", ".join(hvdclip.__all__)}

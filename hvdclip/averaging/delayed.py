@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from hvdclip.averaging.exchange import Exchange
 from hvdclip.averaging.outer import OuterStep
 from hvdclip.averaging.plain import Plain
 from hvdclip.averaging.rule import Progress, Steps
 from hvdclip.flat import Vector
 from hvdclip.messages import MovingBuffers, Statistics
+from hvdclip.torch_private import foreach_copy_
 
 
 class Delayed(Plain):
@@ -95,7 +94,7 @@ class Delayed(Plain):
         if saved.get("statistics") != self.statistics.size:
             raise ValueError("the average that was under way is laid out in another way: an older hvdclip saved it")
         self.exchange.message.restore(saved["received"])
-        torch._foreach_copy_(self.before.flats, saved["snapshot"])
+        foreach_copy_(self.before.flats, saved["snapshot"])
         self.moving.then = [tensor.to(self.before.flats[0].device) for tensor in saved["buffers"]]
         self.progress.closed = dict(saved["closed"])
 

@@ -19,6 +19,7 @@ from hvdclip.bench.roster import Roster
 from hvdclip.bench.shapes import Shape, message, parameters, size_in_words
 from hvdclip.comm import Communicator
 from hvdclip.methods import optimizer
+from hvdclip.torch_private import foreach_add_
 
 OURS, BARE = "hvdclip celgc", "Horovod, bare flat vector"
 NEVER = 10**9  # steps until an average comes of itself
@@ -65,7 +66,7 @@ class Task:
             for tensor, mine in zip(way.tensors, self.mine, strict=True):
                 tensor.data.copy_(mine)
             # as in training, each average comes right after a step, which is what lies in the caches then
-            torch._foreach_add_([tensor.data for tensor in way.tensors], self.gradients)
+            foreach_add_([tensor.data for tensor in way.tensors], self.gradients)
             way.before()
 
         prepare()
@@ -160,7 +161,8 @@ def _gloo(task: Task) -> Way:
 def _periodic(task: Task) -> Way:
     gloo.start(task.comm)
     params = task.parameters()
-    with warnings.catch_warnings(action="ignore"):  # it thinks little of a period of 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it thinks little of a period of 1
         averager = PeriodicModelAverager(period=1)
     return Way(params, lambda: averager.average_parameters(params))
 

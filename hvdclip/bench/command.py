@@ -60,14 +60,13 @@ def step_command(shape: str, device: str, blocks: int, file: Path | None) -> Non
     """One clipped step: hvdclip, clip_grad_norm_ with SGD, and the floors that memory sets."""
     from hvdclip.bench import step
     from hvdclip.bench.shapes import Shape, shapes
-    from hvdclip.training.job import choose_device
 
     def choose() -> list[Shape]:
         _check_device(device)
         return shapes(shape)
 
     def compare(of: list[Shape], comm: Communicator) -> Found:
-        return step.compare(of, comm, blocks, choose_device(device, comm))
+        return step.compare(of, comm, blocks, _chosen(device, comm))
 
     _bench("step", shape, file, choose, compare)
 
@@ -95,7 +94,6 @@ def images_command(
     """Steps of an image model on synthetic images: with hvdclip, with torch alone, with Horovod's optimizer."""
     from hvdclip import models
     from hvdclip.bench import images
-    from hvdclip.training.job import choose_device
 
     def choose() -> str:
         if not models.takes_samples(model):
@@ -106,7 +104,7 @@ def images_command(
         return model
 
     def compare(name: str, comm: Communicator) -> Found:
-        setting = images.Setting(name, batch, side, precision, channels_last, choose_device(device, comm))
+        setting = images.Setting(name, batch, side, precision, channels_last, _chosen(device, comm))
         return images.compare(setting, comm, steps, blocks)
 
     _bench("images", model, file, choose, compare)
@@ -193,6 +191,15 @@ def save_command(shape: str, rounds: int, momentum: float, folder: Path | None, 
 def _check_device(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is 'cuda', but torch sees no CUDA device; allowed here: cpu, auto")
+
+
+def _chosen(device: str, comm: Communicator) -> torch.device:
+    from hvdclip.training.job import choose_device
+
+    chosen = choose_device(device, comm)
+    if chosen.type == "cuda":
+        together(comm, lambda: comm.take_gpus(shared=False))
+    return chosen
 
 
 class Found(Protocol):

@@ -14,6 +14,7 @@ from hvdclip.bench.report import Report, device_name
 from hvdclip.bench.shapes import Shape, parameters, size_in_words
 from hvdclip.comm import Communicator, SingleRank
 from hvdclip.methods import optimizer
+from hvdclip.torch_private import foreach_copy_
 
 LR, MAX_NORM, DECAY = 1.0, 0.25, 1.2e-6
 NEVER = 10**9  # steps until an average
@@ -36,7 +37,7 @@ class Gradients:
         self.norm = torch.linalg.vector_norm(torch.stack([g.double().norm() for g in self.given]))
 
     def restore(self) -> None:
-        torch._foreach_copy_(self.parts, self.given)
+        foreach_copy_(self.parts, self.given)
 
     def of(self, params: Sequence[nn.Parameter]) -> Sequence[nn.Parameter]:
         """These parameters, with these gradients."""

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+PIECE = 2**20  # bytes that are read at once, where a whole file would be too much for the memory
+
 
 class Sink(Protocol):
     """What can be written to."""
@@ -55,8 +57,11 @@ def write_text(path: Path, text: str) -> Checksum:
 
 def checksum_of(path: Path) -> Checksum:
     """The checksum of a file as it is now."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return Checksum(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return Checksum(path.stat().st_size, digest.hexdigest())
 
 
 def sync(path: Path) -> None:

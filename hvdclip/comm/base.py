@@ -136,6 +136,11 @@ class Communicator(ABC):
         """Whether ring_average_ works here."""
         return True
 
+    @property
+    def gpus_go_by(self) -> str:
+        """How tensors of a GPU reach the other ranks, in words."""
+        return "copies in the host's memory"
+
     def __init__(self) -> None:
         self.ledger = Ledger()
         self._names = itertools.count()
@@ -153,6 +158,12 @@ class Communicator(ABC):
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout is {timeout}; allowed are seconds above 0, and None for no limit")
         self.timeout = timeout
+
+    def take_gpus(self, shared: bool) -> None:  # noqa: B027  (not all have something to do)
+        """Be ready for tensors of GPUs, where `shared` says that ranks have one together; all ranks call it alike.
+
+        ValueError where the ranks cannot exchange such tensors.
+        """
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Cost:
         """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""

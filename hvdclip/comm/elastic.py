@@ -36,16 +36,16 @@ class Hosts(State):
     def restore(self) -> None: ...
 
 
-def with_changing_ranks(run: Callable[[Horovod, Hosts], None], fusion: bool = True) -> None:
+def with_changing_ranks(run: Callable[[Horovod, Hosts], None], fusion: bool = True, host_staging: bool = False) -> None:
     """run(comm, hosts), again with each new set of ranks, until it returns.
 
     A rank that dies, or is added, ends run() on the others by one of RANKS_CHANGE. Without fusion each message is
-    summed by itself.
+    summed by itself; `host_staging` is as in Horovod().
     """
 
     def attempt(hosts: Hosts) -> None:
         begin_names()
-        run(Horovod(), hosts)
+        run(Horovod(host_staging=host_staging), hosts)
 
     initialise(fusion=fusion)
     hvd.elastic.run(attempt)(Hosts())

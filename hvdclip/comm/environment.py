@@ -94,10 +94,13 @@ def default() -> Communicator:
     return SingleRank()
 
 
-def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: bool = True) -> Communicator:
+def launched(
+    backend: Backend = "horovod", process_sets: bool = False, fusion: bool = True, host_staging: bool = False
+) -> Communicator:
     """The communicator of a process that a launcher may have started: starts the backend where ranks are announced.
 
-    `process_sets` lets Horovod average inside a node, `fusion` join small messages. Raises RuntimeError, before the
+    `process_sets` lets Horovod average inside a node, `fusion` join small messages; with `host_staging` tensors of a
+    GPU pass through the host's memory, as they always do with mpi4py. Raises RuntimeError, before the
     backend starts, for a launch that would give N worlds of one rank, and after it when the backend's world is not the
     announced one.
     """
@@ -110,7 +113,7 @@ def launched(backend: Backend = "horovod", process_sets: bool = False, fusion: b
     _check_mpirun()
     library = "Horovod" if backend == "horovod" else backend
     try:
-        comm = _start(backend, process_sets, fusion)
+        comm = _start(backend, process_sets, fusion, host_staging)
     except ImportError as error:
         if ranks == 1:
             return SingleRank()
@@ -191,7 +194,7 @@ def check_elastic(backend: Backend, node_interval: int | None) -> None:
         raise ValueError(f"algorithm.node_interval is {node_interval}; allowed with --elastic: none, as nodes may go")
 
 
-def _start(backend: Backend, process_sets: bool, fusion: bool) -> Communicator:
+def _start(backend: Backend, process_sets: bool, fusion: bool, host_staging: bool) -> Communicator:
     if os.environ.get("HOROVOD_CONTROLLER") != "gloo":  # whose looks cost more
         for name, value in TUNED.items():
             os.environ.setdefault(name, value)
@@ -201,4 +204,4 @@ def _start(backend: Backend, process_sets: bool, fusion: bool) -> Communicator:
         return Mpi4py()
     from hvdclip.comm.horovod import initialise
 
-    return initialise(process_sets, fusion)
+    return initialise(process_sets, fusion, host_staging)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import itertools
 import os
 import socket
+import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +17,15 @@ from functools import cached_property
 from typing import Any
 
 import horovod.torch as hvd
+import torch
 from torch import Tensor
 
 from hvdclip.comm.base import Communicator, Network, Reduce, in_bytes
+from hvdclip.comm.gpus import ByHost, Direct
 from hvdclip.comm.pieces import all_to_all, gather_pickled, number_of, pieces, start_to_gather
 from hvdclip.comm.single import SingleRank
 
+END_S = 60.0  # in which the slowest rank should come to its end
 _communicators: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)  # by process set
 
 
@@ -31,11 +37,12 @@ def begin_names() -> None:
 class Horovod(Network):
     """The ranks of an initialised Horovod, or those of one of its process sets, which this rank has to be in.
 
-    Raises RuntimeError before hvd.init(), ValueError for a process set that hvd.init() was not given and on ranks
-    outside of it.
+    With `host_staging` tensors of a GPU pass through the host's memory, which is slow and works with any build of
+    Horovod. Raises RuntimeError before hvd.init(), ValueError for a process set that hvd.init() was not given and on
+    ranks outside of it.
     """
 
-    def __init__(self, process_set: Any = None) -> None:
+    def __init__(self, process_set: Any = None, host_staging: bool = False) -> None:
         super().__init__()
         if not hvd.is_initialized():
             raise RuntimeError("Horovod is not initialised: call horovod.torch.init() first")
@@ -44,6 +51,7 @@ class Horovod(Network):
         # unlike numbers of sets, so each set has numbers of its own.
         self.prefix = f"hvdclip.{self.set.process_set_id}.{next(_communicators[self.set.process_set_id])}"
         self.rank, self.size = self.set.rank(), self.set.size()
+        self.way: Direct | ByHost = ByHost() if host_staging else Direct(bool(hvd.cuda_built() or hvd.rocm_built()))
         # among all of the host's, since ranks of other sets share its GPUs and cores too
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         # goes on with what consists of several collectives, while the rank takes its steps
@@ -63,7 +71,28 @@ class Horovod(Network):
                 mine = SingleRank() if chosen is None else _Node(self, chosen, ranks)
         return mine
 
+    def take_gpus(self, shared: bool) -> None:
+        if shared and hvd.nccl_built():
+            self.way = ByHost()
+        self.way.check()
+
+    @property
+    def gpus_go_by(self) -> str:
+        if isinstance(self.way, ByHost):
+            return "copies in the host's memory"
+        return "NCCL" if hvd.nccl_built() else "Horovod's copies in the host's memory"
+
     def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
+        sent = self.way.take(tensors)
+        finish = self._start_to_average(sent, name)
+
+        def wait() -> None:
+            finish()
+            self.way.give_back(sent, tensors)
+
+        return wait
+
+    def _start_to_average(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
         # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
         how = {"op": hvd.Average, "process_set": self.set}
         full = f"{self.prefix}.{name}"
@@ -84,18 +113,21 @@ class Horovod(Network):
             handle = hvd.allgather_async(piece[None], name=full, process_set=self.set)
             return lambda: list(hvd.synchronize(handle))
 
-        return start_to_gather(tensor, self.size, start)
+        [sent] = self.way.take([tensor])
+        finish = start_to_gather(sent, self.size, start)
+        return lambda: [of_rank.to(tensor.device) for of_rank in finish()]
 
     def _start_reduction(self, rows: Tensor, reduce: Reduce, name: str) -> Callable[[], list[Tensor]]:
-        return self._thread.submit(self._reduction, rows, reduce, name).result
+        [sent] = self.way.take([rows])
+        return self._thread.submit(self._reduction, sent, rows.device, reduce, name).result
 
-    def _reduction(self, rows: Tensor, reduce: Reduce, name: str) -> list[Tensor]:
+    def _reduction(self, rows: Tensor, device: torch.device, reduce: Reduce, name: str) -> list[Tensor]:
         def exchanged(piece: Tensor, number: int) -> Tensor:
             full = _numbered(f"{self.prefix}.{name}.all_to_all", number)
             handle = hvd.alltoall_async(piece, name=full, process_set=self.set)
             return hvd.synchronize(handle)[0]  # beside how many rows came from each rank
 
-        return self._start_gather(reduce(all_to_all(rows, exchanged)), name)()
+        return self._start_gather(reduce(all_to_all(rows, exchanged).to(device)), name)()
 
     def _exchange(self, tensor: Tensor, neighbours: Sequence[int]) -> list[Tensor]:
         from hvdclip.comm.mpi import swap
@@ -113,7 +145,9 @@ class Horovod(Network):
 
         # they may be a part of MPI's world (hvd.init(comm=...), a process set), in another order
         places = self._gather(MPI.COMM_WORLD.rank, "places")
-        return MPI.COMM_WORLD.Create_group(MPI.COMM_WORLD.group.Incl(places))
+        ranks = MPI.COMM_WORLD.Create_group(MPI.COMM_WORLD.group.Incl(places))
+        _meet_at_end(self.set)
+        return ranks
 
     @property
     def _is_part(self) -> bool:
@@ -122,10 +156,12 @@ class Horovod(Network):
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
         first = self.set.ranks[0] if self._is_part else 0  # which Horovod wants by its number in the world
         for i, tensor in enumerate(tensors):
-            with in_bytes(tensor) as sent:
+            with in_bytes(tensor) as whole:
+                [sent] = self.way.take([whole])
                 for j, piece in enumerate(pieces(sent)):
                     name = _numbered(f"{self.prefix}.{purpose}.broadcast.{i}", j)
                     hvd.broadcast_(piece, root_rank=first, name=name, process_set=self.set)
+                self.way.give_back([sent], [whole])
 
     def _gather(self, value: Any, purpose: str) -> list[Any]:
         return gather_pickled(value, lambda tensor, what: self._start_gather(tensor, f"{purpose}.{what}")())
@@ -136,7 +172,7 @@ class _Node(Horovod):
 
     def __init__(self, whole: Horovod, process_set: Any, ranks: tuple[int, ...]):
         Network.__init__(self)  # a number of its own would be given on some ranks only
-        self.prefix, self.ledger, self.set = whole.prefix, whole.ledger, process_set
+        self.prefix, self.ledger, self.set, self.way = whole.prefix, whole.ledger, process_set, whole.way
         self.rank, self.size = ranks.index(whole.rank), len(ranks)
 
 
@@ -152,6 +188,26 @@ def mpi_world() -> int:
         world = ctypes.c_int(0x44000000)
     library.MPI_Comm_size(world, ctypes.byref(size))
     return size.value
+
+
+@functools.cache
+def _meet_at_end(process_set: Any) -> None:
+    """Have the process wait, at its end, until the other ranks have come to theirs: for messages beside Horovod's own.
+
+    The first rank to end shuts Horovod down, and so MPI, on all: a rank that was still sending would die. Nobody waits
+    longer than END_S, nor after an error, for which others may be waiting.
+    """
+
+    def meet() -> None:
+        if not hvd.is_initialized() or hasattr(sys, "last_value"):
+            return
+        name, deadline = f"hvdclip.{process_set.process_set_id}.end", time.monotonic() + END_S
+        handle = hvd.allreduce_async(torch.zeros(1), name=name, process_set=process_set)
+        # not by a wait, which could not be ended; nor by MPI, which may be shut down as soon as all are here
+        while not hvd.poll(handle) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    atexit.register(meet)  # which comes before hvd.shutdown, since that was registered earlier
 
 
 def _checked(process_set: Any) -> Any:
@@ -188,13 +244,14 @@ def _process_set(ranks: tuple[int, ...]) -> Any:
     return hvd.add_process_set(list(ranks))
 
 
-def initialise(process_sets: bool = False, fusion: bool = True) -> Horovod:
+def initialise(process_sets: bool = False, fusion: bool = True, host_staging: bool = False) -> Horovod:
     """Start Horovod in this process, if need be, and return its communicator; process sets are for node().
 
-    Without fusion each message is summed by itself, unless the environment says otherwise.
+    Without fusion each message is summed by itself, unless the environment says otherwise. `host_staging` is as in
+    Horovod().
     """
     if not hvd.is_initialized():
         if not fusion:
             os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
         hvd.init(process_sets="dynamic" if process_sets else None)
-    return Horovod()
+    return Horovod(host_staging=host_staging)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm.base import Communicator, Network, Reduce
+from hvdclip.torch_private import foreach_copy_
 
 Result = TypeVar("Result")
 
@@ -78,7 +79,9 @@ class _World:
         except _Aborted:
             pass
         except BaseException as error:
-            error.add_note(f"in simulated rank {rank} of {self.size}")
+            # as add_note does, which Python 3.10 lacks
+            notes = [*getattr(error, "__notes__", []), f"in simulated rank {rank} of {self.size}"]
+            error.__notes__ = notes  # type: ignore[attr-defined]
             self._fail(error)
 
     def _yield(self, rank: int) -> None:
@@ -110,7 +113,7 @@ class _World:
                 _average(payloads[start : start + width])
         elif operation == "broadcast":
             for tensors in payloads[1:]:
-                torch._foreach_copy_(tensors, payloads[0])
+                foreach_copy_(tensors, payloads[0])
         elif operation == "gather":
             gathered = [value for (value,) in payloads]
             for payload in payloads:

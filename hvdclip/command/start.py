@@ -10,7 +10,7 @@ from hvdclip.config import Config
 def start(config: Config) -> Communicator:
     """RuntimeError for a launch that would not be one world of the announced ranks."""
     on_nodes = config.algorithm.get("node_interval") is not None
-    return launched(config.comm.backend, process_sets=on_nodes, fusion=may_fuse(config))
+    return launched(config.comm.backend, on_nodes, may_fuse(config), config.comm.host_staging)
 
 
 def may_fuse(config: Config) -> bool:

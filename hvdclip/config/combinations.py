@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from hvdclip import data, models
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import CLASSIFIERS, drawn_nowhere
 from hvdclip.config.references import import_function
 from hvdclip.config.sections import Train
 from hvdclip.data.sources import NAMES as STAGED
+from hvdclip.data.vision import why_not
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
+from hvdclip.torch_private import BatchNorm
 
 # What means something to labelled samples and data of one's own only, and what nothing to problems.
 FOR_OWN = ("loss",)
@@ -52,6 +52,8 @@ def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, An
         yield f"train.accumulate is {train.accumulate}; allowed: up to data.batch, {source['batch']}"
     if train.sync_batch_norm and train.accumulate > 1 and ":" in name:
         yield f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and data of one's own: 1"
+    if name in data.BY_TORCHVISION and (lack := why_not()):
+        yield f"data.name is {name!r}, and {lack}"
     if name in data.FROM_FILES and source["on_device"]:
         yield f"data.on_device is True with {name}; allowed: False, since its images are files"
     if train.stage is not None and name and name not in (*STAGED, "libsvm"):
@@ -92,7 +94,7 @@ def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any])
         if is_drawn:
             yield str(error)
         return
-    if train.sync_batch_norm and not any(isinstance(module, _BatchNorm) for module in made.modules()):
+    if train.sync_batch_norm and not any(isinstance(module, BatchNorm) for module in made.modules()):
         yield NO_BATCH_NORM
     if train.channels_last and not any(p.dim() == 4 for p in made.parameters()):
         yield NO_CONVOLUTIONS

@@ -62,7 +62,11 @@ def check_named(
         except ConfigError as error:
             mistakes.append(f"{path}: {error}")
         return {"name": name} | settings
-    function = (find or registry.get)(name) if isinstance(name, str) else None
+    try:
+        function = (find or registry.get)(name) if isinstance(name, str) else None
+    except ValueError as error:  # of what only torchvision may know
+        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)} or my.module:function, since {error}")
+        return {}
     if function is None:
         mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)}{beside} or my.module:function")
         return {}

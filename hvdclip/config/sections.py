@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from hvdclip.comm import Backend
 from hvdclip.data.partition import LARGEST_ALPHA
@@ -128,7 +129,13 @@ class Log(Section):
 
 class Comm(Section):
     backend: Backend = Field("horovod", description="what the ranks communicate by")
-    share_gpus: bool = Field(False, description="let several ranks of a host train on one GPU")
+    share_gpus: bool = Field(
+        False, description="let several ranks of a host train on one GPU; they then go by host_staging, not by NCCL"
+    )
+    host_staging: bool = Field(
+        False,
+        description="copy what a GPU sends to the host's memory and back: slow, and right with a Horovod without CUDA",
+    )
     timeout: FiniteNumber | None = Field(
         None,
         gt=0,

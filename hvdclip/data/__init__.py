@@ -13,6 +13,7 @@ from .mnist import mnist
 from .synthetic import synthetic
 
 __all__ = [
+    "BY_TORCHVISION",
     "CORPORA",
     "FROM_FILES",
     "LABELLED",
@@ -43,6 +44,8 @@ LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
 
 # those of LABELLED whose samples are read from files one by one, and never are all in memory
 FROM_FILES = ("image_folder",)
+# those that torchvision reads
+BY_TORCHVISION = ("cifar10", "cifar100", "image_folder")
 
 
 def load(name: str, **settings: Any) -> Corpus:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 
 class Samples(Protocol):

@@ -16,6 +16,7 @@ from hvdclip.engine.agreement import check_agreement
 from hvdclip.engine.groups import NAMES, check_keys, trainable_groups
 from hvdclip.engine.handed import Copied, Grown, parameter_of
 from hvdclip.flat import Space
+from hvdclip.torch_private import hooks_in, is_made
 
 if TYPE_CHECKING:
     from hvdclip.engine.method import Method
@@ -71,7 +72,7 @@ def state_of(method: Method) -> dict[str, Any]:
 def make(method: Method, state: dict[str, Any]) -> None:
     """Make of a bare object the copy that `state_of` tells of; at its first use if its model is not yet there."""
     module = state[COPIED]["handed"].module
-    if module is None or "_modules" in module.__dict__:
+    if module is None or is_made(module):
         _make(method, state[COPIED])
         return
     # a module that holds its own optimizer gets what it consists of after the optimizer is there
@@ -164,9 +165,9 @@ def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]
 
 def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) -> None:
     """Continue as the method of before, with zeros for what it did not have."""
-    hooks = {key: value for key, value in before.items() if key.startswith("_optimizer_")}
     # what a scheduler or a GradScaler has put there too
-    method.__dict__.update({key: value for key, value in before.items() if key not in method.__dict__} | hooks)
+    others = {key: value for key, value in before.items() if key not in method.__dict__}
+    method.__dict__.update(others | hooks_in(before))
     method.on_round, method.step_scale = before["progress"].on_round, before["descent"].scale
     old, new, own = before["space"], method.space, state["hvdclip"]
     own["vectors"] = {name: _moved(flats, old, new) for name, flats in own["vectors"].items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 from hvdclip.engine.sgd_kernel import sgd_step_
 from hvdclip.engine.skip import Skip
 from hvdclip.flat import Scalar, Vector
+from hvdclip.torch_private import foreach_add, foreach_div_
 
 MomentumRule = tuple[float, float, bool]
 """(momentum, dampening, nesterov)"""
@@ -55,13 +56,13 @@ class Descent:
         """x_k /= 1 + wd_k * factor, unless the step is left out; groups with lr 0 stay."""
         for group, span in self.spans():
             if group["lr"] > 0:
-                torch._foreach_div_(self.x.parts[span], 1 + group["weight_decay"] * factor * self.skip.taken)
+                foreach_div_(self.x.parts[span], 1 + group["weight_decay"] * factor * self.skip.taken)
 
     def with_weight_decay(self, g: Vector) -> Vector:
         """g + wd_k * x."""
         parts: list[Tensor] = []
         for group, span in self.spans():
-            parts += torch._foreach_add(g.parts[span], self.x.parts[span], alpha=group["weight_decay"])
+            parts += foreach_add(g.parts[span], self.x.parts[span], alpha=group["weight_decay"])
         return g.like(parts)
 
     def spans(self) -> Iterator[tuple[dict[str, Any], slice]]:

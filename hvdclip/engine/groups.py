@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hvdclip.settings import SgdSettings
+from hvdclip.torch_private import TAKES_NAMES
 
 Parameters = nn.Module | Iterable[nn.Parameter] | Iterable[tuple[str, nn.Parameter]] | Iterable[dict[str, Any]]
 # lr_scale is kept for schedulers: those of timm multiply a group's lr by it
@@ -133,7 +134,7 @@ def _trainable(given: Any, names: list[str] | None, frozen: list[Any]) -> list[A
             )
         found.setdefault(p, entry)
     frozen += [entry for p, entry in found.items() if not p.requires_grad]
-    return [entry for p, entry in found.items() if p.requires_grad]
+    return [entry if TAKES_NAMES else p for p, entry in found.items() if p.requires_grad]
 
 
 def defaults_of(settings: Any) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from hvdclip.messages import Buffers
+from hvdclip.torch_private import flatten, foreach_copy_, unflatten, writes_to
 
 
 class Copy(NamedTuple):
@@ -73,16 +73,16 @@ class KeptBuffers:
             mask = broken if mask is None else mask & broken.to(mask.device)
         for pairs in filter(None, groups):
             tensors, copies = [tensor for tensor, _ in pairs], [copy for _, copy in pairs]
-            torch._foreach_copy_(tensors, copies if mask is None else _where(mask, copies, tensors))
+            foreach_copy_(tensors, copies if mask is None else _where(mask, copies, tensors))
 
     def _written(self) -> list[int]:
         """How often something has written each parameter; what goes through x does not count."""
-        return [parameter._version for parameter in self._parameters]
+        return [writes_to(parameter) for parameter in self._parameters]
 
 
 def _copy(tensors: Sequence[Tensor], places: list[int]) -> Copy:
     some = [tensors[place] for place in places]
-    flat = _flatten_dense_tensors(some).detach()
+    flat = flatten(some).detach()
     if len(some) == 1:
         flat = flat.clone()  # of one tensor it is a view
     return Copy(places, [tensor.shape for tensor in some], flat)
@@ -95,5 +95,5 @@ def _all_finite(tensors: Sequence[Tensor]) -> Tensor:
 
 def _where(mask: Tensor, these: list[Tensor], others: list[Tensor]) -> list[Tensor]:
     """In few operations, whose number a device feels more than their size."""
-    chosen = torch.where(mask.to(these[0].device), _flatten_dense_tensors(these), _flatten_dense_tensors(others))
-    return list(_unflatten_dense_tensors(chosen, these))
+    chosen = torch.where(mask.to(these[0].device), flatten(these), flatten(others))
+    return list(unflatten(chosen, these))

@@ -35,12 +35,15 @@ from hvdclip.flat.scalars import AnyScalar, at_most, on_host
 from hvdclip.messages import Buffers, Rider, mean_over_ranks
 from hvdclip.messages.statistics import Place
 from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
+from hvdclip.torch_private import handles_overflows
 
 
 class NonFiniteGradient(FloatingPointError):
     """A gradient was not finite on some rank; raised on every rank, naming rank and step."""
 
 
+# a rank whose GradScaler skipped a step would fall behind the others, and the next average would never complete
+@handles_overflows
 class Method(torch.optim.Optimizer):
     """A distributed optimizer: `step()` moves x by one gradient and communicates when the method says so.
 
@@ -58,10 +61,6 @@ class Method(torch.optim.Optimizer):
     memory: ClassVar[str]  # floats held beside x and the gradient, without momentum, drift and outer step
     extra_gradients: ClassVar[str] = "none"
     Settings: ClassVar[type[CommonSettings]]
-
-    # GradScaler then always calls step() and leaves the handling of overflows to it: a rank that skipped the call
-    # would fall behind the others, and the next average would never complete.
-    _step_supports_amp_scaling = True
 
     profile_hook_step = staticmethod(profile_hook_step)
     x: Vector

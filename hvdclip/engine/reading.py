@@ -18,6 +18,7 @@ from hvdclip.engine.skip import Skip
 from hvdclip.flat import Gradient, Scalar, Space, Vector
 from hvdclip.flat.scalars import finite_or_zero, is_bad, on_host
 from hvdclip.messages import Statistics
+from hvdclip.torch_private import foreach_div_
 
 _is_there = partial(is_not, None)
 
@@ -66,7 +67,7 @@ class Gradients:
         parts = self.parts()
         self.note_absent()
         if scale is not None:
-            torch._foreach_div_(parts, scale)
+            foreach_div_(parts, scale)
         gradient = self.space.gradient(parts)
         if overflow is None:
             self.observe(gradient.norm())

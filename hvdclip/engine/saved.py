@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -16,6 +14,7 @@ from hvdclip.engine.groups import defaults_of
 from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.torch_optimizer import plain
 from hvdclip.settings import LocalSettings
+from hvdclip.torch_private import foreach_copy_, hooks_around, without_hooks
 
 if TYPE_CHECKING:
     from hvdclip.engine.method import Method
@@ -45,10 +44,11 @@ def state_dict(method: Method) -> State:
     """
     if broadcasts.horovod_asks():
         return broadcasts.state_for_horovod(method)
-    for tell in method._optimizer_state_dict_pre_hooks.values():
+    before, after = hooks_around(method, "state_dict")
+    for tell in before:
         tell(method)
     state = collected(method)
-    for change in method._optimizer_state_dict_post_hooks.values():
+    for change in after:
         changed = change(method, state)
         state = state if changed is None else changed
     return state
@@ -60,7 +60,8 @@ def load_state_dict(method: Method, state: State) -> None:
     The hooks are called around it: what the first ones make of the state is what is loaded.
     """
     state = dict(state)
-    for change in method._optimizer_load_state_dict_pre_hooks.values():
+    before, after = hooks_around(method, "load_state_dict")
+    for change in before:
         changed = change(method, state)
         state = state if changed is None else changed
     if "hvdclip" in state:
@@ -68,7 +69,7 @@ def load_state_dict(method: Method, state: State) -> None:
         restore(method, state)
     else:
         from_torch.take_over(method, state)
-    for tell in method._optimizer_load_state_dict_post_hooks.values():
+    for tell in after:
         tell(method)
 
 
@@ -104,7 +105,7 @@ def restore(method: Method, state: State) -> None:
     method.numbers.update(_copied(own["numbers"], method.space.device))
     for name, vector in method.vectors.items():
         if name != "momentum":
-            torch._foreach_copy_(vector.flats, own["vectors"][name])
+            foreach_copy_(vector.flats, own["vectors"][name])
     load_momentum(method, state["state"])
     is_anothers = own.get("rank", method.comm.rank) != method.comm.rank
     kept = {"draws"} if is_anothers else set()  # a rank's noise is its own
@@ -122,7 +123,7 @@ def _torchs(method: Method) -> State:
         inside = dict(inner.state_dict())
         state = {"state": inside.pop("state", {}), "param_groups": inside.pop("param_groups")}
         return state | ({"inner": inside} if inside else {})
-    with _without_hooks(method):
+    with without_hooks(method):  # which would see a part of the state only
         packed: State = plain("state_dict")(method)
     places = [place for group in packed["param_groups"] for place in group["params"]]
     # not empty even without a momentum: Horovod would take a step to fill it
@@ -141,7 +142,7 @@ def load_groups(method: Method, state: State) -> None:
         told = {key: state[key] for key in ("state", "param_groups")}
         inner.load_state_dict(state.get("inner", {}) | told)
     else:
-        with _without_hooks(method):
+        with without_hooks(method):
             plain("load_state_dict")(method, {"state": {}, "param_groups": state["param_groups"]})
         for group in method.param_groups:
             for key, value in defaults_of(method.settings).items():
@@ -254,17 +255,6 @@ def _as_named_now(own: State) -> State:
         return own
     shape = own["shape"].replace("x_round, common", "common").replace("common", "x_round")
     return own | {"shape": shape, "vectors": vectors | {"x_round": vectors.pop("common")}}
-
-
-@contextmanager
-def _without_hooks(method: Method) -> Iterator[None]:
-    """Inside, torch's own functions call none: they would see a part of the state only."""
-    hooks = {key: value for key, value in method.__dict__.items() if key.startswith("_optimizer_")}
-    method.__dict__.update({key: type(value)() for key, value in hooks.items()})
-    try:
-        yield
-    finally:
-        method.__dict__.update(hooks)
 
 
 def _sorted(shape: str) -> str:

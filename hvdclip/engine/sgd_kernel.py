@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hvdclip.flat import HALVES, Scalar
+from hvdclip.torch_private import foreach_add, foreach_add_, foreach_mul_, fused_sgd_
 
 
 def sgd_step_(
@@ -32,7 +33,7 @@ def sgd_step_(
         _plain_step_(x, g, buffers, step_size, weight_decay, rule)
         return
     momentum, dampening, nesterov = rule
-    torch._fused_sgd_(
+    fused_sgd_(
         x,
         g,
         buffers,
@@ -67,9 +68,9 @@ def sgd_direction(
     nesterov: bool,
 ) -> list[Tensor]:
     """The direction of sgd_step_ as tensors of its own; the momentum buffers move on."""
-    d = list(torch._foreach_add(g, x, alpha=weight_decay)) if weight_decay else g
+    d = list(foreach_add(g, x, alpha=weight_decay)) if weight_decay else g
     if not buffers:
         return d
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, d, alpha=1 - dampening)
-    return list(torch._foreach_add(d, buffers, alpha=momentum)) if nesterov else buffers
+    foreach_mul_(buffers, momentum)
+    foreach_add_(buffers, d, alpha=1 - dampening)
+    return list(foreach_add(d, buffers, alpha=momentum)) if nesterov else buffers

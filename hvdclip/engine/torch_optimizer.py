@@ -9,14 +9,10 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
-from torch.optim import optimizer as torchs
 
-try:
-    # private, of torch 2.7 and later; without them torch.compiler.disable does the same, and a start takes longer
-    from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
-except ImportError:
-    set_code_exec_strategy = None  # type: ignore[assignment]
+from hvdclip.torch_private import is_observed, skip_in_compiler
 
+WHY = "what an hvdclip optimizer keeps is no part of a graph"
 Function = TypeVar("Function", bound=Callable[..., Any])
 # What changes an optimizer's state beside `step`, or reads what only Python knows; of a method and the classes below.
 ENTRANCES = (
@@ -50,11 +46,9 @@ def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(func)
     def step(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        hooks = hooks or torchs._global_optimizer_pre_hooks or torchs._global_optimizer_post_hooks
-        return (told if hooks or torch.autograd._profiler_enabled() else func)(self, *args, **kwargs)
+        return (told if is_observed(self) else func)(self, *args, **kwargs)
 
-    return _skip(step)
+    return skip_in_compiler(step, WHY)
 
 
 def keep_from_compiler(cls: type) -> None:
@@ -73,8 +67,7 @@ def keep_from_compiler(cls: type) -> None:
 def uncompiled(func: Function) -> Function:
     """A function, or a generator's context manager, that torch.compile leaves to Python with all that it calls.
 
-    Counts, times and messages are no part of a graph: traced, an optimizer may end a round at every step. It is
-    torch.compiler.disable without the import of the compiler, which takes seconds.
+    Counts, times and messages are no part of a graph: traced, an optimizer may end a round at every step.
     """
     manages = inspect.isgeneratorfunction(inspect.unwrap(func))
 
@@ -82,18 +75,7 @@ def uncompiled(func: Function) -> Function:
     def apart(*args: Any, **kwargs: Any) -> Any:
         return _Manager(func(*args, **kwargs)) if manages else func(*args, **kwargs)
 
-    return _skip(apart)
-
-
-def _skip(func: Any) -> Any:
-    """The function itself, whose code the compiler leaves alone from now on, in all that share it."""
-    if set_code_exec_strategy is None:
-        return torch.compiler.disable(func)
-    # for a call out of compiled code, then for one that is being traced; the attributes are of torch 2.0 and later
-    set_code_exec_strategy(func.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
-    func._torchdynamo_disable = True
-    func._torchdynamo_disable_msg = "what an hvdclip optimizer keeps is no part of a graph"
-    return func
+    return skip_in_compiler(apart, WHY)
 
 
 class _Manager(AbstractContextManager[Any]):

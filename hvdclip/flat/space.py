@@ -9,10 +9,10 @@ from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from hvdclip.flat.owner import Owner
 from hvdclip.flat.vector import HALVES, Gradient, Vector, norm_of
+from hvdclip.torch_private import flatten
 
 DTYPES = (*HALVES, torch.float32, torch.float64)
 # For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.
@@ -176,4 +176,4 @@ def _picker(sizes: list[tuple[int, int]], device: torch.device) -> Callable[[Seq
         all_of_them = [i for i, _ in sizes]
         return lambda parts: [parts[i] for i in all_of_them]
     large, few = [i for i, size in sizes if size >= SMALL], itemgetter(*small)
-    return lambda parts: [*(parts[i] for i in large), _flatten_dense_tensors(few(parts))]
+    return lambda parts: [*(parts[i] for i in large), flatten(few(parts))]

@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 from hvdclip.flat.scalars import Scalar
+from hvdclip.torch_private import (
+    foreach_add,
+    foreach_add_,
+    foreach_copy_,
+    foreach_div,
+    foreach_lerp_,
+    foreach_maximum_,
+    foreach_mul,
+    foreach_norm,
+    foreach_pow,
+    foreach_sub,
+    foreach_sub_,
+    foreach_zero_,
+)
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -41,19 +55,19 @@ class Vector:
         return norm_of(by_dtype.values())
 
     def copy_(self, other: Vector) -> Vector:
-        torch._foreach_copy_(*self._matched(other))
+        foreach_copy_(*self._matched(other))
         return self
 
     def add_(self, other: Vector) -> Vector:
-        torch._foreach_add_(*self._matched(other))
+        foreach_add_(*self._matched(other))
         return self
 
     def sub_(self, other: Vector) -> Vector:
-        torch._foreach_sub_(*self._matched(other))
+        foreach_sub_(*self._matched(other))
         return self
 
     def maximum_(self, other: Vector) -> Vector:
-        torch._foreach_maximum_(*self._matched(other))
+        foreach_maximum_(*self._matched(other))
         return self
 
     def mul_(self, factor: Scalar) -> Vector:
@@ -71,7 +85,7 @@ class Vector:
             for a, b in zip(mine, others, strict=True):
                 a.lerp_(b, weight.to(a.dtype))
         else:
-            torch._foreach_lerp_(mine, others, weight)
+            foreach_lerp_(mine, others, weight)
         return self
 
     def dot(self, other: Vector) -> Tensor:
@@ -80,25 +94,25 @@ class Vector:
         return torch.stack([product.sum() for product in products]).sum()
 
     def __add__(self, other: Vector | float) -> Vector:
-        return self.like(torch._foreach_add(self.parts, other.parts if isinstance(other, Vector) else other))
+        return self.like(foreach_add(self.parts, other.parts if isinstance(other, Vector) else other))
 
     def __sub__(self, other: Vector) -> Vector:
-        return self.like(torch._foreach_sub(self.parts, other.parts))
+        return self.like(foreach_sub(self.parts, other.parts))
 
     def __rmul__(self, factor: Tensor | float) -> Vector:
-        return self.like(torch._foreach_mul(self.parts, factor))
+        return self.like(foreach_mul(self.parts, factor))
 
     def __truediv__(self, other: Vector) -> Vector:
-        return self.like(torch._foreach_div(self.parts, other.parts))
+        return self.like(foreach_div(self.parts, other.parts))
 
     def __pow__(self, exponent: float) -> Vector:
-        return self.like(torch._foreach_pow(self.parts, exponent))
+        return self.like(foreach_pow(self.parts, exponent))
 
     def clone(self) -> Vector:
         return self.like([part.clone() for part in self.parts])
 
     def zero_(self) -> Vector:
-        torch._foreach_zero_(self.tensors)
+        foreach_zero_(self.tensors)
         return self
 
     @contextmanager
@@ -111,7 +125,7 @@ class Vector:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self.tensors, own)
+                foreach_copy_(self.tensors, own)
 
     def _matched(self, other: Vector) -> tuple[list[Tensor], list[Tensor]]:
         return (self.flats, other.flats) if self.flats and other.flats else (self.parts, other.parts)
@@ -131,7 +145,7 @@ class Gradient(Vector):
 def norm_of(by_dtype: Iterable[list[Tensor]]) -> Tensor:
     """The L2 norm over all tensors together, given by dtype."""
     # halves are summed in float32: a square of 300 overflows float16
-    norms = [torch.stack(torch._foreach_norm(t, 2, dtype=exact(t[0].dtype))) for t in by_dtype]
+    norms = [torch.stack(foreach_norm(t, 2, dtype=exact(t[0].dtype))) for t in by_dtype]
     return torch.linalg.vector_norm(torch.cat(norms) if len(norms) > 1 else norms[0])
 
 

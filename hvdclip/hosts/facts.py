@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import socket
 import struct
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +53,32 @@ def facts(comm: Communicator, on_gpus: bool = True) -> Facts:
 def _visible_gpus() -> tuple[str, ...]:
     """As CUDA_VISIBLE_DEVICES names them, else their numbers; those that SLURM gives also where torch has no CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None and (torch.cuda.is_available() or "SLURM_GPUS_ON_NODE" in os.environ):
-        return tuple(name for name in named.split(",") if name not in ("", "-1", "NoDevFiles"))
-    return tuple(map(str, range(torch.cuda.device_count())))
+    names = None if named is None else tuple(name for name in named.split(",") if name not in ("", "-1", "NoDevFiles"))
+    if torch.cuda.is_available():
+        found = torch.cuda.device_count()  # fewer where a name is none of a GPU
+        return names[:found] if names and len(names) >= found else tuple(map(str, range(found)))
+    return names if names and "SLURM_GPUS_ON_NODE" in os.environ else ()
 
 
 def _identity(place: int, name: str) -> str:
-    """A name that a GPU has alone on its host, also where each rank sees its own as number 0."""
+    """A name that a GPU has alone on its host, also where each rank sees its own as number 0: its UUID."""
     if not torch.cuda.is_available():
         return name
-    return str(getattr(torch.cuda.get_device_properties(place), "uuid", name))
+    # which torch tells since 2.5
+    told = getattr(torch.cuda.get_device_properties(place), "uuid", None) or _uuid_by_driver(place)
+    return name if told is None else str(told)
+
+
+def _uuid_by_driver(place: int) -> uuid.UUID | None:
+    """What CUDA's driver itself says; None where it cannot be asked."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, identity = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    if driver.cuDeviceGet(ctypes.byref(device), place) or driver.cuDeviceGetUuid(identity, device):
+        return None
+    return uuid.UUID(bytes=bytes(identity))
 
 
 def _tasks() -> int:

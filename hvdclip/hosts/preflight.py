@@ -1,8 +1,10 @@
-"""What every training run looks at before it begins: that the ranks are one world, each with a GPU of its own."""
+"""What every training run looks at before it begins: that the ranks are one world, and that their GPUs fit it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import torch
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
@@ -10,11 +12,14 @@ from hvdclip.hosts.facts import Facts, facts, sharing
 
 
 def preflight(config: Config, comm: Communicator) -> None:
-    """ValueError, on all ranks, where they were launched wrongly."""
-    everyone = comm.gather(facts(comm, on_gpus=config.train.device != "cpu"))
+    """ValueError, on all ranks, where they were launched wrongly, or cannot average what is on their GPUs."""
+    on_gpus = config.train.device != "cpu"
+    everyone = comm.gather(facts(comm, on_gpus))
     check_tasks(everyone)
-    shared = [] if config.comm.share_gpus else sharing(everyone)
-    if shared:
+    shared = sharing(everyone)
+    if on_gpus and torch.cuda.is_available():
+        comm.take_gpus(shared=bool(shared))
+    if shared and not config.comm.share_gpus:
         one, ranks = shared[0][0], ", ".join(str(rank.rank) for rank in shared[0])
         raise ValueError(
             f"ranks {ranks} on {one.host} would share GPU {one.gpu} of {len(one.gpus)}; start as many ranks a node as "

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from hvdclip.comm.environment import launched
 from hvdclip.command.exits import bad_input, with_ranks
+from hvdclip.command.start import start
 from hvdclip.config import load
 from hvdclip.data import sources
 from hvdclip.launch import following, slurm, submission
@@ -165,7 +166,7 @@ def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Pat
     from hvdclip.launch import doctor
 
     checked = bad_input(lambda: load(config, overrides)) if config else None
-    comm = bad_input(launched)
+    comm = bad_input(lambda: start(checked) if checked else launched())
     findings: list[doctor.Finding] = []
     console = terminal.console()
 

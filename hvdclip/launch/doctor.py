@@ -54,7 +54,8 @@ def examine(comm: Communicator, run: Path | None, config: Config | None) -> Iter
     networks = dict(comm.gather((socket.gethostname(), ", ".join(interfaces()))))
     yield Finding("network", "; ".join(f"{host}: {network}" for host, network in networks.items()))
     yield _clocks(comm)
-    yield from _all_reduces(comm)
+    yield from _all_reduces(comm, torch.device("cpu"))
+    yield from _on_gpus(comm, bool(sharing(everyone)))
     if run is not None:
         yield from _folder(comm, run)
     if config is not None:
@@ -122,18 +123,38 @@ def _clocks(comm: Communicator) -> Finding:
     return Finding("clocks", f"within {apart:.3f} s", advice)
 
 
-def _all_reduces(comm: Communicator) -> Iterator[Finding]:
+def _on_gpus(comm: Communicator, shared: bool) -> Iterator[Finding]:
+    """The averages that training on GPUs takes, if there are GPUs."""
+    if not any(comm.gather(torch.cuda.is_available())):
+        return
+    device, mistake = torch.device("cpu"), ""
+    try:
+        device = choose_device("cuda", comm)
+        comm.take_gpus(shared)
+    except ValueError as error:
+        mistake = str(error)
+    wrong = next(filter(None, comm.gather(mistake)), "")
+    yield Finding("GPUs average by", "nothing" if wrong else comm.gpus_go_by, wrong)
+    if not wrong:
+        yield from _all_reduces(comm, device)
+
+
+def _all_reduces(comm: Communicator, device: torch.device) -> Iterator[Finding]:
     for name, floats in MESSAGES.items():
-        message, took = torch.zeros(floats), []
+        message, took = torch.full((floats,), comm.rank + 1.0, device=device), []
         for _ in range(REPETITIONS):
             comm.gather(None)
             start = time.perf_counter()
             comm.average_([message], "doctor")
+            ends = message[[0, -1]].tolist()  # which wait for a GPU
             took.append(time.perf_counter() - start)
         middle = statistics.median(took[1:])
+        off = max(comm.gather(max(abs(end - (comm.size + 1) / 2) for end in ends)))
         wire = 2 * (comm.size - 1) / comm.size * 4 * floats
         rate = f", {8e-9 * wire / middle:.2f} Gbit/s on the wire of a ring" if floats > 1 and comm.size > 1 else ""
-        yield Finding(f"all-reduce of {name}", f"{1e3 * middle:.3g} ms{rate}")
+        where = "" if device.type == "cpu" else " of GPUs"
+        advice = f"the mean is off by {off:g}: run jobs/setup.sh anew" if off > 1e-5 * comm.size else ""
+        yield Finding(f"all-reduce of {name}{where}", f"{1e3 * middle:.3g} ms{rate}", advice)
 
 
 def _folder(comm: Communicator, run: Path) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from hvdclip.settings import BufferPolicy
+from hvdclip.torch_private import buffers_of
 
 STATISTICS = {"running_mean", "running_var"}  # what a module has that normalises by batches, whoever wrote it
 NAMED = 8  # buffers in an error
@@ -26,14 +27,15 @@ class Buffer(NamedTuple):
 
     @property
     def tensor(self) -> Tensor:
-        tensor = self.owner._buffers[self.name]
+        tensor = buffers_of(self.owner)[self.name]
         assert tensor is not None
         return tensor
 
     @property
     def is_statistic(self) -> bool:
         """Whether the mean of the ranks' buffers is one too: of unit vectors, extremes or copies of x it is not."""
-        return self.name in STATISTICS and all(self.owner._buffers.get(name) is not None for name in STATISTICS)
+        its_own = buffers_of(self.owner)
+        return self.name in STATISTICS and all(its_own.get(name) is not None for name in STATISTICS)
 
 
 class Buffers:

@@ -10,6 +10,7 @@ from torch import Tensor
 from hvdclip.comm import Communicator, Cost, Waiting
 from hvdclip.flat import Space, Vector
 from hvdclip.messages.riders import Rider, Riders
+from hvdclip.torch_private import foreach_copy_, foreach_mul_
 
 
 class Message:
@@ -70,7 +71,7 @@ class Message:
         """Hand over vectors and riders, to be averaged while this rank goes on, if it has something else to do."""
         self._stage()
         if self.weight != 1.0:
-            torch._foreach_mul_(self._bodies, self.weight)
+            foreach_mul_(self._bodies, self.weight)
         self.riders.pack(self._tail)
         self._waiting = self.comm.start_average_(self.received, purpose, self.name, meanwhile)
 
@@ -84,7 +85,7 @@ class Message:
 
     def restore(self, received: Sequence[Tensor]) -> None:
         """As if this had come back."""
-        torch._foreach_copy_(self.received, list(received))
+        foreach_copy_(self.received, list(received))
 
     def finish(self) -> None:
         """Take the means, once `wait` is done."""

@@ -5,10 +5,11 @@ Sun, Liu, Chen: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Self
+from typing import Any
 
 import torch
 from pydantic import model_validator
+from typing_extensions import Self
 
 from hvdclip.engine import Method, NonFiniteGradient, StepLeftOut
 from hvdclip.flat import Gradient

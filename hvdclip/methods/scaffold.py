@@ -5,12 +5,11 @@ Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, ICML 2020, Algorithm 1.
 
 from typing import Literal
 
-import torch
-
 from hvdclip.engine import OWN, LocalMethod, Sharing
 from hvdclip.flat import Gradient, Vector
 from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend, momentum_of
 from hvdclip.settings import setting
+from hvdclip.torch_private import foreach_div_
 
 
 class Scaffold(LocalMethod):
@@ -79,5 +78,5 @@ class Scaffold(LocalMethod):
         update = self.x_round - self.x
         for (_, span), length in zip(self.descent.spans(), self.numbers["lengths"], strict=True):
             if length:  # else the group's lr is 0, and it has not moved
-                torch._foreach_div_(update.parts[span], length)
+                foreach_div_(update.parts[span], length)
         return self.controls.c_i - self.controls.c + update

@@ -3,12 +3,13 @@
 Chen, Li, Banerjee: Sketched Adaptive Federated Deep Learning. 2024.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from hvdclip.averaging import Exchange
 from hvdclip.engine import COMMON, Assembly, LocalMethod, Sharing

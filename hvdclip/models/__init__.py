@@ -37,7 +37,7 @@ def build(name: str, *arguments: Any, **settings: Any) -> nn.Module:
 
 
 def find(name: str) -> Callable[..., nn.Module] | None:
-    """What makes the model of that name; None where there is none."""
+    """What makes the model of that name; None where there is none, ValueError where only torchvision may have it."""
     if name in MODELS:
         return MODELS[name]
     return torchvisions.builder(name) if name in torchvisions.names() else None
@@ -55,7 +55,7 @@ def try_on(model: nn.Module, name: str, shape: tuple[int, ...], batch: int) -> N
 
 
 def takes_samples(name: str) -> bool:
-    """Whether the model of that name classifies labelled samples."""
+    """Whether the model of that name classifies labelled samples; ValueError as from `find`."""
     return name in SAMPLES or (name not in MODELS and find(name) is not None)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import model_validator
+from typing_extensions import Self
 
 from hvdclip.settings.groups import Finite, LocalSettings, SgdSettings, setting
 

@@ -10,6 +10,7 @@ import torch
 
 from hvdclip.messages import mean_over_ranks
 from hvdclip.methods import Method
+from hvdclip.torch_private import foreach_copy_
 from hvdclip.training.state import Part
 
 
@@ -52,7 +53,7 @@ class NonMonotoneAverage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.losses, self.count, self.started = list(state["losses"]), state["count"], state["started"]
-        torch._foreach_copy_(self.mean.flats, state["mean"])
+        foreach_copy_(self.mean.flats, state["mean"])
 
     def part(self) -> Part:
         return Part(self.state_dict, self.load_state_dict, check_elsewhere=self._check_elsewhere)

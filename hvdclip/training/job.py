@@ -52,6 +52,7 @@ class Job:
         seed_everything(config.train.seed)
         self.model = prepare(build_model(config, self.task), config, comm).to(self.device)
         self.precision = Precision(config.train.precision, self.device)
+        self.precision.check(self.model)
 
     def load_model(self, state: dict[str, Tensor]) -> None:
         """Take the values of a state_dict; ValueError, in one line, where it is another model's."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hvdclip.checkpoints import on_host
 from hvdclip.comm import Ledger
+from hvdclip.torch_private import foreach_copy_
 
 State = dict[str, Any]
 
@@ -91,7 +92,7 @@ def nothing() -> Part:
 
 
 def vectors(flats: list[Tensor]) -> Part:
-    return Part(lambda: flats, partial(torch._foreach_copy_, flats))
+    return Part(lambda: flats, partial(foreach_copy_, flats))
 
 
 def buffers(model: nn.Module, loaded: Callable[[], None]) -> Part:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hvdclip.comm import Communicator
 from hvdclip.config import NO_BATCH_NORM
+from hvdclip.torch_private import BatchNorm, BatchNormOfAnyShape
 
 PURPOSE = "batch_norm"
 
@@ -18,22 +18,25 @@ def synchronised(model: nn.Module, comm: Communicator) -> nn.Module:
     """The model with its batch norms replaced, parameters and buffers kept; ValueError where it has none."""
     made: dict[nn.Module, SyncBatchNorm] = {}  # one that has several names stays one
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BatchNorm):
             made.setdefault(module, SyncBatchNorm(module, comm, name or "whole"))
             if name:
-                model.set_submodule(name, made[module])
+                owner, _, last = name.rpartition(".")
+                setattr(model.get_submodule(owner), last, made[module])
     if not made:
         raise ValueError(NO_BATCH_NORM)
     return made.get(model, model)
 
 
-class SyncBatchNorm(_BatchNorm):
+class SyncBatchNorm(BatchNormOfAnyShape):
     """What nn.BatchNorm1d, 2d and 3d do, with mean and variance of all ranks' samples while it trains."""
 
     def __init__(self, plain: Any, comm: Communicator, name: str):
         super().__init__(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
-        self._parameters.update(plain._parameters)
-        self._buffers.update(plain._buffers)
+        for key, parameter in plain.named_parameters(recurse=False):
+            self.register_parameter(key, parameter)
+        for key, buffer in plain.named_buffers(recurse=False):
+            self.register_buffer(key, buffer)
         self.comm, self.name = comm, name
 
     @torch.compiler.disable
@@ -65,8 +68,6 @@ class SyncBatchNorm(_BatchNorm):
         weight = 1 / self.num_batches_tracked.float() if self.momentum is None else torch.tensor(self.momentum)
         self.running_mean.lerp_(mean, weight.to(mean))
         self.running_var.lerp_(variance * count / (count - 1), weight.to(mean))
-
-    def _check_input_dim(self, input: Tensor) -> None: ...
 
 
 class _Gathered(torch.autograd.Function):
