@@ -12,7 +12,7 @@ from pathlib import Path
 
 def is_whole(package: Distribution) -> bool:
     return package.files is not None and all(
-        entry.size is None or (file := Path(str(entry.locate()))).is_file() and file.stat().st_size == entry.size
+        entry.size is None or ((file := Path(str(entry.locate()))).is_file() and file.stat().st_size == entry.size)
         for entry in package.files
     )
 

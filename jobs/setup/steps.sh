@@ -16,8 +16,8 @@ step() {
   "${@:2}" >>"$log" 2>&1 || die "$1 failed: $(last_error) (all of it in $log)"
 }
 
-# pip's log ends with hints; the cause stands above them.
-last_error() { { grep 'ERROR: ' "$log" || grep -v '^ *$' "$log"; } | tail -n 1 | sed 's/^ *//'; }
+# pip's log ends with hints, also one that calls itself an error; the cause stands above them.
+last_error() { { grep 'ERROR: ' "$log" | grep -v 'ERROR: ResolutionImpossible' || grep -v '^ *$' "$log"; } | tail -n 1 | sed 's/^ *//'; }
 
 # The stamp's lines: what was chosen, so that it need not be named again, and a line for each stage that is complete.
 remembered() { [[ ! -f $stamp ]] || sed -n "s/^chosen $1 //p" "$stamp"; }

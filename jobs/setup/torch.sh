@@ -73,16 +73,16 @@ install_torch() {
   mend
   say "installing $torch with pip (some minutes; a torch for CUDA is 3 GB)"
   in_venv pip install "$torch" "$(torch_range)" >>"$log" 2>&1 \
-    || die "installing $torch failed; allowed is $(torch_range) in a release for this Python: $(torch_error) (all of it in $log)"
+    || die "installing $torch failed; allowed is $(torch_range) in a release for this Python: $(last_error) (all of it in $log)"
 }
-
-# pip's first error is the cause, the last one may be a hint.
-torch_error() { grep -m 1 'ERROR: ' "$log" || last_error; }
 
 # Sets what Horovod's build needs to know of torch, and writes the constraint that keeps pip from replacing it.
 learn_torch() {
   local facts
   facts=$("$venv/bin/python" jobs/setup/torch_facts.py 2>>"$log") || die "torch cannot be imported: see $log"
-  eval "$facts"
+  {
+    read -r torch_version && read -r torch_folder && read -r torch_cuda && read -r torch_rocm
+    read -r nccl && read -r nccl_version && read -r cudart && read -r gpus && read -r python_abi
+  } <<<"$facts"
   echo "torch==$(version_of torch)" >"$venv/torch.txt"
 }
