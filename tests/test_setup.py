@@ -182,8 +182,8 @@ def test_a_failing_pip_is_quoted_and_what_is_whole_is_kept(machine: Machine) -> 
         done = machine.set_up(PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null", TORCH="torch==2.3.1")
         assert done.returncode == 2, done
         assert done.stderr.count("\n") == 1, done.stderr
-        assert "installing torch==2.3.1 failed; allowed is torch>=2.4,<2.14 in a release for this Python" in done.stderr
-        assert "No matching distribution found" in done.stderr or "conflicting dependencies" in done.stderr
+        assert "setup: installing torch==2.3.1, of torch>=2.4,<2.14 (" in done.stderr
+        assert "failed: ERROR: No matching distribution found for torch==2.3.1 (all of it in " in done.stderr
         assert str(machine.project / ".setup.log") in done.stderr
         leftover = machine.project / ".venv/left-over"
         assert ("setup: making " in done.stdout) == (attempt == "first") == (not leftover.exists())

