@@ -11,8 +11,10 @@ import pytest
 from test_setup import on_path, script, shell
 
 FIND = """
-usual_place=$USUAL torch_cuda=13.0 torch_folder=$SITE/torch
+usual_place=$USUAL torch_cuda=13.0
 find_toolkit; echo "$toolkit $toolkit_version"; printf '%s\\n' "${passed_over[@]}" """
+
+WHEELS = ".venv/lib/python3.12/site-packages/nvidia/cu13"
 
 
 def toolkit(folder: Path, version: int = 13000, headers: str = "include", library: str = "lib64/libcudart.so") -> Path:
@@ -27,7 +29,7 @@ def toolkit(folder: Path, version: int = 13000, headers: str = "include", librar
 
 def found(tmp_path: Path, **env: str) -> list[str]:
     """What find_toolkit takes, and what it passes over, where nothing of the real machine is seen."""
-    folders = {"USUAL": str(tmp_path / "usual"), "SITE": str(tmp_path / "site")}
+    folders = {"USUAL": str(tmp_path / "usual")}
     (tmp_path / "bin").mkdir(exist_ok=True)
     if not (tmp_path / "bin/nvcc").exists():
         script(tmp_path / "bin/nvcc", "exit 127")
@@ -66,7 +68,7 @@ def test_what_does_not_fit_is_passed_over_with_its_reason(tmp_path: Path) -> Non
     (no_compiler / "bin/nvcc").unlink()
     shutil.rmtree(no_headers / "include")
     shutil.rmtree(no_library / "lib64")
-    wheels = toolkit(tmp_path / "site/nvidia/cu13", 13020, library="lib/libcudart.so.13")
+    wheels = toolkit(tmp_path / WHEELS, 13020, library="lib/libcudart.so.13")
     assert found(tmp_path, CUDA_HOME=str(old)) == [
         f"{wheels} 13.2",
         f"{old} is CUDA 12.4, and torch's is 13.0",
@@ -78,7 +80,7 @@ def test_what_does_not_fit_is_passed_over_with_its_reason(tmp_path: Path) -> Non
 
 def test_the_wheels_of_pip_get_the_names_that_they_lack(tmp_path: Path) -> None:
     """lib64 and the plain name of the library, once; a toolkit of the machine is not touched."""
-    wheels = toolkit(tmp_path / "site/nvidia/cu13", library="lib/libcudart.so.13")
+    wheels = toolkit(tmp_path / WHEELS, library="lib/libcudart.so.13")
     other = toolkit(tmp_path / "other", library="lib/libcudart.so.13")
     for folder in (wheels, wheels, other):
         shell(tmp_path, f"torch_cuda=13.0 toolkit={folder}; complete_toolkit")
@@ -91,7 +93,7 @@ def test_a_toolkit_that_has_come_is_a_reason_to_build_again(tmp_path: Path) -> N
     (tmp_path / ".venv").mkdir()
     stamp, ask = tmp_path / ".venv/.setup", "usual_place=$USUAL; toolkit_has_come && echo has come || echo no"
     env = {"USUAL": str(tmp_path / "usual"), "PATH": "/usr/bin:/bin"}
-    stamp.write_text(f"chosen toolkit_for 13.0 {tmp_path}/site/torch\n")
+    stamp.write_text("chosen toolkit_for 13.0\n")
     assert shell(tmp_path, ask, **env) == "no\n"
     toolkit(tmp_path / "usual/cuda")
     assert shell(tmp_path, ask, **env) == "has come\n"
@@ -122,7 +124,7 @@ def test_headers_of_nccl_must_be_those_of_the_library(tmp_path: Path, code: int,
 )
 def test_a_horovod_without_gpus_says_why(tmp_path: Path, facts: str, said: str) -> None:
     """One line, and none beside a torch for CPUs."""
-    ask = f"wheels= {facts} torch_folder=/x/torch usual_place=$USUAL PATH=/usr/bin:/bin; choose_horovod; echo $gpu"
+    ask = f"wheels= {facts} usual_place=$USUAL PATH=/usr/bin:/bin; choose_horovod; echo $gpu"
     *lines, gpu = shell(tmp_path, ask, USUAL=str(tmp_path)).splitlines()
     assert gpu == "no GPUs" and len(lines) == bool(said) and said in "".join(lines)
 

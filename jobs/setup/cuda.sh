@@ -25,12 +25,12 @@ find_toolkit() {
 }
 
 # What is named by hand comes first. What is on PATH as nvcc may be a link or a script; it knows itself where it lives.
-# The last one is that of pip's wheels, beside torch.
+# The last one is that of pip's wheels in .venv.
 places_of_toolkits() {
   local top
   top=$(nvcc --dryrun -x cu -c /dev/null -o /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p') || true
   printf '%s\n' "${CUDA_HOME:-}" "${CUDA_PATH:-}" "$top" "$usual_place"/cuda "$usual_place"/cuda-* \
-    "${torch_folder%/*}/nvidia/cu${torch_cuda%%.*}" | grep . || true
+    "$venv"/lib/python3*/site-packages/nvidia/"cu${torch_cuda%%.*}" | grep . || true
 }
 
 # toolkit_fits FOLDER: whether it does; says why not.
@@ -71,8 +71,9 @@ complete_toolkit() {
 # Whether Horovod was built without GPUs for lack of a toolkit that is there now: the user has loaded a module, say. One
 # that has gone since is no reason to build again.
 toolkit_has_come() {
-  local torch_cuda torch_folder
-  read -r torch_cuda torch_folder < <(remembered toolkit_for) || return
+  local torch_cuda
+  torch_cuda=$(remembered toolkit_for)
+  [[ -n $torch_cuda ]] || return
   find_toolkit
   [[ -n $toolkit ]]
 }

@@ -26,7 +26,7 @@ choose_cuda() {
       say "no CUDA toolkit is here: taking a Horovod that was built with CUDA toolkit $toolkit_version"
       return
     fi
-    toolkit_for="$torch_cuda $torch_folder"
+    toolkit_for=$torch_cuda
     lack="no CUDA toolkit ${torch_cuda%%.*} (nvcc and headers) is here; load your site's CUDA module or set CUDA_HOME"
   fi
   gpu="no GPUs"
