@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts that start ranks: the tools of .venv (of HVDCLIP_VENV, if it is set) on PATH, and root allowed to
-# start ranks. Modules that jobs/setup.sh --system-torch found torch in must be loaded here too.
+# Sourced by the scripts that start ranks: the tools of .venv (of HVDCLIP_VENV, if it is set) on PATH, and root allowed
+# to start ranks. Modules that jobs/setup.sh --system-torch found torch in must be loaded here too.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${HVDCLIP_VENV:-.venv}
 [[ $venv == /* ]] || venv=$root/$venv

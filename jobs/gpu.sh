@@ -3,9 +3,9 @@
 #
 #   [WHEELS=wheels] jobs/gpu.sh FOLDER
 #
-# FOLDER gets gpu.md, a table with the card's name, and gpu.json, all its numbers; beside them a text of each measurement,
-# and machine.txt. With several GPUs the last ones run on as many ranks. WHEELS is for a machine without a network: torch
-# is then that of the active Python, and all that this Python lacks comes from this folder (docs/install.md).
+# FOLDER gets gpu.md, a table with the card's name, and gpu.json, all its numbers; beside them a text of each
+# measurement, and machine.txt. With several GPUs the last ones run on as many ranks. WHEELS is for a machine without a
+# network: torch is then that of the active Python, and what this Python lacks comes from this folder (docs/install.md).
 # Not run yet on a GPU, since none has been at hand.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

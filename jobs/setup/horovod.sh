@@ -55,10 +55,12 @@ nccl_headers() {
   done
 }
 
-gpu_build() { echo "CUDA toolkit $toolkit_version, NCCL $nccl_version, libraries in $(library_path "$nccl") $(library_path "$cudart")"; }
+gpu_build() {
+  echo "CUDA toolkit $toolkit_version, NCCL $nccl_version, libraries in $(library_path "$nccl") $(library_path "$cudart")"
+}
 
-# library_path LIBRARY: its folder, seen from Horovod's own library if both are in .venv. Torch has loaded it before; the
-# path is for tools that look at Horovod's library alone.
+# library_path LIBRARY: its folder, seen from Horovod's own library if both are in .venv. Torch has loaded it before;
+# the path is for tools that look at Horovod's library alone.
 library_path() {
   local folder=${1%/*} site
   site=$(site_packages)
@@ -127,14 +129,18 @@ patch_horovod() {
   # Ninja takes make's way of asking for full command lines for a target
   sed -i "s/make_args.append('VERBOSE=1')/make_args.append('-v')/" setup.py
   # distutils has left Python 3.12
-  sed -i 's/from distutils.spawn import find_executable/from shutil import which as find_executable/' horovod/runner/js_run.py
-  sed -i "s/from distutils.sysconfig import get_python_inc; print(get_python_inc())/import sysconfig; print(sysconfig.get_path('include'))/" \
+  sed -i 's/from distutils.spawn import find_executable/from shutil import which as find_executable/' \
+    horovod/runner/js_run.py
+  sed -i "s/from distutils.sysconfig import get_python_inc/import sysconfig/; s/get_python_inc()/sysconfig.get_path('include')/" \
     horovod/torch/CMakeLists.txt
   # a torch for CUDA beside some nvcc is no reason to build for GPUs: what we ask for is
-  sed -i 's/^if (Pytorch_CUDA OR Pytorch_ROCM)$/if(NOT DEFINED ENV{HOROVOD_GPU_OPERATIONS})\n    set(Pytorch_CUDA FALSE)\n    set(Pytorch_ROCM FALSE)\nendif()\n&/' \
-    cmake/Modules/FindPytorch.cmake
+  sed -i '/^if (Pytorch_CUDA OR Pytorch_ROCM)$/i if(NOT DEFINED ENV{HOROVOD_GPU_OPERATIONS})\
+    set(Pytorch_CUDA FALSE)\
+    set(Pytorch_ROCM FALSE)\
+endif()' cmake/Modules/FindPytorch.cmake
   # symbols for debuggers double the time and the memory of the build
-  sed -i -E 's/string\(REPLACE "-O2" "-O3" (CMAKE_[A-Z]+_FLAGS_RELWITHDEBINFO) .*/set(\1 "-O3 -DNDEBUG")/' CMakeLists.txt
+  sed -i -E 's/string\(REPLACE "-O2" "-O3" (CMAKE_[A-Z]+_FLAGS_RELWITHDEBINFO) .*/set(\1 "-O3 -DNDEBUG")/' \
+    CMakeLists.txt
   # the folders of the build are gone when the library is used
   sed -i 's/^project(horovod CXX)$/&\nset(CMAKE_SKIP_BUILD_RPATH TRUE)/' CMakeLists.txt
 }

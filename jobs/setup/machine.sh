@@ -32,7 +32,8 @@ install_compiler() {
 check_disk() {
   [[ -w $root ]] || die "cannot write to $root: copy the project to a folder of yours"
   mkdir -p "${venv%/*}" 2>/dev/null || die "cannot make ${venv%/*}: set HVDCLIP_VENV to a folder of yours"
-  [[ -f $stamp ]] || check_space "${venv%/*}" "$(gigabytes)" "${venv##*/}" "move the project or HVDCLIP_VENV to a larger disk"
+  [[ -f $stamp ]] \
+    || check_space "${venv%/*}" "$(gigabytes)" "${venv##*/}" "move the project or HVDCLIP_VENV to a larger disk"
   check_space "${TMPDIR:-/tmp}" 2 "the Horovod build" "set TMPDIR to a larger disk"
 }
 

@@ -22,15 +22,16 @@ prove_build() {
   done
 }
 
-# Horovod's library must find the very libraries that torch loads, also without LD_LIBRARY_PATH: two NCCLs in one process
-# would not know each other.
+# Horovod's library must find the very libraries that torch loads, also without LD_LIBRARY_PATH: two NCCLs in one
+# process would not know each other.
 prove_libraries() {
   local library wanted found
   [[ $gpu != "no GPUs" ]] || return 0
   library=$(compgen -G "$(site_packages)/horovod/torch/mpi_lib_v2*.so")
   for wanted in "$nccl" "$cudart"; do
     found=$(env -u LD_LIBRARY_PATH ldd "$library" | awk -v name="${wanted##*/}" '$1 == name { print $3 }')
-    [[ $(realpath "$found") == $(realpath "$wanted") ]] || die "Horovod finds ${wanted##*/} at ${found:-no place}, torch at $wanted"
+    [[ $(realpath "$found") == "$(realpath "$wanted")" ]] \
+      || die "Horovod finds ${wanted##*/} at ${found:-no place}, torch at $wanted"
   done
   say "Horovod finds torch's own $nccl and $cudart"
 }

@@ -71,7 +71,8 @@ sys.exit(not floor <= there < end)' "$there" "$(torch_range | cut -d , -f 1)" "$
 install_torch() {
   [[ $torch != system ]] || return 0
   mend
-  step "installing $torch, of $(torch_range) (some minutes; one for CUDA is 3 GB)" in_venv pip install "$torch" "$(torch_range)"
+  step "installing $torch, of $(torch_range) (some minutes; one for CUDA is 3 GB)" \
+    in_venv pip install "$torch" "$(torch_range)"
 }
 
 # Sets what Horovod's build needs to know of torch, and writes the constraint that keeps pip from replacing it.
