@@ -56,7 +56,7 @@ nccl_headers() {
 }
 
 gpu_build() {
-  echo "CUDA toolkit $toolkit_version, NCCL $nccl_version, libraries in $(library_path "$nccl") $(library_path "$cudart")"
+  echo "CUDA toolkit $toolkit_version, NCCL $nccl_version," "$(library_path "$nccl")" "$(library_path "$cudart")"
 }
 
 # library_path LIBRARY: its folder, seen from Horovod's own library if both are in .venv. Torch has loaded it before;
@@ -131,8 +131,8 @@ patch_horovod() {
   # distutils has left Python 3.12
   sed -i 's/from distutils.spawn import find_executable/from shutil import which as find_executable/' \
     horovod/runner/js_run.py
-  sed -i "s/from distutils.sysconfig import get_python_inc/import sysconfig/; s/get_python_inc()/sysconfig.get_path('include')/" \
-    horovod/torch/CMakeLists.txt
+  sed -i "s/from distutils.sysconfig import get_python_inc/import sysconfig/
+          s/get_python_inc()/sysconfig.get_path('include')/" horovod/torch/CMakeLists.txt
   # a torch for CUDA beside some nvcc is no reason to build for GPUs: what we ask for is
   sed -i '/^if (Pytorch_CUDA OR Pytorch_ROCM)$/i if(NOT DEFINED ENV{HOROVOD_GPU_OPERATIONS})\
     set(Pytorch_CUDA FALSE)\

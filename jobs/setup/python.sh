@@ -19,7 +19,8 @@ choose_python() {
   for name in "${names[@]}"; do
     try_python "$name" && return
   done
-  complaint=${complaint:-no Python 3.10 to 3.13 on PATH: install one (Debian: python3-venv, python3-dev) or set PYTHON to it}
+  [[ -n $complaint ]] \
+    || complaint="no Python 3.10 to 3.13 on PATH: install one (Debian: python3-venv, python3-dev) or set PYTHON to it"
   die "$complaint"
 }
 
