@@ -162,7 +162,7 @@ build_horovod() {
   # the wheel goes into other .venvs too, and each must find the MPI library of its own lib folder first
   for folder in $(mpi_folders); do paths+=:$folder; done
   [[ $gpu == "no GPUs" ]] || paths+=:$(library_path "$nccl"):$(library_path "$cudart")
-  export LDFLAGS="${LDFLAGS:-} -Wl,-rpath,${paths//\$/\\\\\\\$}"
+  export LDFLAGS="${LDFLAGS:-} -Wl,-rpath,${paths//\$/\\\$}"
   in_venv pip wheel --no-build-isolation --no-deps --wheel-dir "$2" "$1"
 }
 
