@@ -29,7 +29,7 @@ install_wheels() {
   step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
   step "installing hvdclip" in_venv pip install --no-index --no-deps --no-build-isolation --editable .
   step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.cli, horovod.torch, mpi4py'
-  mend_torchvision || say "torchvision cannot be imported: image folders, MNIST, CIFAR and its models are not to be had"
+  mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not to be had"
 }
 
 # Each release fits one torch, and not every torch has one.
@@ -38,7 +38,7 @@ install_torchvision() {
   if install images >>"$log" 2>&1 && mend_torchvision; then
     return
   fi
-  say "no torchvision for torch $torch_version: image folders, MNIST, CIFAR and torchvision's models are not to be had"
+  say "no torchvision for torch $torch_version: image folders, CIFAR and torchvision's models are not to be had"
 }
 
 # Each Python of .venv imports the copy when it starts, so that torchvision can be imported without hvdclip, or before.
