@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -127,6 +128,38 @@ def test_a_horovod_without_gpus_says_why(tmp_path: Path, facts: str, said: str) 
     ask = f"wheels= {facts} usual_place=$USUAL PATH=/usr/bin:/bin; choose_horovod; echo $gpu"
     *lines, gpu = shell(tmp_path, ask, USUAL=str(tmp_path)).splitlines()
     assert gpu == "no GPUs" and len(lines) == bool(said) and said in "".join(lines)
+
+
+BUILT = """
+wheels= mpi=some horovod=0.28.1 python_abi=cp cache=$CACHE torch_version=2.11.0+cu130
+nccl=/n/lib/libnccl.so.2 cudart=/c/lib/libcudart.so.13 nccl_version=2.28.9 toolkit_version=13.0; gpu=$(gpu_build)
+"""
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    """A cache folder with the note of a Horovod that was built for GPUs."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    script(tmp_path / ".venv/bin/python", f'exec {sys.executable} "$@"')
+    (tmp_path / "cache/one").mkdir(parents=True)
+    (tmp_path / "cache/one/made-for.txt").write_text(shell(tmp_path, BUILT + "horovod_purpose", CACHE="/nowhere"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("other", ["torch_version=2.11.0+cpu", "nccl_version=2.29.7", "toolkit_version=13.1", "mpi=x"])
+def test_a_kept_wheel_is_for_one_torch_nccl_toolkit_and_mpi(built: Path, other: str) -> None:
+    """The folder's name follows from all of them."""
+    ask = f"{BUILT}\nhorovod_purpose | fingerprint; {other}; gpu=$(gpu_build); horovod_purpose | fingerprint"
+    assert len(set(shell(built, ask, CACHE=str(built / "cache")).split())) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [("", "13.0"), ("torch_version=2.12.0+cu130", "no"), ("nccl_version=2", "no")]
+)
+def test_a_kept_build_for_gpus_does_without_the_toolkit(built: Path, other: str, said: str) -> None:
+    """The toolkit's version is then that of the build; a build for another torch or NCCL is none."""
+    ask = f'{BUILT}\n toolkit_version= gpu= {other}; use_kept_build && echo "$toolkit_version" || echo no'
+    assert shell(built, ask, CACHE=str(built / "cache")) == f"{said}\n"
 
 
 @pytest.mark.ranks
