@@ -1,7 +1,10 @@
 # shellcheck shell=bash
-# Sourced by the scripts that start ranks: the project's tools on PATH, and root allowed to start ranks.
+# Sourced by the scripts that start ranks: the tools of .venv (of HVDCLIP_VENV, if it is set) on PATH, and root allowed
+# to start ranks. Modules that jobs/setup.sh --system-torch found torch in must be loaded here too.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PATH="$root/.venv/bin:$PATH"
+venv=${HVDCLIP_VENV:-.venv}
+[[ $venv == /* ]] || venv=$root/$venv
+export PATH="$venv/bin:$PATH"
 if ((EUID == 0)); then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Everything that only a machine with a CUDA GPU can show: tests, steps beside torch's, ResNet-50 with and without hvdclip.
 #
-#   jobs/gpu.sh FOLDER
+#   [WHEELS=wheels] jobs/gpu.sh FOLDER
 #
-# FOLDER gets a text and a JSON file of each measurement, and machine.txt, which says what it was made on. With several
-# GPUs the last ones run on as many ranks. Not run yet, since no GPU has been at hand.
+# FOLDER gets gpu.md, a table with the card's name, and gpu.json, all its numbers; beside them a text of each
+# measurement, and machine.txt. With several GPUs the last ones run on as many ranks. WHEELS is for a machine without a
+# network: torch is then that of the active Python, and what this Python lacks comes from this folder (docs/install.md).
+# Not run yet on a GPU, since none has been at hand.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 (($#)) || { echo "usage: $0 FOLDER" >&2; exit 2; }
 command -v nvidia-smi >/dev/null || { echo "$0: no nvidia-smi on PATH, so no NVIDIA GPU: run it on a machine with one" >&2; exit 2; }
-./jobs/setup.sh
+./jobs/setup.sh ${WHEELS:+--system-torch}
 # shellcheck source=jobs/env.sh
 source jobs/env.sh
 mkdir -p "$1"
 folder=$(realpath "$1")
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 
-{ date --iso-8601=seconds; nvidia-smi; horovodrun --check-build; git log -1 --format=%H; } >"$folder/machine.txt"
+{ date --iso-8601=seconds; nvidia-smi; horovodrun --check-build; git log -1 --format=%H; } >"$folder/machine.txt" 2>&1 || true
 
 # run NAME COMMAND...: what it prints goes to the screen and to a file
 failed=()
@@ -39,4 +41,5 @@ done
 run "ranks" horovodrun -np "$gpus" hvdclip bench images --device cuda --batch 64 --steps 64 --precision bf16 \
   --channels-last --json "$folder/ranks.json"
 run "train" horovodrun -np "$gpus" hvdclip train configs/imagenet_resnet50_synthetic.yaml --run-dir "$folder/run" --overwrite
+python jobs/gpu_table.py "$folder"
 ((${#failed[@]} == 0)) || { echo "$0: failed: ${failed[*]}" >&2; exit 1; }

@@ -52,7 +52,7 @@ def test_the_reference_is_that_of_the_code(tmp_path):
 
 
 def test_what_troubleshooting_quotes_is_what_is_said():
-    files = [*PROJECT.glob("hvdclip/**/*.py"), *PROJECT.glob("jobs/*.sh"), *PROJECT.glob("slurm/*.sh")]
+    files = [*PROJECT.glob("hvdclip/**/*.py"), *PROJECT.glob("jobs/**/*.sh"), *PROJECT.glob("slurm/*.sh")]
     source = " ".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
     first_column = re.findall(r"^(`[^|\n]+)\|", (PROJECT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
     quoted = [text for cell in first_column for text in re.findall(r"`([^`]+)`", cell)]

@@ -1,6 +1,7 @@
 """jobs/setup.sh for real: each thing a user must mend ends it with one line and changes nothing."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+STAMP = (PROJECT / ".venv/.setup").read_text() if (PROJECT / ".venv/.setup").exists() else ""
 PYTHON = os.path.realpath(sys.executable)
+NAME = f"python3.{sys.version_info[1]}"
 TOOLS = "awk bash basename cat cut df dirname env flock grep id mkdir mktemp mv rm sed sha256sum tail tee timeout uname"
 
 
@@ -33,7 +36,7 @@ class Machine:
         self.home.mkdir()
         for name in TOOLS.split():
             self.link(name, shutil.which(name))
-        self.link("python3.11", PYTHON)
+        self.link(NAME, PYTHON)
         self.script("g++", "exit 0")
 
     def link(self, name: str, target: str | None) -> None:
@@ -46,10 +49,10 @@ class Machine:
         (self.bin / name).unlink(missing_ok=True)
         script(self.bin / name, text)
 
-    def set_up(self, **env: str) -> subprocess.CompletedProcess[str]:
+    def set_up(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs the copy's jobs/setup.sh."""
         return subprocess.run(
-            [self.project / "jobs/setup.sh"],
+            [self.project / "jobs/setup.sh", *arguments],
             env={"PATH": str(self.bin), "HOME": str(self.home), **env},
             capture_output=True,
             text=True,
@@ -59,14 +62,34 @@ class Machine:
         """Returns what there is."""
         return {*self.project.rglob("*"), *self.home.rglob("*")}
 
-    def complaint(self, **env: str) -> str:
+    def complaint(self, *arguments: str, **env: str) -> str:
         """Runs the set-up, which must fail as a user's mistake does, and returns its one line."""
         before = self.files()
-        done = self.set_up(**env)
+        done = self.set_up(*arguments, **env)
         assert done.returncode == 2, done
         assert done.stderr.count("\n") == 1, done.stderr
         assert self.files() == before
         return done.stderr
+
+
+def shell(folder: Path, text: str, **env: str) -> str:
+    """Runs functions of the set-up, with the environment in `folder`, and returns what they print."""
+    parts = "steps machine python torch packages cuda horovod proof"
+    sources = f"for part in {parts}; do source jobs/setup/$part.sh; done"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"venv={folder}/.venv root={PROJECT} log={folder}/log\n{sources}\n{text}"],
+        env={"PATH": os.environ["PATH"], **env},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def on_path(folder: Path) -> str:
+    """A PATH on which what is in the folder comes first."""
+    return f"{folder}:{os.environ['PATH']}"
 
 
 @pytest.fixture
@@ -76,16 +99,40 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_no_python(machine: Machine) -> None:
-    """Without any Python the line says which one to install."""
-    (machine.bin / "python3.11").unlink()
-    assert "no Python 3.11 on PATH: install it" in machine.complaint()
+    """Without any Python the line says which ones to install."""
+    (machine.bin / NAME).unlink()
+    assert "no Python 3.10 to 3.13 on PATH: install one" in machine.complaint()
 
 
-def test_other_python(machine: Machine) -> None:
-    """A python3 of another version is named with its version."""
-    (machine.bin / "python3.11").unlink()
-    machine.script("python3", f'exec {PYTHON} -c "import sys; sys.version_info = (3, 9, 2); exec(sys.argv[1])" "$2"')
-    assert "python3 is Python 3.9: install Python 3.11 or set PYTHON to it" in machine.complaint()
+def as_python(version: str) -> str:
+    """A script that is this Python, but says that it is of another version."""
+    return f'exec {PYTHON} -c "import sys; sys.version_info = ({version}); exec(sys.argv.pop(1))" "${{@:2}}"'
+
+
+@pytest.mark.parametrize("version", ["3, 9, 2", "3, 14, 0"])
+def test_other_python(machine: Machine, version: str) -> None:
+    """A python3 of a version out of range is named with its version."""
+    (machine.bin / NAME).unlink()
+    machine.script("python3", as_python(version))
+    release = ".".join(version.split(", ")[:2])
+    assert f"python3 is Python {release}: install Python 3.10 to 3.13 or set PYTHON to it" in machine.complaint()
+
+
+def test_the_newest_python_that_will_do_is_taken(tmp_path: Path) -> None:
+    """One that starts nothing, or lacks what a set-up needs, is passed over."""
+    script(tmp_path / "python3.13", "echo 'python3.13: command not found' >&2; exit 127")
+    script(tmp_path / "python3.12", as_python("3, 9, 2"))
+    (tmp_path / "python3.11").symlink_to(PYTHON)
+    (tmp_path / "python3.10").symlink_to(PYTHON)
+    said = shell(tmp_path, 'system_asked=0 torch=torch wheels=; choose_python; echo "$python"', PATH=on_path(tmp_path))
+    assert said == f"{tmp_path}/python3.11\n"
+
+
+def test_the_pythons_looked_for_are_those_of_setup_cfg() -> None:
+    """One range, in the project's metadata and in the set-up."""
+    (bounds,) = re.findall(r"python_requires = >=3\.(\d+),<3\.(\d+)", (PROJECT / "setup.cfg").read_text())
+    (names,) = re.findall(r"names=\((python3\..*)\)", (PROJECT / "jobs/setup/python.sh").read_text())
+    assert [int(minor) for minor in re.findall(r"3\.(\d+)", names)] == [*reversed(range(*map(int, bounds)))]
 
 
 def test_python_setting_that_is_not_there(machine: Machine) -> None:
@@ -120,7 +167,7 @@ def test_mpirun_without_development_files(machine: Machine, wrapper: str | None)
 def test_no_disk(machine: Machine) -> None:
     """Too small a disk is noticed before anything is made."""
     machine.script("df", "echo header; echo /dev/x 9000000 5000000 4000000 56% /")
-    assert f".venv needs about 5 GB and {machine.project} has 3 GB free" in machine.complaint()
+    assert f".venv needs about 7 GB and {machine.project} has 3 GB free" in machine.complaint()
 
 
 def test_cache_that_cannot_be_made(machine: Machine) -> None:
@@ -129,21 +176,23 @@ def test_cache_that_cannot_be_made(machine: Machine) -> None:
 
 
 @pytest.mark.slow
-def test_pip_failure_and_half_made_venv(machine: Machine) -> None:
-    """A failing pip is quoted, with the log's place; the half-made .venv is made again from nothing."""
+def test_a_failing_pip_is_quoted_and_what_is_whole_is_kept(machine: Machine) -> None:
+    """The line has pip's cause, the range of torch and the log's place; a finished .venv is not made again."""
     for attempt in ("first", "second"):
-        done = machine.set_up(PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null")
+        done = machine.set_up(PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null", TORCH="torch==2.3.1")
         assert done.returncode == 2, done
         assert done.stderr.count("\n") == 1, done.stderr
-        assert "No matching distribution found" in done.stderr
+        assert "setup: installing torch==2.3.1, of torch>=2.4,<2.14 (" in done.stderr
+        assert "failed: ERROR: No matching distribution found for torch==2.3.1 (all of it in " in done.stderr
         assert str(machine.project / ".setup.log") in done.stderr
-        assert "setup: making .venv" in done.stdout, attempt
         leftover = machine.project / ".venv/left-over"
-        assert not leftover.exists()
+        assert ("setup: making " in done.stdout) == (attempt == "first") == (not leftover.exists())
         leftover.touch()
+    done = machine.set_up(PIP_NO_INDEX="1", PIP_CONFIG_FILE="/dev/null", TORCH="torch==2.3.0")
+    assert "setup: making " in done.stdout and not leftover.exists(), "another torch has another .venv"
 
 
-@pytest.mark.skipif(not (PROJECT / ".venv/.setup").exists(), reason="the project is not set up: run jobs/setup.sh")
+@pytest.mark.skipif("done proof" not in STAMP, reason="the project is not set up: run jobs/setup.sh")
 def test_second_setup_is_short(tmp_path: Path) -> None:
     """In a finished project the set-up looks, says so, and does nothing."""
     # were it not finished after all, a full disk keeps the set-up from starting in the midst of the tests

