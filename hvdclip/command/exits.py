@@ -20,6 +20,8 @@ from hvdclip.settings.mistakes import message_of
 
 BAD_INPUT = 2
 STOPPED = 75  # and resumable: sysexits.h's EX_TEMPFAIL
+# Rank 0 has most likely found the same, and says it by then; the launcher ends the other ranks before they repeat it.
+REPEATED_AFTER = 10.0  # seconds
 Made = TypeVar("Made")
 
 
@@ -71,7 +73,7 @@ def with_ranks(
         sys.exit(STOPPED)
     except ConfigError as error:  # known only once data are read, and most likely on all ranks
         if comm.rank > 0:
-            time.sleep(3)
+            time.sleep(REPEATED_AFTER)
         complain(f"rank {comm.rank}: {error}" if comm.size > 1 else str(error))
         sys.stdout.flush()
         os._exit(BAD_INPUT)
@@ -90,8 +92,7 @@ def bad_input(make: Callable[[], Made]) -> Made:
         return make()
     except (ConfigError, OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
         if announced_rank() > 0:
-            # rank 0 has most likely said the same, and the launcher then ends this rank before it repeats it
-            time.sleep(3)
+            time.sleep(REPEATED_AFTER)
         complain(message_of(error))
         sys.exit(BAD_INPUT)
 
