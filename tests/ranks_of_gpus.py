@@ -9,6 +9,7 @@ from unittest import mock
 
 import horovod.torch as hvd
 import torch
+from test_host_staging import numbers
 
 from hvdclip.comm import gpus
 from hvdclip.comm.horovod import Horovod
@@ -23,10 +24,6 @@ CONFIG = {
     "train": {"steps": 2},
 }
 CPU = torch.device("cpu")
-
-
-def numbers(rank: int) -> torch.Tensor:
-    return torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
 
 
 def collectives(comm: Horovod):
