@@ -9,6 +9,7 @@ from unittest import mock
 
 import horovod.torch as hvd
 import torch
+from test_host_staging import numbers
 
 from hvdclip.comm import gpus
 from hvdclip.comm.horovod import Horovod
@@ -23,10 +24,6 @@ CONFIG = {
     "train": {"steps": 2},
 }
 CPU = torch.device("cpu")
-
-
-def numbers(rank: int) -> torch.Tensor:
-    return torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
 
 
 def collectives(comm: Horovod):
@@ -64,16 +61,20 @@ def refusals(comm: Horovod) -> list[str]:
 
 def looked_at(cuda=False, nccl=False, same_gpu=False, device="auto", **settings) -> str:
     """What preflight says, or else how tensors of GPUs go; each rank sees one GPU, as number 0."""
-    built = mock.patch.multiple(hvd, cuda_built=lambda: cuda, nccl_built=lambda: nccl)
     card = SimpleNamespace(uuid="GPU-a" if same_gpu else f"GPU-{hvd.rank()}")
     config = check(CONFIG | {"train": {"steps": 2, "device": device}, "comm": settings})
-    with built, cards(card):
+    with built(cuda, nccl), cards(card):
         comm = Horovod(host_staging=config.comm.host_staging)
         try:
             preflight(config, comm)
         except ValueError as error:
             return str(error)
         return comm.gpus_go_by
+
+
+def built(cuda: bool, nccl: bool):
+    """As if Horovod had been built so, whatever it was built with here."""
+    return mock.patch.multiple(hvd, cuda_built=lambda: cuda, rocm_built=lambda: False, nccl_built=lambda: nccl)
 
 
 def cards(card):
@@ -91,12 +92,13 @@ def examined(comm: Horovod) -> list[tuple[str, str, str]]:
 
 def main() -> None:
     hvd.init()
-    direct, staged = Horovod(), Horovod(host_staging=True)
+    with built(cuda=False, nccl=False):
+        direct, staged = Horovod(), Horovod(host_staging=True)
     with mock.patch.object(gpus, "is_on_gpu", lambda tensor: True):
         copies = mock.Mock(side_effect=gpus._on_host)
         with mock.patch.object(gpus, "_on_host", copies):
             by_host = collectives(staged)
-        refused = refusals(Horovod())
+        refused = refusals(direct)
     found = {
         "direct": collectives(direct),
         "by host": by_host,

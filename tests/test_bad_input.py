@@ -50,6 +50,9 @@ def generated(examples):
 # configurations
 
 
+NEEDED = ("algorithm", "model", "data", "train")
+
+
 @st.composite
 def broken_configs(draw):
     """A shipped configuration with one thing wrong that no default mends."""
@@ -66,9 +69,11 @@ def broken_configs(draw):
     elif how == "value":
         config[section][draw(st.sampled_from(sorted(config[section])))] = draw(st.one_of(*NEVER))
     elif how == "section":
-        config[section] = draw(st.sampled_from([3, [1, 2], "no such thing", {}, True, 1.5]))
+        # of the other sections all settings have defaults
+        empty = [{}] if section in NEEDED else []
+        config[section] = draw(st.sampled_from([3, [1, 2], "no such thing", True, 1.5, *empty]))
     elif how == "missing":
-        del config[draw(st.sampled_from(["algorithm", "model", "data", "train"]))]
+        del config[draw(st.sampled_from(NEEDED))]
     else:
         config[draw(st.sampled_from(["algorithm", "model", "data"]))]["name"] = draw(st.text(max_size=12))
     return config

@@ -71,6 +71,7 @@ def held():
     """Floats in all tensors that are alive."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
+    tensors = [tensor for tensor in tensors if tensor.numel()]  # an undefined one of torch 2.4 has no storage
     storages = {(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t in tensors}
     end = total = 0
     for start, size in sorted(storages, key=lambda of: (of[0], -of[1])):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from launch import run_ranks
-from ranks_of_gpus import numbers
 from torch._subclasses import FakeTensorMode
 
 from hvdclip.comm.gpus import NO_CUDA, ByHost, Direct
@@ -18,6 +17,10 @@ from hvdclip.hosts import facts
 from hvdclip.hosts.facts import sharing
 
 HOST = "copies in the host's memory"
+
+
+def numbers(rank):
+    return torch.randn(6, dtype=torch.float64, generator=torch.Generator().manual_seed(rank))
 
 
 @pytest.fixture(scope="module")
