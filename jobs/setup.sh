@@ -43,8 +43,8 @@ source jobs/setup/proof.sh
 # What .venv stands on: with another Python, MPI or torch it is made anew.
 foundation() { printf '%s\n' "$venv" "$python" "$mpi" "$torch" "$sites" "$(torch_there)" "$(torch_range)"; }
 # What goes into it.
-request() { echo "$root" && cat setup.cfg pyproject.toml hvdclip/torchvision_import.py; }
-everything() { foundation && request && cat jobs/setup.sh jobs/setup/* jobs/prove_horovod.py; }
+request() { cat setup.cfg pyproject.toml hvdclip/torchvision_import.py; }
+everything() { foundation && request && echo "$root" && cat jobs/setup.sh jobs/setup/* jobs/prove_horovod.py; }
 
 is_complete() { is_done proof "$(everything)" && ! toolkit_has_come; }
 
@@ -61,6 +61,7 @@ set_up() {
   # shellcheck source=jobs/env.sh
   source jobs/env.sh
   stage mpi4py "$(request)" install_mpi4py
+  stage project "$root" install_project
   stage proof "$(everything)" prove
 }
 

@@ -27,9 +27,14 @@ install_packages() {
 # require more than we use of them.
 install_wheels() {
   step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
-  step "installing hvdclip" in_venv pip install --no-index --no-deps --no-build-isolation --editable .
+  install_project
   step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.cli, horovod.torch, mpi4py'
   mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not to be had"
+}
+
+# Where the environment is not .venv, another copy of the project may take it over.
+install_project() {
+  step "installing hvdclip of $root" in_venv pip install --no-index --no-deps --no-build-isolation --editable .
 }
 
 # Each release fits one torch, and not every torch has one.
