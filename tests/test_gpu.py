@@ -37,11 +37,20 @@ def trained(device, algorithm=None, data=None, **train):
     return torch.cat([p.detach().flatten().cpu() for p in trainer.model.parameters()]), memory, trainer
 
 
-@pytest.mark.parametrize("settings", [{}, {"momentum": 0.9, "weight_decay": 1e-4}, {"weight_decay_on": "weights"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"momentum": 0.9, "weight_decay": 1e-4},
+        {"weight_decay_on": "weights"},
+        *({"inner": {"name": inner}} for inner in ("AdamW", "NAdam", "SGD")),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["celgc", "local_sgd", "normalized_sgd"])
 def test_a_local_step_never_waits_for_the_gpu(name, settings):
     if name == "normalized_sgd":
-        settings = {key: value for key, value in settings.items() if key != "momentum"}
+        settings = {key: value for key, value in settings.items() if key not in ("momentum", "inner")}
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 7)).cuda()
     clip = {"gamma": 0.1} if name == "celgc" else {}
     method = hvdclip.optimizer(name, model, comm=SingleRank(), lr=0.1, interval=1000, **clip, **settings)

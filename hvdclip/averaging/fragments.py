@@ -70,6 +70,7 @@ class Fragments(Rule):
 
     def _average(self, method: Steps, space: Space, parts: list[Any]) -> None:
         """Complete the round with the mean of these parts of x."""
+        method.statistics.fold()  # a device does its steps first, which are no part of the average
         start, fragment = time.perf_counter(), Vector(parts)
         method.end_round()
         # made anew each time: a message for each fragment would hold as much memory as x

@@ -60,6 +60,8 @@ class MeasuredIntervals(Intervals):
     the log of the choices.
     """
 
+    on_host = True
+
     def __init__(self, starts: Mapping[int, int], rank: int, ranks: int, drift_budget: float | None):
         super().__init__(starts)
         self.rank, self.ranks, self.budget = rank, ranks, drift_budget

@@ -15,9 +15,9 @@ from hvdclip.engine.skip import Skip
 from hvdclip.flat import Scalar, Vector
 from hvdclip.torch_private import foreach_add, foreach_div_
 
-MomentumRule = tuple[float, float, bool]
-"""(momentum, dampening, nesterov)"""
-NO_MOMENTUM: MomentumRule = (0.0, 0.0, False)
+MomentumRule = tuple[float, float, bool, Scalar]
+"""(momentum, dampening, nesterov, a factor of what has been dampened)"""
+NO_MOMENTUM: MomentumRule = (0.0, 0.0, False, 1.0)
 
 
 class Descent:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hvdclip.engine.descent import Descent
 from hvdclip.engine.groups import check_keys
+from hvdclip.engine.masked import Masked
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import Direction
 from hvdclip.flat import Scalar, Space, Vector
@@ -21,10 +22,14 @@ ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "A
 class InnerSgd:
     """The step of `optimizer` from factor * d."""
 
-    changes = None  # state that torch's optimizers do not let others mask
-
     def __init__(self, descent: Descent, gradients: Gradients, optimizer: torch.optim.Optimizer):
         self.descent, self.gradients, self.optimizer = descent, gradients, optimizer
+        self.masked = Masked(optimizer, descent.x, descent.skip)
+
+    @property
+    def changes(self) -> tuple[str, ...] | None:
+        """Its state too; on a device it masks itself."""
+        return None if self.descent.skip.on_host else ()
 
     def direction(self, g: Vector) -> Direction:
         """g itself."""
@@ -40,7 +45,11 @@ class InnerSgd:
         if isinstance(factor, Tensor) or factor != 1:
             d.vector.mul_(factor)
         with self.descent.scaled_lr():
-            self.optimizer.step()
+            # a step that the ranks take together is not left out any more
+            if self.descent.skip.on_host or self.gradients.common:
+                self.optimizer.step()
+            else:
+                self.masked.step([p for p in parameters if p.grad is not None])
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the optimizer's own state is saved beside the method's."""

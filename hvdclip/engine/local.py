@@ -92,7 +92,7 @@ class LocalMethod(Method):
                 self.skip.check()
                 self.local_step(g)
             else:
-                with self.skip.put_back([self.vectors[name] for name in changes]):
+                with self.skip.put_back([[flat] for name in changes for flat in self.vectors[name].flats]):
                     self.local_step(g)
 
     def take_common_step(self, g: Gradient) -> None:

@@ -41,7 +41,9 @@ class Gradients:
     def record(self, loss: Tensor | float | None, samples: int) -> None:
         """Add a step's loss and samples to the statistics; a loss that is not finite spoils the next gradient."""
         if loss is not None:
-            number = on_host(torch.as_tensor(loss, device=self.space.device).detach().reshape(()))
+            number = on_host(torch.as_tensor(loss).detach().reshape(()))
+            if isinstance(number, Tensor):
+                number = number.to(self.space.device)
             bad = is_bad(number)
             self.statistics.add("loss", finite_or_zero(number))
             self.statistics.add("losses", 1 - 1 * bad)

@@ -30,7 +30,8 @@ class FusedSgd:
         # the fused step masks x and its momentum, but not what happens outside of it
         self.changes = ("momentum",) if settings.clips_update and momentum is not None else ()
         self._fused = not settings.clips_update
-        self._fresh = True  # the next step is the first for the momentum: buf = d, without dampening
+        # the next step is the first for the momentum: buf = d, without dampening; a number where only a device knows
+        self._fresh: bool | Tensor = True
 
     def direction(self, g: Vector) -> Direction:
         """d = g + wd*x, then momentum."""
@@ -60,7 +61,7 @@ class FusedSgd:
         self._fresh = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fresh": self._fresh}
+        return {"fresh": bool(self._fresh)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._fresh = state["fresh"]
@@ -73,10 +74,22 @@ class FusedSgd:
         """As the group has it now, into which a scheduler may write."""
         if self.momentum is None:
             return NO_MOMENTUM
-        return group["momentum"], 0.0 if self._fresh else group["dampening"], group["nesterov"]
+        momentum, dampening, nesterov = group["momentum"], group["dampening"], group["nesterov"]
+        if isinstance(self._fresh, Tensor) and dampening == 1:
+            self._fresh = bool(self._fresh)  # nothing would be left that a factor could make d of
+        if not isinstance(self._fresh, Tensor):
+            return momentum, 0.0 if self._fresh else dampening, nesterov, 1.0
+        # buf was zero in the first step, so that it has (1-dampening)*d
+        return momentum, dampening, nesterov, 1 + dampening / (1 - dampening) * self._fresh.double()
 
     def _momentum_has_moved(self) -> None:
-        # "fresh" matters with dampening only; then the host looks at the flag, once
-        if self._fresh and self.momentum is not None:
-            dampened = any(group["dampening"] for group in self.descent.groups)
-            self._fresh = bool(dampened and self.descent.skip.flag)
+        # it matters with dampening only
+        if self._fresh is False or self.momentum is None:
+            return
+        skip = self.descent.skip
+        if not any(group["dampening"] for group in self.descent.groups):
+            self._fresh = False
+        elif skip.on_host:
+            self._fresh = bool(skip.flag)
+        else:
+            self._fresh = skip.flag if self._fresh is True else self._fresh * skip.flag

@@ -16,14 +16,14 @@ def sgd_step_(
     *,
     step_size: Scalar,
     weight_decay: float,
-    rule: tuple[float, float, bool],
+    rule: tuple[float, float, bool, Scalar],
     skip: Tensor,
 ) -> None:
     """d = g + weight_decay*x; buf = momentum*buf + (1-dampening)*d; x -= step_size * (buf, or d + momentum*buf).
 
-    Contiguous tensors of one dtype; `buffers` is empty without momentum, `rule` is (momentum, dampening, nesterov).
-    Nothing changes where `skip` (a float) is 1. torch's own fused kernel takes the step size and the skip flag from a
-    device, so that a GPU is never waited for.
+    Contiguous tensors of one dtype; `buffers` is empty without momentum. `rule` is (momentum, dampening, nesterov, s);
+    buf is multiplied by s before x moves. Nothing changes where `skip` (a float) is 1. torch's own fused kernel takes
+    the step size and the skip flag from a device, so that a GPU is never waited for.
     """
     on_cpu = x[0].device.type == "cpu"
     if on_cpu and (skip.any() if skip.dim() else skip):  # of one rank, which is sooner read than reduced
@@ -32,7 +32,8 @@ def sgd_step_(
     if of_each or (on_cpu and x[0].dtype in HALVES):
         _plain_step_(x, g, buffers, step_size, weight_decay, rule)
         return
-    momentum, dampening, nesterov = rule
+    momentum, dampening, nesterov, s = rule
+    step_size = step_size * s if isinstance(s, Tensor) else step_size
     fused_sgd_(
         x,
         g,
@@ -46,6 +47,8 @@ def sgd_step_(
         is_first_step=False,
         found_inf=None if on_cpu else skip,
     )
+    if isinstance(s, Tensor):
+        foreach_mul_(buffers, s)
 
 
 def _plain_step_(x, g, buffers, step_size, weight_decay, rule) -> None:
@@ -66,6 +69,7 @@ def sgd_direction(
     momentum: float,
     dampening: float,
     nesterov: bool,
+    s: Scalar = 1.0,
 ) -> list[Tensor]:
     """The direction of sgd_step_ as tensors of its own; the momentum buffers move on."""
     d = list(foreach_add(g, x, alpha=weight_decay)) if weight_decay else g
@@ -73,4 +77,6 @@ def sgd_direction(
         return d
     foreach_mul_(buffers, momentum)
     foreach_add_(buffers, d, alpha=1 - dampening)
+    if isinstance(s, Tensor):
+        foreach_mul_(buffers, s)
     return list(foreach_add(d, buffers, alpha=momentum)) if nesterov else buffers

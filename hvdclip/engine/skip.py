@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hvdclip.flat import Scalar, Vector
+from hvdclip.flat import Scalar
 from hvdclip.messages import Statistics
+from hvdclip.torch_private import flatten, foreach_copy_, unflatten
 
 
 class StepLeftOut(Exception):
@@ -47,7 +48,10 @@ class Skip:
     def also(self, bad: Tensor | bool) -> None:
         """Leave it out if a further gradient of the step is `bad`."""
         before = self.flag
-        self.flag = torch.maximum(before, torch.as_tensor(bad, device=before.device).float())
+        if isinstance(bad, Tensor):
+            self.flag = torch.maximum(before, bad.float())
+        elif bad:
+            self.flag = self._leave_out
         if self._decided:
             self._statistics.add("skipped", self.flag - before)
 
@@ -65,11 +69,31 @@ class Skip:
         if self.flag.any():
             raise StepLeftOut
 
+    def check_on_host(self) -> None:
+        """The same where nobody has to wait; elsewhere the step masks itself."""
+        if self.on_host:
+            self.check()
+
     @contextmanager
-    def put_back(self, vectors: Sequence[Vector]) -> Iterator[None]:
-        """Inside, a step may change these vectors; afterwards they are as before where it is left out."""
-        before = [[flat.clone() for flat in vector.flats] for vector in vectors]
+    def put_back(self, groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
+        """Inside, a step may change these tensors, groups of one dtype; afterwards they are as before if left out."""
+        before = [together(tensors) for tensors in groups]
         yield
-        for vector, old in zip(vectors, before, strict=True):
-            for flat, kept in zip(vector.flats, old, strict=True):
-                torch.where(self.flag > 0, kept, flat, out=flat)
+        for tensors, kept in zip(groups, before, strict=True):
+            choose_(tensors, self.flag > 0, kept)
+
+
+def together(tensors: Sequence[Tensor]) -> Tensor:
+    """A copy of them as one vector: of hundreds of small ones a device feels the number of operations."""
+    flat = flatten(tensors)
+    return flat.clone() if len(tensors) == 1 else flat  # of one tensor it is a view
+
+
+def choose_(tensors: Sequence[Tensor], mask: Tensor, kept: Tensor) -> None:
+    """Where the mask, of one number, is true they become what lies together in `kept`."""
+    if len(tensors) == 1:
+        (tensor,) = tensors
+        torch.where(mask, kept.view_as(tensor), tensor, out=tensor)
+        return
+    now = flatten(tensors)
+    foreach_copy_(list(tensors), list(unflatten(torch.where(mask, kept, now, out=now), tensors)))

@@ -58,6 +58,14 @@ class Vector:
         foreach_copy_(*self._matched(other))
         return self
 
+    def copy_where(self, mask: Tensor | bool, other: Vector) -> None:
+        """Become the other one if the mask, of one number, is true."""
+        if isinstance(mask, Tensor):
+            for mine, its in zip(*self._matched(other), strict=True):
+                torch.where(mask, its, mine, out=mine)
+        elif mask:
+            self.copy_(other)
+
     def add_(self, other: Vector) -> Vector:
         foreach_add_(*self._matched(other))
         return self

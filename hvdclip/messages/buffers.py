@@ -50,6 +50,8 @@ class Buffers:
     Raises ValueError for a pattern that fits no buffer.
     """
 
+    on_host = False
+
     def __init__(
         self,
         module: nn.Module | None,
@@ -138,6 +140,8 @@ class MovingBuffers:
     other ranks take what it sent, to which counters (integers) add what they have counted since: another rank's floats
     may not be moved like that, since a unit vector, say, would be none any more.
     """
+
+    on_host = False
 
     def __init__(self, buffers: Buffers):
         self.buffers, self.size = buffers, buffers.size

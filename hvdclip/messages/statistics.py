@@ -26,8 +26,8 @@ QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
 # Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
 PER_OCTAVE, LEAST, MOST = 8, -20, 20
 BINS = (MOST - LEAST) * PER_OCTAVE + 2
-# Steps after which what they have left is summed, so that a round may be long.
-FOLD = 256
+# Steps after which what they have left is summed, so that a round may be long; on a device that takes a wait.
+FOLD, FOLD_ON_DEVICE = 256, 4096
 
 
 Place = tuple[int, float, float, float, float]
@@ -44,6 +44,7 @@ class Statistics:
     them, since a step or a message on small tensors would feel each operation.
     """
 
+    on_host = True
     counts_are_whole = True
 
     def __init__(self, comm: Communicator, tensors: int = 0):
@@ -59,7 +60,7 @@ class Statistics:
         self._mine_by_python = self._mine.data.cast("B").cast("d")  # the same memory
         self._agreed = np.zeros(self.size)  # means over the ranks
         self._tail: Tensor | None = None
-        self._array: np.ndarray | None = None
+        self._array = np.zeros(0)
         self.pace = Pace(comm.ledger)
         self._paces_known = False
         self.place: Callable[[], Place] = lambda: (0, 0.0, 1.0, 0.0, 0.0)  # where this rank is
@@ -87,8 +88,9 @@ class Statistics:
     def add_norm(self, norm: Scalar) -> None:
         """Take the norm of a gradient; what is not finite is not counted."""
         self._norms.append(norm)
-        if len(self._norms) >= FOLD:
-            self._fold()
+        left = len(self._norms)
+        if left >= FOLD and (left >= FOLD_ON_DEVICE or not isinstance(norm, Tensor)):
+            self.fold()
 
     def mark_failed(self, step: int, failed: Tensor | bool) -> None:
         """Note the step (counted from 1 in the round) if `failed` is true and it is this rank's first."""
@@ -112,21 +114,19 @@ class Statistics:
         self._mine[SUMS.index(request)] = 1
 
     def pack(self, tail: Tensor) -> None:
-        self._fold()
+        self.fold()
         self._sent[self._paces.start + self.rank] = self.pace.lap()
         steps, groups, self._mine[PRESENT], self._mine[THROUGH], self._mine[UNFROZEN] = self.place()
         self._sent[self._places.start + self.rank], self._sent[self._groups.start + self.rank] = steps, groups
-        array = self._array_of(tail)
-        if array is None:
-            tail.copy_(torch.from_numpy(self._sent))
-        else:
-            array[:] = self._sent
+        self._array_of(tail)[:] = self._sent
         self._mine.fill(0)
         self._alike.clear()
 
-    def _fold(self) -> None:
-        """Sum what the steps have left."""
+    def fold(self) -> None:
+        """Sum what the steps have left; where that lies on a device, it has done the steps then."""
         left, norms = self._left, self._norms
+        if not (left or norms or self._failures):
+            return
         numbers = [*(number for _, number in left), *norms, *(failed for _, failed in self._failures)]
         # a message's few numbers are summed sooner by Python than by NumPy or torch
         read, mine = iter(_on_host(numbers)), self._mine_by_python
@@ -143,8 +143,7 @@ class Statistics:
         self._left, self._norms, self._failures = [], [], []
 
     def unpack(self, tail: Tensor) -> None:
-        array = self._array_of(tail)
-        self._agreed[:] = tail.numpy(force=True) if array is None else array
+        self._agreed[:] = self._array_of(tail)
         self._paces_known = True
         # numbers of Python's, since a message would feel an operation of NumPy's
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
@@ -162,11 +161,11 @@ class Statistics:
             self.asked |= {request for request, share in zip(REQUESTS, asked, strict=True) if share > 0}
         self.answered = False
 
-    def _array_of(self, tail: Tensor) -> np.ndarray | None:
-        """The tail's own memory, where it lies on the host."""
+    def _array_of(self, tail: Tensor) -> np.ndarray:
+        """The tail's own memory."""
         if tail is not self._tail:
             # most messages have one tail for all rounds, and would feel the cost of an array of it
-            self._tail, self._array = tail, tail.numpy() if tail.is_cpu else None
+            self._tail, self._array = tail, tail.numpy()
         return self._array
 
     @property
@@ -214,7 +213,8 @@ class Statistics:
         if self.counts_are_whole:
             sums |= {name: round(sums[name]) for name in COUNTS}
         for name, value in self._alike.items():
-            sums[name] += float(value) * self.ranks
+            self._alike[name] = number = float(value)  # read from a device once
+            sums[name] += number * self.ranks
         steps, losses = max(1.0, sums["steps"]), sums["losses"]
         return {
             "loss": sums["loss"] / losses if losses else None,
@@ -228,14 +228,14 @@ class Statistics:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        self._fold()
+        self.fold()
         mine = torch.tensor(self._mine)
         # a run that is resumed must not be stopped by what was asked of it before
         mine[ASKED] = 0
         return {"mine": mine}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self._fold()
+        self.fold()
         torch.from_numpy(self._mine).copy_(self._laid_out_now(state["mine"]))
 
     def _laid_out_now(self, mine: Tensor) -> Tensor:
@@ -260,10 +260,12 @@ def quantiles(counts: np.ndarray) -> dict[str, float | None]:
 
 
 def _on_host(numbers: list[Any]) -> list[float]:
-    """Read in one transfer where they lie on a device; on the CPU the transfer would take longer than the numbers."""
-    if numbers and isinstance(numbers[0], Tensor) and numbers[0].device.type != "cpu":
-        return torch.stack(numbers).tolist()
-    return list(map(float, numbers))
+    """Those on a device are read in one transfer; on the CPU that would take longer than the numbers."""
+    there = [number for number in numbers if isinstance(number, Tensor) and not number.is_cpu]
+    if not there:
+        return list(map(float, numbers))
+    read = iter(torch.stack(there).tolist())
+    return [float(next(read)) if isinstance(n, Tensor) and not n.is_cpu else float(n) for n in numbers]
 
 
 def _bin(norm: float) -> int:

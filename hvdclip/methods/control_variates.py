@@ -6,6 +6,8 @@ ICML 2020.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from hvdclip.engine import OWN, TRAVELS, LocalMethod, Sharing
 from hvdclip.flat import Gradient, Scalar, Vector
 from hvdclip.settings import Finite, LocalSettings, setting
@@ -51,13 +53,11 @@ class ControlVariates:
         """u = g - c_i + c."""
         return corrected(method, g, self.c_i, self.c)
 
-    def replace(self, new: Vector | None) -> None:
-        """c_i = c_i+, or nothing where the round has made none."""
-        if new is None:
-            self.change.zero_()
-        else:
-            self.change.copy_(new - self.c_i)
-            self.c_i.copy_(new)
+    def replace(self, new: Vector, made: Tensor | bool) -> None:
+        """c_i = c_i+, if the round has made one."""
+        self.change.zero_()
+        self.change.copy_where(made, new - self.c_i)
+        self.c_i.copy_where(made, new)
 
     def after_average(self) -> None:
         self.c.add_(self.change)  # c += mean(c_i+ - c_i)

@@ -72,7 +72,7 @@ class DecentralizedClip(Method):
 
     def take(self, g: Gradient) -> None:
         with suppress(StepLeftOut):
-            self.skip.check()
+            self.skip.check_on_host()
             k = self.steps  # from 1 in the first step
             alpha, tau = k**-self.settings.lr_decay, self.settings.tau * k**self.settings.tau_growth
             self.move(g, alpha * self.clip_message(g, tau))  # x_i = v_i - alpha_k clip(g_i(v_i), tau_k)

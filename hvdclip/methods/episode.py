@@ -5,9 +5,11 @@ Heterogeneous Data. ICLR 2023, Algorithm 1.
 """
 
 import torch
+from torch import Tensor
 
 from hvdclip.engine import COMMON, LocalMethod, Sharing, inverse
 from hvdclip.flat import Gradient
+from hvdclip.flat.scalars import on_host
 from hvdclip.methods.control_variates import ControlledSettings, corrected, descend, momentum_of
 from hvdclip.settings import ThresholdSettings
 
@@ -61,11 +63,14 @@ class Episode(LocalMethod):
         G.copy_(G_i)
         self.resampled.average()
         # where it is not finite some rank has failed, and all leave the round out
-        self.numbers["usable"] = bool(G.norm().isfinite().all())
+        self.numbers["usable"] = on_host(G.norm().isfinite().all())
         decide(self)
 
     def local_step(self, g: Gradient) -> None:
-        if self.numbers["usable"]:
-            episodic_step(self, g)
-        else:
+        usable = self.numbers["usable"]
+        if isinstance(usable, Tensor):
+            self.skip.also(~usable)
+        elif not usable:
             self.skip.also(True)
+            return
+        episodic_step(self, g)

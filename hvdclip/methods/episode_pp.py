@@ -68,11 +68,10 @@ class EpisodePP(LocalMethod):
         self.vectors["change"].lerp_(g, 1 / self.numbers["taken"])  # the mean so far
 
     def end_round(self) -> None:
-        if self.numbers["taken"]:
-            G_i, change = self.vectors["G_i"], self.vectors["change"]
-            new = change.clone()
-            change.sub_(G_i)
-            G_i.copy_(new)
+        G_i, change, taken = self.vectors["G_i"], self.vectors["change"], self.numbers["taken"] > 0
+        new = change.clone()
+        change.copy_where(taken, new - G_i)
+        G_i.copy_where(taken, new)
 
     def after_average(self) -> None:
         self.vectors["G"].add_(self.vectors["change"])  # G += sum_S dG_i/N

@@ -5,8 +5,12 @@ Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, ICML 2020, Algorithm 1.
 
 from typing import Literal
 
+import torch
+from torch import Tensor
+
 from hvdclip.engine import OWN, LocalMethod, Sharing
-from hvdclip.flat import Gradient, Vector
+from hvdclip.flat import Gradient, Scalar, Vector
+from hvdclip.flat.scalars import on_host
 from hvdclip.methods.control_variates import ControlledSettings, ControlVariates, descend, momentum_of
 from hvdclip.settings import setting
 from hvdclip.torch_private import foreach_div_
@@ -54,7 +58,7 @@ class Scaffold(LocalMethod):
         if self.settings.option == "I":
             fresh = self.fresh_gradient()
             self.vectors["fresh"].copy_(fresh)
-            self.numbers["usable"] = bool(fresh.norm().isfinite().all())
+            self.numbers["usable"] = on_host(fresh.norm().isfinite().all())
         self.numbers["lengths"] = [0.0 for _ in self.descent.spans()]
 
     def local_step(self, g: Gradient) -> None:
@@ -66,9 +70,9 @@ class Scaffold(LocalMethod):
 
     def end_round(self) -> None:
         if self.settings.option == "I":
-            self.controls.replace(self.vectors["fresh"] if self.numbers["usable"] else None)
+            self.controls.replace(self.vectors["fresh"], self.numbers["usable"])
         else:
-            self.controls.replace(self._from_the_update() if self.numbers["steps_done"] else None)
+            self.controls.replace(self._from_the_update(), self.numbers["steps_done"] > 0)
 
     def after_average(self) -> None:
         self.controls.after_average()
@@ -77,6 +81,10 @@ class Scaffold(LocalMethod):
         """c_i - c + (x_round - x_i)/(K eta), K eta being the sum of the round's step sizes, of each group its own."""
         update = self.x_round - self.x
         for (_, span), length in zip(self.descent.spans(), self.numbers["lengths"], strict=True):
-            if length:  # else the group's lr is 0, and it has not moved
-                foreach_div_(update.parts[span], length)
+            foreach_div_(update.parts[span], _or_one(length))
         return self.controls.c_i - self.controls.c + update
+
+
+def _or_one(length: Scalar) -> Scalar:
+    """The length, or 1 where it is 0: then the group's lr is, or all steps were left out, and it has not moved."""
+    return torch.where(length > 0, length, 1.0) if isinstance(length, Tensor) else length or 1.0

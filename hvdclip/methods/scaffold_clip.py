@@ -40,7 +40,7 @@ class ScaffoldClip(LocalMethod):
         self.vectors["mean_g"].lerp_(g, 1 / self.numbers["steps_done"])
 
     def end_round(self) -> None:
-        self.controls.replace(self.vectors["mean_g"] if self.numbers["steps_done"] else None)
+        self.controls.replace(self.vectors["mean_g"], self.numbers["steps_done"] > 0)
 
     def after_average(self) -> None:
         self.controls.after_average()

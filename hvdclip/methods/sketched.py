@@ -113,6 +113,11 @@ class Sketch:
         """Buckets h and signs s of every parameter entry in a round (from 0), the same on all ranks."""
         draw = np.random.default_rng((self.settings.sketch_seed, round))
         sizes, device = [part.numel() for part in self.x.parts], self.x.flats[0].device
-        h = torch.from_numpy(draw.integers(self.settings.width, size=sum(sizes))).to(device)
-        s = torch.from_numpy(draw.integers(2, size=sum(sizes)) * 2.0 - 1).to(device)
-        return list(h.split(sizes)), list(s.split(sizes))
+        h = torch.from_numpy(draw.integers(self.settings.width, size=sum(sizes)))
+        s = torch.from_numpy(draw.integers(2, size=sum(sizes)) * 2.0 - 1)
+        return list(_sent(h, device).split(sizes)), list(_sent(s, device).split(sizes))
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, for which nobody waits."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

@@ -29,6 +29,11 @@ class SpiderClip(LocalMethod):
     def needs_closure(self) -> bool:
         return True
 
+    @property
+    def changes(self) -> tuple[str, ...] | None:
+        # whether there is an anchor decides which gradients a step takes, so that the host has to know of the first
+        return ("x_before", "v") if "anchored" in self.numbers else None
+
     def keeps(self) -> tuple[str, ...]:
         return ("x_before", "v")
 
@@ -40,7 +45,10 @@ class SpiderClip(LocalMethod):
                 new.lerp_(self.fresh_gradient(), 1 / taken)  # the mean so far
         else:
             new = v + (new - self.same_batch_gradient(x_before))
-        self.skip.check()  # of a further gradient too
+        if "anchored" in self.numbers:  # for a further gradient too
+            self.skip.check_on_host()
+        else:
+            self.skip.check()
         self.numbers["anchored"] = True
         v.copy_(new)
         x_before.copy_(self.x)

@@ -47,7 +47,12 @@ def pair(batch: Any, split: str) -> tuple[Tensor, Tensor]:
 
 
 def moved(batch: Any, device: torch.device) -> Any:
-    """The same on the device: tensors, and what has a method `to`, in dictionaries, tuples and lists."""
+    """The same on the device: tensors, and what has a method `to`, in dictionaries, tuples and lists.
+
+    Of pinned memory a copy goes on by itself: a loader that fills the same memory again has to wait for it.
+    """
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=device.type == "cuda" and batch.is_cpu and batch.is_pinned())
     if hasattr(batch, "to"):
         return batch.to(device)
     if isinstance(batch, dict):

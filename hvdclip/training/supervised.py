@@ -48,7 +48,7 @@ class Supervised(Task):
     def _batch(self, found: Any, split: str) -> Batch:
         """What a loader has given, on the device."""
         inputs, targets = pair(found, split)
-        return Batch(inputs.to(self.device), targets.to(self.device), len(targets))
+        return Batch(moved(inputs, self.device), moved(targets, self.device), len(targets))
 
     def even_out(self, comm: Communicator) -> None:
         """Learn how long all ranks' train loaders are; all ranks must call it."""
