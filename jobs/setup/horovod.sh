@@ -138,6 +138,8 @@ patch_horovod() {
     set(Pytorch_CUDA FALSE)\
     set(Pytorch_ROCM FALSE)\
 endif()' cmake/Modules/FindPytorch.cmake
+  # nor is an nvcc on PATH, which may not work
+  sed -i 's/^if(CMAKE_CUDA_COMPILER)$/if(CMAKE_CUDA_COMPILER AND DEFINED ENV{HOROVOD_GPU_OPERATIONS})/' CMakeLists.txt
   # symbols for debuggers double the time and the memory of the build
   sed -i -E 's/string\(REPLACE "-O2" "-O3" (CMAKE_[A-Z]+_FLAGS_RELWITHDEBINFO) .*/set(\1 "-O3 -DNDEBUG")/' \
     CMakeLists.txt
