@@ -110,7 +110,9 @@ def test_neighbours_exchange_without_a_collective(ranks, tmp_path):
     done = python_ranks(source, ranks, env={"HOROVOD_TIMELINE": str(timeline)})
     rows = sorted([float(word) for word in line.split()[1:]] for line in done.stdout.splitlines() if line[:1] == "X")
     assert [row[0] for row in rows] == list(range(ranks)) and all(row[3] == 0 for row in rows)
-    assert len(re.findall('"NEGOTIATE_ALLREDUCE"', timeline.read_text())) == 1, "the average at the end"
+    told = timeline.read_text()
+    assert len(re.findall('"NEGOTIATE_ALLREDUCE"', told)) == 2, "the average at the end, and the ranks' last meeting"
+    assert len(re.findall(r'"allreduce\.hvdclip\.0\.end"', told)) == 1
     x = np.zeros(ranks)
     for k in range(1, 6):
         x -= k**-0.8 * np.minimum(1, k**0.2 / np.maximum(1e-9, 2 * np.arange(ranks))) * np.arange(ranks)
