@@ -718,6 +718,22 @@ def test_a_model_whose_gradients_others_average_is_refused(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def test_parameters_that_a_rank_does_not_hold_are_refused(tmp_path):
+    with torch.device("meta"):
+        bare = nn.Linear(2, 1)
+    with pytest.raises(TypeError, match=r"on the meta device, without numbers: call model.to_empty"):
+        hvdclip.optimizer("celgc", bare, lr=0.1, gamma=0.1)
+    tensor = pytest.importorskip("torch.distributed.tensor", reason="public since torch 2.5")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        part = nn.Parameter(tensor.distribute_tensor(torch.ones(4, 2), mesh))
+        with pytest.raises(TypeError, match=r"shape \(4, 2\) is a DTensor, of which a rank has a part"):
+            hvdclip.optimizer("celgc", [part], lr=0.1, gamma=0.1)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_model_in_shared_memory():
     model = network()
     optimizer = hvdclip.optimizer("celgc", model, lr=0.1, gamma=0.1)

@@ -19,6 +19,7 @@ DTYPES = (*HALVES, torch.float32, torch.float64)
 SMALL = 4096
 # Steps between two looks at the module where all parameters have gradients; one that it has not any more has none.
 LOOK_EVERY = 100
+HAND_OVER = ("cpu", "cuda")  # devices of whose memory torch makes another tensor, by DLPack
 NOT_SHARED = (
     "hvdclip trains it in memory of its own, which other processes do not see: let them read a copy, "
     "shared = copy.deepcopy(model).share_memory(), and refresh it by shared.load_state_dict(model.state_dict())"
@@ -36,6 +37,16 @@ class Space:
         self.parameters = list(parameters)
         self.owner, self._looks = Owner(), 0
         for p in self.parameters:
+            if hasattr(p, "device_mesh"):
+                raise TypeError(
+                    f"a parameter of shape {tuple(p.shape)} is a DTensor, of which a rank has a part (fully_shard, "
+                    "tensor parallelism); allowed are tensors that each rank has as a whole"
+                )
+            if p.is_meta:
+                raise TypeError(
+                    f"a parameter of shape {tuple(p.shape)} is on the meta device, without numbers: call "
+                    'model.to_empty(device="cpu") and initialise it before hvdclip.optimizer(...)'
+                )
             if p.layout != torch.strided or p.dtype not in DTYPES:
                 raise TypeError(
                     f"a parameter of shape {tuple(p.shape)} has dtype {p.dtype} and layout {p.layout}; allowed are "
@@ -152,6 +163,8 @@ def in_own_storage(part: Tensor) -> Tensor:
 
     Tensors of one storage are saved with all of it, and safetensors takes them for tied weights, of which it keeps one.
     """
+    if part.device.type not in HAND_OVER:
+        return part
     return torch.from_dlpack(part) if part.numel() else part.clone()
 
 
