@@ -107,6 +107,20 @@ def test_groups_that_are_changed_in_unlike_ways_are_named(algorithm, settings, k
     assert ends_of_ranks(lambda comm: train(comm, on_all=True)) == [None, None]
 
 
+@pytest.mark.parametrize("betas", [[0.8, 0.9], (0.8, 0.9), [torch.tensor(0.8), torch.tensor(0.9)], None])
+def test_groups_may_say_betas_in_any_form(betas):
+    def train(comm):
+        model = nn.Linear(3, 1)
+        inner = torch.optim.AdamW(model.parameters(), lr=0.1)
+        optimizer = hvdclip.optimizer("celgc", model, comm=comm, lr=0.1, gamma=0.1, interval=1, inner=inner)
+        if betas is not None:
+            optimizer.param_groups[0]["betas"] = betas
+        optimizer.param_groups[0]["momentum"] = None  # as some optimizers have what they do not use
+        one_step(model, optimizer)
+
+    assert ends_of_ranks(train) == [None, None]
+
+
 @pytest.mark.parametrize("algorithm", GRADIENTS)
 def test_gradient_methods_have_no_lr_of_each_ranks_own(algorithm):
     with pytest.raises(TypeError, match="lr_policy: unknown setting"):

@@ -60,13 +60,14 @@ def check_groups(comm: Communicator, groups: Sequence[dict[str, Any]], same_lr: 
 
 
 def number_of(groups: Sequence[dict[str, Any]], same_lr: bool) -> float:
-    """What moves x in the groups, as one number that is another one where a rank has changed some of it."""
+    """What moves x in the groups as one number, which differs between ranks once one of them has changed some of it."""
     number = 0.0
     for group in groups:
         number += group["lr"] if same_lr else 0.0
         for key, factor in MOVES.items():
-            value = group.get(key, 0.0)
-            number += factor * (value if not isinstance(value, tuple) else value[0] + factor * value[1])
+            value = group.get(key)
+            for power, each in enumerate(value if isinstance(value, list | tuple) else (value,), 1):
+                number += 0.0 if each is None else factor**power * each
     return float(number)
 
 
