@@ -42,11 +42,6 @@ class Space:
                     f"a parameter of shape {tuple(p.shape)} is a DTensor, of which a rank has a part (fully_shard, "
                     "tensor parallelism); allowed are tensors that each rank has as a whole"
                 )
-            if p.is_meta:
-                raise TypeError(
-                    f"a parameter of shape {tuple(p.shape)} is on the meta device, without numbers: call "
-                    'model.to_empty(device="cpu") and initialise it before hvdclip.optimizer(...)'
-                )
             if p.layout != torch.strided or p.dtype not in DTYPES:
                 raise TypeError(
                     f"a parameter of shape {tuple(p.shape)} has dtype {p.dtype} and layout {p.layout}; allowed are "
@@ -56,6 +51,11 @@ class Space:
         if len(devices) != 1:
             raise ValueError(f"parameters lie on {', '.join(devices) or 'no device'}; all must lie on one device")
         self.device = self.parameters[0].device
+        if self.device.type == "meta":
+            raise TypeError(
+                'the parameters are on the meta device, without numbers: call model.to_empty(device="cpu") and '
+                "initialise them before hvdclip.optimizer(...)"
+            )
         self._channels_last = [_is_channels_last(p) for p in self.parameters]
         self.numel: dict[torch.dtype, int] = {}
         for p in self.parameters:
