@@ -70,7 +70,7 @@ class Fragments(Rule):
 
     def _average(self, method: Steps, space: Space, parts: list[Any]) -> None:
         """Complete the round with the mean of these parts of x."""
-        method.statistics.fold()  # a device does its steps first, which are no part of the average
+        method.statistics.fold()  # waits for a device's steps, before the average's time begins
         start, fragment = time.perf_counter(), Vector(parts)
         method.end_round()
         # made anew each time: a message for each fragment would hold as much memory as x

@@ -38,7 +38,7 @@ class Plain(Rule):
 
     def send(self, method: Steps) -> None:
         """Hand over x."""
-        method.statistics.fold()  # a device does its steps first, which are no part of the average
+        method.statistics.fold()  # waits for a device's steps, before the average's time begins
         self._handed_over = time.perf_counter()
         method.end_round()
         if self.before is not None:

@@ -26,7 +26,7 @@ class GradientWarmup(Wrapper):
         if not self._lasts(method):
             self.rule.step(method, g)
             return
-        method.statistics.fold()  # a device makes its gradient first, which is no part of the average
+        method.statistics.fold()  # waits for a device's gradient, before the average's time begins
         start = time.perf_counter()
         mean = self.message.vectors[0].copy_(g)
         self.message.average()

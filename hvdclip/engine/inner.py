@@ -12,6 +12,7 @@ from hvdclip.engine.groups import check_keys
 from hvdclip.engine.masked import Masked
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import Direction
+from hvdclip.engine.torch_optimizer import is_horovods
 from hvdclip.flat import Scalar, Space, Vector
 from hvdclip.settings import SgdSettings
 
@@ -58,11 +59,6 @@ class InnerSgd:
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def is_horovods(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether it is an hvd.DistributedOptimizer; Horovod makes a class for each, named after what it wraps."""
-    return hasattr(optimizer, "skip_synchronize")
-
-
 def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
     """The optimizer that `inner` names, over these groups; ValueError for one that cannot be inside."""
     inner: Any = settings.inner
@@ -74,7 +70,7 @@ def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) 
             f"weight_decay_on is {settings.weight_decay_on!r}; allowed with an instance as inner: all, since its own "
             "groups hold"
         )
-    if is_horovods(inner):
+    if is_horovods(type(inner)):
         raise ValueError(
             "inner is an hvd.DistributedOptimizer, which would average every gradient beside hvdclip's own averages; "
             f"allowed: the torch optimizer inside it, {type(inner).__name__}"

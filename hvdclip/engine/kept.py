@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hvdclip.engine.skip import together
 from hvdclip.messages import Buffers
 from hvdclip.torch_private import flatten, foreach_copy_, unflatten, writes_to
 
@@ -82,10 +83,7 @@ class KeptBuffers:
 
 def _copy(tensors: Sequence[Tensor], places: list[int]) -> Copy:
     some = [tensors[place] for place in places]
-    flat = flatten(some).detach()
-    if len(some) == 1:
-        flat = flat.clone()  # of one tensor it is a view
-    return Copy(places, [tensor.shape for tensor in some], flat)
+    return Copy(places, [tensor.shape for tensor in some], together(some).detach())
 
 
 def _all_finite(tensors: Sequence[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ from hvdclip.engine.sgd import FusedSgd
 from hvdclip.engine.sharing import COMMON, Sharing
 from hvdclip.engine.shown import MOMENTUM, Shown, State
 from hvdclip.engine.skip import Skip
-from hvdclip.engine.torch_optimizer import keep_from_compiler, plain, profile_hook_step
+from hvdclip.engine.torch_optimizer import is_horovods, keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
 from hvdclip.flat import Gradient, Scalar, Space, Vector, in_own_storage
 from hvdclip.flat.owner import Owner
@@ -68,7 +68,7 @@ class Method(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith("horovod."):
+        if is_horovods(cls):
             raise TypeError(
                 "hvd.DistributedOptimizer around an hvdclip optimizer would average twice: use the optimizer as it is"
             )
@@ -540,7 +540,8 @@ class Method(torch.optim.Optimizer):
             p: Shown({name: in_own_storage(v.parts[i]) for name, v in named.items()})
             for i, p in enumerate(self.space.parameters)
         }
-        self._state = State(shown, getattr(getattr(self, "sgd", None), "reset", None))
+        sgd = self.__dict__.get("sgd")
+        self._state = State(shown, sgd.reset if isinstance(sgd, FusedSgd) else None)
 
     def _begin_round(self) -> None:
         self.start_round()

@@ -51,6 +51,11 @@ def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
     return skip_in_compiler(step, WHY)
 
 
+def is_horovods(cls: type) -> bool:
+    """Whether it is the class of an hvd.DistributedOptimizer: Horovod makes one for each, named after what it wraps."""
+    return cls.__module__.startswith("horovod.")
+
+
 def keep_from_compiler(cls: type) -> None:
     """Have torch.compile leave to Python those of ENTRANCES that the class itself defines.
 
@@ -67,7 +72,7 @@ def keep_from_compiler(cls: type) -> None:
 def uncompiled(func: Function) -> Function:
     """A function, or a generator's context manager, that torch.compile leaves to Python with all that it calls.
 
-    Counts, times and messages are no part of a graph: traced, an optimizer may end a round at every step.
+    The compiler cannot trace counts, times and messages: a traced optimizer may end a round at every step.
     """
     manages = inspect.isgeneratorfunction(inspect.unwrap(func))
 
