@@ -30,6 +30,7 @@ from hvdclip.launch.command import (
     doctor_command,
     status_command,
     submit_command,
+    tokenize_command,
     watch_command,
 )
 from hvdclip.launch.submission import submitted
@@ -74,7 +75,7 @@ def _tell_what_is_lost(command: str | None) -> None:
 
 for command in (
     *(bench, predict_command),
-    *(submit_command, status_command, watch_command, cancel_command, data_command, doctor_command),
+    *(submit_command, status_command, watch_command, cancel_command, data_command, tokenize_command, doctor_command),
 ):
     main.add_command(command)
 for command in (points_command, scaling_command, target_command):

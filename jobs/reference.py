@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from hvdclip import data, models
 from hvdclip.cli import main
-from hvdclip.config import FROM_DATA, Checkpoint, Columns, Comm, Log, Shards, Train, settings_model
+from hvdclip.config import FROM_DATA, Checkpoint, Columns, Comm, Log, Shards, Train, Windows, settings_model
 from hvdclip.methods import METHODS
 from hvdclip.problems import PROBLEMS
 from hvdclip.settings.mistakes import default_in_words
@@ -35,7 +35,8 @@ def reference() -> str:
             *_algorithms(),
             *_functions("model", models.MODELS, FROM_DATA, "torchvision's classifiers too, by their names"),
             *_functions("data", data.CORPORA | data.LABELLED | PROBLEMS, ("ranks",)),
-            *_section("data: how texts are read", Columns),
+            *_section("data: how a recurrent model reads a text", Columns),
+            *_section("data: how a model without a state (gpt) reads a text", Windows),
             *_section("data: how labelled samples are shared out and read", Shards),
             *_section("train", Train),
             *_section("checkpoint", Checkpoint),

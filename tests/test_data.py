@@ -196,7 +196,7 @@ def test_checksum_sees_every_id_and_word():
 
 
 def test_unknown_corpus_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown corpus 'imdb': choose from ptb, stdlib, wikitext-2"):
+    with pytest.raises(ValueError, match="unknown corpus 'imdb': choose from ptb, stdlib, tokens, wikitext-2"):
         data.load("imdb")
 
 

@@ -160,7 +160,10 @@ def test_the_command(tmp_path):
         (["configs/cancelling.yaml", "--intervals", "2"], "algorithm.interval: unknown setting"),
         (["configs/quartics.yaml", "data.noise=-1"], "data.noise is -1; allowed: greater than or equal to 0"),
         (["configs/quartics.yaml", "model=lstm"], "model.name is 'lstm'; allowed with data quartics: point"),
-        (["configs/quickstart.yaml", "model=point"], "model.name is 'point'; allowed with data stdlib: awd_lstm, lstm"),
+        (
+            ["configs/quickstart.yaml", "model=point"],
+            "model.name is 'point'; allowed with data stdlib: awd_lstm, gpt, lstm",
+        ),
         (["configs/mushrooms.yaml", "data.root=/nowhere"], "/nowhere/libsvm/mushrooms not found"),
     ],
 )

@@ -68,6 +68,40 @@ def test_lr_grows_in_a_straight_line_and_falls_at_milestones_and_gamma_goes_with
         assert line["gamma"] == pytest.approx(expected / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_curves_are_those_of_torchs_schedulers(schedule, warmup):
+    steps, final = 20, 0.1 if schedule != "constant" else 0.0
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.2)
+    lower = torch.optim.lr_scheduler
+    falls = {
+        "cosine": [lower.CosineAnnealingLR(other, steps - warmup, eta_min=0.2 * final)],
+        "linear": [lower.LinearLR(other, 1.0, final, steps - warmup)],
+        "wsd": [lower.ConstantLR(other, 1.0, 1), lower.LinearLR(other, 1.0, final, 5)],
+        "constant": [lower.ConstantLR(other, 1.0, 1)],
+    }[schedule]
+    starts = [warmup] * bool(warmup) + [steps - 5] * (schedule == "wsd")
+    theirs = lower.SequentialLR(other, [lower.LinearLR(other, 0.25, 1.0, warmup)] * bool(warmup) + falls, starts)
+    train = {"warmup_steps": warmup, "warmup_from": 0.25} if warmup else {}
+    train |= {"final_share": final} if schedule != "constant" else {}
+    train |= {"decay_share": 0.25} if schedule == "wsd" else {}
+    _, memory = trained(algorithm={"interval": 1}, steps=steps, schedule=schedule, **train)
+    for line in memory.lines:
+        assert line["lr"] == pytest.approx(other.param_groups[0]["lr"], rel=1e-9), line["step"]
+        assert line["gamma"] == pytest.approx(line["lr"] / 2, rel=1e-12)
+        other.step()
+        theirs.step()
+
+
+def test_a_curve_over_epochs_and_its_warm_up():
+    # 12 batches an epoch
+    train = {"steps": None, "epochs": 4, "schedule": "cosine", "warmup_epochs": 1, "final_share": 0.5}
+    _, memory = trained(algorithm={"interval": 1}, evaluate_every_steps=None, **train)
+    lrs = [line["lr"] for line in memory.lines]
+    assert len(lrs) == 48 and lrs[0] == pytest.approx(0.02) and lrs[6] == pytest.approx(0.2 * (0.1 + 0.9 / 2))
+    assert lrs[12] == pytest.approx(0.2) and lrs[30] == pytest.approx(0.2 * 0.75)
+
+
 def test_gamma_stays_where_it_does_not_follow():
     _, memory = trained(algorithm={"gamma_follows_lr": False}, warmup_epochs=2)
     assert [line["gamma"] for line in memory.lines] == pytest.approx([0.1] * 3)
@@ -443,7 +477,35 @@ def test_batch_norm_over_ranks_is_refused_where_there_is_none_or_ranks_differ():
             "train.accumulate is 2; allowed with data stdlib: 1",
         ),
         ({"train": {"accumulate": 9}}, "train.accumulate is 9; allowed: up to data.batch, 8"),
-        ({"train": {"warmup_from": 0.5}}, "train: warmup_from is 0.5, but warmup_epochs is 0; give both, or neither"),
+        (
+            {"train": {"warmup_from": 0.5}},
+            "train: warmup_from is 0.5, but warmup_steps and warmup_",
+        ),
+        (
+            {"train": {"schedule": "poly"}},
+            "train.schedule is 'poly'; allowed: 'step', 'constant', 'cosine', ",
+        ),
+        (
+            {"train": {"schedule": "cosine", "milestones": [2]}},
+            "train: milestones is [2] with schedule cosine; allowed with step",
+        ),
+        (
+            {"train": {"final_share": 0.1}},
+            "train: final_share is 0.1 with schedule step; allowed with cosine, linear, wsd",
+        ),
+        (
+            {"train": {"schedule": "linear", "warmup_epochs": 1}},
+            "train: warmup_epochs is 1 with schedule linear; allowed: warmup_steps, since the run is given in steps",
+        ),
+        (
+            {"train": {"schedule": "cosine", "warmup_steps": 4}},
+            "train: warmup_steps is 4 with schedule cosine; allowed: below steps, 4",
+        ),
+        (
+            {"train": {"schedule": "wsd", "decay_share": 0.9, "warmup_steps": 1}},
+            "train: decay_share is 0.9; allowed: up to 0.75, what the warm-up leaves",
+        ),
+        ({"train": {"warmup_steps": 1, "warmup_epochs": 1}}, "train: warmup_steps is 1 and warmup_epochs 1; give one"),
         (
             {"data": "quadratics", "model": "point", "train": {"compile": True}},
             "train.compile is True; allowed with data quadratics: False",
@@ -455,7 +517,7 @@ def test_batch_norm_over_ranks_is_refused_where_there_is_none_or_ranks_differ():
         ({"model": {"name": "resnet", "depth": 9}}, "model.depth is 9; allowed: 6n + 2"),
         ({"model": "resnet50x"}, "model.name is 'resnet50x'; allowed: awd_lstm, "),
         ({"model": {"name": "resnet50", "depth": 3}}, "model.depth: unknown setting"),
-        ({"data": "stdlib", "model": "resnet50"}, "model.name is 'resnet50'; allowed with data stdlib: awd_lstm, lstm"),
+        ({"data": "stdlib", "model": "resnet50"}, "model.name is 'resnet50'; allowed with data stdlib: awd_lstm, gpt"),
         (
             {"model": "lstm"},
             "model.name is 'lstm'; allowed with data synthetic: cnn, mlp, resnet, a classifier of torchvision",

@@ -6,7 +6,7 @@ from hvdclip.config.configuration import Config, differences
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import FROM_DATA, settings_model
 from hvdclip.config.references import import_function, look_beside
-from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train
+from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train, Windows
 
 __all__ = [
     "FROM_DATA",
@@ -20,6 +20,7 @@ __all__ = [
     "Log",
     "Shards",
     "Train",
+    "Windows",
     "check",
     "check_for_method",
     "check_saved",

@@ -9,14 +9,14 @@ from typing import Any
 
 from hvdclip import data, models
 from hvdclip.config.algorithm import check_algorithm, try_method
-from hvdclip.config.combinations import check_for_data, check_for_method, check_for_model, check_pair
+from hvdclip.config.combinations import check_for_data, check_for_method, check_for_model, check_pair, fill_window
 from hvdclip.config.configuration import Config
 from hvdclip.config.error import ConfigError
-from hvdclip.config.given import check_section, part
-from hvdclip.config.named import CLASSIFIERS, FROM_DATA, READ_AS, check_named, try_model, try_problem
+from hvdclip.config.given import check_section, name_of, part
+from hvdclip.config.named import CLASSIFIERS, FROM_DATA, check_named, read_as, try_model, try_problem
 from hvdclip.config.reading import override, read
 from hvdclip.config.references import look_beside
-from hvdclip.config.sections import SECTIONS, Checkpoint, Columns, Comm, Log, Section, Shards, Train
+from hvdclip.config.sections import SECTIONS, Checkpoint, Columns, Comm, Log, Section, Shards, Train, Windows
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
 
@@ -44,7 +44,9 @@ def check(raw: dict[str, Any]) -> Config:
     method, algorithm = check_algorithm(raw.get("algorithm"), mistakes)
     model = check_named(raw.get("model"), "model", models.MODELS, mistakes, FROM_DATA, models.find, CLASSIFIERS)
     model_fits = try_model(model, mistakes)
-    source = check_named(raw.get("data"), "data", SOURCES, mistakes, exclude=("ranks",))
+    read = read_as(name_of(raw.get("data")), raw.get("data"), model.get("name"))
+    source = check_named(raw.get("data"), "data", SOURCES, mistakes, exclude=("ranks",), read=read)
+    mistakes += fill_window(read, source, model)
     try_problem(source, mistakes)
     mistakes += check_pair(model.get("name"), source.get("name"))
     plain = {
@@ -55,7 +57,7 @@ def check(raw: dict[str, Any]) -> Config:
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     assert method is not None
-    return _checked(method, algorithm, model, source, plain)
+    return _checked(method, algorithm, model, source, read, plain)
 
 
 def check_saved(raw: dict[str, Any]) -> Config:
@@ -95,13 +97,15 @@ def _checked(
     algorithm: dict[str, Any],
     model: dict[str, Any],
     source: dict[str, Any],
+    read: type[Section],
     plain: dict[str, Any],
 ) -> Config:
     """The configuration of sections without mistakes."""
     resolved = {"algorithm": algorithm, "model": model, "data": source}
     resolved |= {name: section.model_dump() for name, section in plain.items()}
-    read_as = READ_AS.get(source.get("name"), Section)
-    columns = part(Columns, source if read_as is Columns else {})
-    shards = part(Shards, source if read_as is Shards else {})
-    rest = {key: value for key, value in source.items() if key not in read_as.model_fields}
-    return Config(algorithm | {"name": method.name}, model, rest, columns, shards, **plain, resolved=resolved)
+    columns = part(Columns, source if read is Columns else {})
+    windows = part(Windows, source) if read is Windows else None
+    shards = part(Shards, source if read is Shards else {})
+    rest = {key: value for key, value in source.items() if key not in read.model_fields}
+    named = algorithm | {"name": method.name}
+    return Config(named, model, rest, columns, windows, shards, **plain, resolved=resolved)

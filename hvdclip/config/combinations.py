@@ -9,7 +9,7 @@ from hvdclip import data, models
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import CLASSIFIERS, drawn_nowhere
 from hvdclip.config.references import import_function
-from hvdclip.config.sections import Train
+from hvdclip.config.sections import Section, Train, Windows
 from hvdclip.data.sources import NAMES as STAGED
 from hvdclip.data.vision import why_not
 from hvdclip.methods import Method
@@ -28,7 +28,13 @@ def check_pair(model: str | None, source: str | None) -> Iterator[str]:
     """Texts are for language models, problems for a point; what is of one's own may go with anything of one's own."""
     if not model or not source or ":" in model:
         return
-    for group, names in ((PROBLEMS, ["point"]), (data.LABELLED, models.SAMPLES), (data.CORPORA, models.LANGUAGE)):
+    groups = (
+        (PROBLEMS, ["point"]),
+        (data.LABELLED, models.SAMPLES),
+        (data.IN_WINDOWS, models.STATELESS),
+        (data.CORPORA, models.LANGUAGE),
+    )
+    for group, names in groups:
         if source in group:
             of_samples = names is models.SAMPLES
             if not (models.takes_samples(model) if of_samples else model in names):
@@ -38,17 +44,32 @@ def check_pair(model: str | None, source: str | None) -> Iterator[str]:
     yield f"model.name is {model!r}; allowed with data of one's own: my.module:build"
 
 
+def fill_window(read: type[Section], source: dict[str, Any], model: dict[str, Any]) -> Iterator[str]:
+    """Give `window` its default, the model's context, beyond which a model with learned positions cannot read."""
+    if read is not Windows or not source:
+        return
+    context = model.get("context")
+    if source["window"] is None and context is None:
+        if model:
+            yield "data.window is missing; required with a model of one's own, whose context is not known"
+    elif source["window"] is None:
+        source["window"] = context
+    elif context is not None and source["window"] > context and model.get("positions") == "learned":
+        yield f"data.window is {source['window']}; allowed: up to model.context, {context}"
+
+
 def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
     """What the train section and the algorithm ask of the data."""
     name = source.get("name", "")
     if name and ":" not in name:
         others = FOR_DATA if name in PROBLEMS else FOR_SAMPLES if name in data.CORPORA else ()
-        yield from _unused(train, name, (*FOR_OWN, *others))
+        in_pieces = ("accumulate",) if "window" in source else ()  # of which each has whole sequences
+        yield from _unused(train, name, [key for key in (*FOR_OWN, *others) if key not in in_pieces])
     elif ":" in train.loss:
         yield from _of_own_loss(train)
     if name in PROBLEMS and algorithm.get("weight_decay_on", "all") != "all":
         yield f"algorithm.weight_decay_on is weights; allowed with data {name}: all, of whose x none are"
-    if name in data.LABELLED and train.accumulate > source["batch"]:
+    if (name in data.LABELLED or "window" in source) and train.accumulate > source["batch"]:
         yield f"train.accumulate is {train.accumulate}; allowed: up to data.batch, {source['batch']}"
     if train.sync_batch_norm and train.accumulate > 1 and ":" in name:
         yield f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and data of one's own: 1"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hvdclip.config.references import BESIDE
-from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train
+from hvdclip.config.sections import Checkpoint, Columns, Comm, Log, Shards, Train, Windows
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Config:
     model: dict[str, Any]
     data: dict[str, Any]
     columns: Columns
+    windows: Windows | None  # for models that read a text in windows
     shards: Shards
     train: Train
     checkpoint: Checkpoint

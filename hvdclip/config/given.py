@@ -45,3 +45,8 @@ def with_name(given: Any, path: str, mistakes: list[str]) -> dict[str, Any] | No
         return {str(key): value for key, value in given.items() if value is not None}
     mistakes.append(f"{path} is {given!r}; allowed: a name, or name and settings")
     return None
+
+
+def name_of(given: Any) -> Any:
+    """The name that a section gives, if it gives one."""
+    return given.get("name") if isinstance(given, dict) else given

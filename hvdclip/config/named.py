@@ -13,18 +13,27 @@ from hvdclip import data, models
 from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, with_name
 from hvdclip.config.references import import_function
-from hvdclip.config.sections import Columns, Section, Shards
+from hvdclip.config.sections import Columns, Section, Shards, Windows
 from hvdclip.models.no_device import on_no_device
 from hvdclip.problems import PROBLEMS
 
 CLASSIFIERS = ", a classifier of torchvision (resnet50, ...)"
 # what a model learns from its data
 FROM_DATA = ("vocabulary", "start", "shape", "classes")
-# how the ranks read the data of a name; problems and data of one's own need no such settings
-READ_AS: dict[str | None, type[Section]] = {
-    **dict.fromkeys(data.CORPORA, Columns),
-    **dict.fromkeys(data.LABELLED, Shards),
-}
+
+
+def read_as(source: Any, given: Any, model: Any) -> type[Section]:
+    """How ranks read the data of a name; problems and data of one's own need no settings for that.
+
+    A text goes in windows to a model without a state. If the model is the user's own, a given `window` says so.
+    """
+    if source in data.LABELLED:
+        return Shards
+    if source not in data.CORPORA:
+        return Section
+    is_own = isinstance(model, str) and ":" in model
+    in_windows = model in models.STATELESS or (is_own and isinstance(given, dict) and "window" in given)
+    return Windows if in_windows or source in data.IN_WINDOWS else Columns
 
 
 def settings_model(function: Callable[..., Any], exclude: tuple[str, ...] = ()) -> type[BaseModel]:
@@ -48,8 +57,12 @@ def check_named(
     exclude: tuple[str, ...] = (),
     find: Callable[[str], Callable[..., Any] | None] | None = None,
     beside: str = "",
+    read: type[Section] = Section,
 ) -> dict[str, Any]:
-    """A section that names a function of a registry (or one that `find` finds), or one's own, and its settings."""
+    """A section that names a function of a registry (or one that `find` finds), or one's own, and its settings.
+
+    Those of `read`, by which ranks read data, stand beside the function's.
+    """
     if section is None:
         return {}
     settings = with_name(section, path, mistakes)
@@ -71,8 +84,8 @@ def check_named(
         mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)}{beside} or my.module:function")
         return {}
     model = settings_model(function, exclude)
-    if name in READ_AS:
-        model = create_model(path, __base__=(READ_AS[name], model))
+    if read is not Section:
+        model = create_model(path, __base__=(read, model))
     checked = check_section(model, settings, path, mistakes)
     return {} if checked is None else {"name": name} | checked.model_dump()
 

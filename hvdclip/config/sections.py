@@ -16,7 +16,7 @@ from hvdclip.settings.numbers import FiniteNumber
 
 SECTIONS: dict[str, str] = {
     "algorithm": "the method by name and its settings (hvdclip algorithms)",
-    "model": "awd_lstm, lstm, cnn, mlp, resnet, point and its settings, a name of torchvision's, or my.module:build",
+    "model": "awd_lstm, lstm, gpt, cnn, mlp, resnet, point, a name of torchvision's, or my.module:build; its settings",
     "data": "a text, labelled samples, a problem with a known answer, or my.module:loaders",
     "train": "how long, seed, schedule",
     "checkpoint": "how often the run is saved, so that it can be resumed",
@@ -31,6 +31,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+# schedules that fall along a curve, whose place is a share of the run
+CURVES = ("cosine", "linear", "wsd")
+# settings of schedules, by the schedules that they are for
+USED_BY = {"milestones": ("step",), "decay": ("step",), "final_share": CURVES, "decay_share": ("wsd",)}
+
+
 class Train(Section):
     steps: int | None = Field(None, ge=1, description="local steps per rank; or epochs")
     epochs: int | None = Field(None, ge=1, description="passes over the data by all ranks together; or steps")
@@ -40,13 +46,24 @@ class Train(Section):
     evaluate_every_steps: int | None = Field(
         None, ge=1, description="local steps between evaluations, moved to the next round end; default: every epoch"
     )
+    schedule: Literal["step", "constant", "cosine", "linear", "wsd"] = Field(
+        "step",
+        description="of lr (and gamma with it) after the warm-up: times decay at each milestone, if any; constant; "
+        "along a half cosine or a line to final_share; wsd: constant, then along a line in the last decay_share of the "
+        "run",
+    )
     milestones: list[Annotated[int, Field(ge=1)]] = Field(
-        [], description="epochs after which lr (and gamma with it) is multiplied by decay"
+        [], description="step: epochs after which lr (and gamma with it) is multiplied by decay"
     )
-    decay: FiniteNumber = Field(0.1, gt=0, description="factor of lr at each milestone")
-    warmup_epochs: FiniteNumber = Field(
-        0.0, ge=0, description="epochs in which lr (and gamma with it) grows in a straight line to its full size"
+    decay: FiniteNumber = Field(0.1, gt=0, description="step: factor of lr at each milestone")
+    final_share: FiniteNumber = Field(
+        0.0, ge=0, le=1, description="cosine, linear, wsd: share of lr to which it falls by the end of the run"
     )
+    decay_share: FiniteNumber = Field(0.2, gt=0, le=1, description="wsd: share of the run in which lr falls")
+    warmup_steps: int = Field(
+        0, ge=0, description="local steps in which lr (and gamma with it) grows in a straight line to its full size"
+    )
+    warmup_epochs: FiniteNumber = Field(0.0, ge=0, description="the same in epochs")
     warmup_from: FiniteNumber = Field(0.1, gt=0, le=1, description="share of lr at which that begins")
     nt_asgd: Literal["epoch", "per_step"] | None = Field(
         None,
@@ -94,11 +111,48 @@ class Train(Section):
             raise ValueError(
                 f"loss is {self.loss!r}; allowed: torch.nn.functional's losses, say mse_loss, and my.module:loss"
             )
-        if not self.warmup_epochs and self.warmup_from != Train.model_fields["warmup_from"].default:
-            raise ValueError(f"warmup_from is {self.warmup_from}, but warmup_epochs is 0; give both, or neither")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ValueError(f"label_smoothing is {self.label_smoothing} with loss {self.loss}; allowed: 0")
         return self
+
+    @model_validator(mode="after")
+    def _warms_up_in_one_unit(self) -> Self:
+        given = [name for name in ("warmup_steps", "warmup_epochs") if getattr(self, name)]
+        if not given and self.warmup_from != Train.model_fields["warmup_from"].default:
+            raise ValueError(
+                f"warmup_from is {self.warmup_from}, but warmup_steps and warmup_epochs are 0; give both, or neither"
+            )
+        if len(given) > 1:
+            raise ValueError(f"warmup_steps is {self.warmup_steps} and warmup_epochs {self.warmup_epochs:g}; give one")
+        if self.schedule in CURVES and given and given != [f"warmup_{self.unit}"]:
+            raise ValueError(
+                f"{given[0]} is {getattr(self, given[0]):g} with schedule {self.schedule}; allowed: "
+                f"warmup_{self.unit}, since the run is given in {self.unit}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_fits_run(self) -> Self:
+        for name, needs in USED_BY.items():
+            if self.schedule not in needs and getattr(self, name) != Train.model_fields[name].default:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} with schedule {self.schedule}; allowed with {', '.join(needs)}"
+                )
+        length, warmup = getattr(self, self.unit) or 1, getattr(self, f"warmup_{self.unit}")
+        if self.schedule in CURVES and warmup >= length:
+            raise ValueError(
+                f"warmup_{self.unit} is {warmup:g} with schedule {self.schedule}; allowed: below {self.unit}, {length}"
+            )
+        if self.schedule == "wsd" and self.decay_share > 1 - warmup / length:
+            raise ValueError(
+                f"decay_share is {self.decay_share}; allowed: up to {1 - warmup / length:g}, what the warm-up leaves"
+            )
+        return self
+
+    @property
+    def unit(self) -> Literal["steps", "epochs"]:
+        """In which the length of the run is given."""
+        return "steps" if self.steps else "epochs"
 
 
 class Checkpoint(Section):
@@ -145,11 +199,21 @@ class Comm(Section):
 
 
 class Columns(Section):
-    """How text is read; the corpus's own settings stand beside these."""
+    """How a recurrent model reads a text; the corpus's own settings stand beside these."""
 
     batch: int = Field(20, ge=1, description="sequences per rank and step")
     bptt: int = Field(70, ge=5, description="base length of a sequence")
     evaluation_columns: int = Field(10, ge=1, description="sequences in which a split is evaluated, over all ranks")
+
+
+class Windows(Section):
+    """How a model without a state reads a text; the corpus's own settings stand beside these."""
+
+    batch: int = Field(20, ge=1, description="sequences per rank and step")
+    window: int | None = Field(None, ge=1, description="tokens of a sequence; default: the model's context")
+    evaluation_windows: int | None = Field(
+        None, ge=1, description="sequences of a split that an evaluation reads, evenly spread; default: all of it"
+    )
 
 
 class Shards(Section):

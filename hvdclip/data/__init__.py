@@ -1,4 +1,4 @@
-"""Corpora by name, `load("wikitext-2", root="data")`, the columns in which ranks read them, and labelled rows."""
+"""Corpora by name, `load("wikitext-2", root="data")`, how ranks read them, and labelled rows."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,33 +6,45 @@ from typing import Any
 from . import corpus, stdlib
 from .columns import block, cut, even_lengths, sequence_lengths, windows
 from .corpus import Corpus
+from .drawn_windows import even_starts, shard, starts, windows_at
 from .image_folder import image_folder
 from .images import cifar10, cifar100
 from .labelled import Labelled, Samples
 from .mnist import mnist
 from .synthetic import synthetic
+from .token_files import check_ids, tokens
 
 __all__ = [
     "BY_TORCHVISION",
     "CORPORA",
     "FROM_FILES",
+    "IN_WINDOWS",
     "LABELLED",
     "Corpus",
     "Labelled",
     "Samples",
     "block",
+    "check_ids",
     "cut",
     "even_lengths",
+    "even_starts",
     "load",
     "sequence_lengths",
+    "shard",
+    "starts",
     "windows",
+    "windows_at",
 ]
 
 CORPORA: dict[str, Callable[..., Corpus]] = {
     "ptb": corpus.ptb,
     "stdlib": stdlib.stdlib,
+    "tokens": tokens,
     "wikitext-2": corpus.wikitext2,
 }
+
+# those that only models without a state read, in windows
+IN_WINDOWS = ("tokens",)
 
 LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
     "cifar10": cifar10,

@@ -26,7 +26,7 @@ class Corpus:
     words: tuple[str, ...] | None = None
 
     @property
-    def unit(self) -> Literal["byte", "word"]:
+    def unit(self) -> Literal["byte", "word", "token"]:
         return "byte" if self.words is None else "word"
 
     @property

@@ -1,4 +1,4 @@
-"""hvdclip submit, status, cancel, data and doctor."""
+"""hvdclip submit, status, cancel, data, tokenize and doctor."""
 
 from __future__ import annotations
 
@@ -152,6 +152,27 @@ def data_command(name: str, root: Path | None, mirror: str | None) -> None:
     while (line := bad_input(lambda: next(said, None))) is not None:
         print(line)
     print(f"train with HVDCLIP_DATA={shlex.quote(str(place.absolute()))}, or data.root")
+
+
+@click.command("tokenize")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tokenizer", "name", metavar="bytes|FILE", default="bytes", show_default=True, help="A tokenizer.json.")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Folder of the files.")
+@click.option(
+    "--valid",
+    default=0.01,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of each text, its end, for validation.",
+)
+def tokenize_command(texts: tuple[Path, ...], name: str, folder: Path, valid: float) -> None:
+    """Turn text files into token files for the data `tokens`."""
+    from hvdclip.data.tokenize import tokenize, tokenizer
+
+    said = tokenize(texts, bad_input(lambda: tokenizer(name)), folder, valid)
+    while (line := bad_input(lambda: next(said, None))) is not None:
+        print(line)
+    print(f"train with data.name=tokens data.folder={shlex.quote(str(folder.absolute()))}")
 
 
 @click.command("doctor")

@@ -1,9 +1,10 @@
 """Models by name: `build("awd_lstm", vocabulary=33_278, dropout_hidden=0.2)`.
 
-A language model is called as `model(tokens, state) -> (logits, state, penalty)`: tokens (time, batch) int64, logits
-(time, batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the state of
-zeros. An mlp, a cnn, a resnet and torchvision's classifiers (by their names there, say resnet50) take labelled samples
-of a shape. A point is the model of a problem: one vector `model.x`.
+A recurrent language model is called as `model(tokens, state) -> (logits, state, penalty)`: tokens (time, batch) int64,
+logits (time, batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the
+state of zeros. One without a state, a gpt, is called as `model(tokens) -> logits`: tokens (batch, time), logits (batch,
+time, vocabulary). An mlp, a cnn, a resnet and torchvision's classifiers (by their names there, say resnet50) take
+labelled samples of a shape. A point is the model of a problem: one vector `model.x`.
 """
 
 import copy
@@ -16,12 +17,15 @@ from torch import nn
 from . import torchvisions
 from .awd_lstm import AWDLSTM
 from .cnn import CNN
+from .gpt import GPT
 from .lstm import LSTM
 from .mlp import MLP
 from .point import Point
 from .resnet import ResNet
 
-LANGUAGE: dict[str, Callable[..., nn.Module]] = {"awd_lstm": AWDLSTM, "lstm": LSTM}
+RECURRENT: dict[str, Callable[..., nn.Module]] = {"awd_lstm": AWDLSTM, "lstm": LSTM}
+STATELESS: dict[str, Callable[..., nn.Module]] = {"gpt": GPT}
+LANGUAGE: dict[str, Callable[..., nn.Module]] = RECURRENT | STATELESS
 SAMPLES: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "mlp": MLP, "resnet": ResNet}
 MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | SAMPLES | {"point": Point}
 

@@ -61,7 +61,7 @@ def stacked(config: Config, ranks: int, seeds: int) -> Trace:
     every = train.evaluate_every_steps or config.interval or 1
     collected, clipped, drifts, due = _Collected(), [], [], False
     for step in range(1, train.steps + 1):
-        schedule.set((batch + 1) / EPOCH)
+        schedule.set(step - 1, (batch + 1) / EPOCH)
         method.step(closure)
         if step == train.steps:
             method.synchronize()

@@ -22,6 +22,8 @@ from hvdclip.training.provenance import code_sha256, versions
 from hvdclip.training.randomness import seed_everything
 from hvdclip.training.supervised import Supervised, WithOwnLoss
 from hvdclip.training.task import Task
+from hvdclip.training.text import TextTask
+from hvdclip.training.windows import WindowedText
 
 
 def choose_device(name: str, comm: Communicator) -> torch.device:
@@ -66,7 +68,8 @@ class Job:
         what, read = self.read
         sections = self.config.resolved.items()
         settings = {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
-        settings.pop("data.root", None)  # hosts may have the same data in other places
+        for key in ("data.root", "data.folder"):  # hosts may have the same data in other places
+            settings.pop(key, None)
         shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in self.model.state_dict().items()]
         check_agreement(
             self.comm,
@@ -98,7 +101,12 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
         of_rank = Classification(samples, config.shards, train.seed, *where, train.label_smoothing)
         return of_rank, (f"the data of {name} (checksums)", checksums)
     corpus = data.load(name, **settings)
-    task = LanguageModelling(corpus, config.columns, config.train.seed, comm.rank, comm.size, device)
+    reader = config.train.seed, comm.rank, comm.size, device
+    task = (
+        LanguageModelling(corpus, config.columns, *reader)
+        if config.windows is None
+        else WindowedText(corpus, config.windows, *reader)
+    )
     return task, (f"the text of {name} (its checksum)", corpus.checksum)
 
 
@@ -111,14 +119,17 @@ def build_model(config: Config, task: Task) -> nn.Module:
     """The model of the model section; the task says what fits its data."""
     settings = dict(config.model)
     name = settings.pop("name")
-    if isinstance(task, LanguageModelling):
+    if isinstance(task, TextTask):
         settings["vocabulary"] = task.corpus.vocabulary
     if isinstance(task, Classification):
         settings |= {"shape": task.data["train"].shape, "classes": task.data["train"].classes}
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
     if ":" in name:
-        return import_function(name)(**settings)
+        model = import_function(name)(**settings)
+        if isinstance(task, LanguageModelling) and not hasattr(model, "initial_state"):
+            raise ValueError(f"model.name is {name!r}, which has no initial_state; allowed: with data.window set")
+        return model
     model = models.build(name, **settings)
     if isinstance(task, Classification):
         piece = max(1, config.shards.batch // config.train.accumulate)

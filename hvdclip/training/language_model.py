@@ -6,7 +6,6 @@ columns' blocks rotate over the ranks by epoch).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +17,12 @@ from hvdclip import data
 from hvdclip.config import Columns
 from hvdclip.data import Corpus
 from hvdclip.models import detach
-from hvdclip.training.task import Batch, Evaluation, Task
+from hvdclip.training.task import Batch, Evaluation
+from hvdclip.training.text import TextTask
 
 
-class LanguageModelling(Task):
-    """Samples are tokens."""
+class LanguageModelling(TextTask):
+    """For models with a state, which goes on from window to window."""
 
     def __init__(self, corpus: Corpus, columns: Columns, seed: int, rank: int, ranks: int, device: torch.device):
         self.corpus, self.settings, self.seed = corpus, columns, seed
@@ -67,20 +67,6 @@ class LanguageModelling(Task):
             total += functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
             count += targets.numel()
         return Evaluation(count, total)
-
-    def derived(self, loss: float) -> dict[str, float]:
-        return {"perplexity": math.exp(min(loss, 700))}
-
-    def description(self) -> str:
-        tokens, vocabulary = len(self.corpus.splits["train"]), self.corpus.vocabulary
-        return f"{tokens:,} {self.corpus.unit}s of text, vocabulary {vocabulary:,}"
-
-    def remark(self, loss: float) -> str:
-        bits, guess = loss / math.log(2), math.log2(self.corpus.vocabulary)
-        return f"{bits:.2f} bits/{self.corpus.unit} (uniform {guess:.2f})"
-
-    def splits(self) -> tuple[str, ...]:
-        return ("valid", "test")
 
     def _lengths(self, epoch: int) -> list[int]:
         return data.sequence_lengths(len(self.columns), self.settings.bptt, self.seed, epoch)

@@ -151,7 +151,7 @@ class Trainer:
     def step(self) -> bool:
         """One step from the next batch; whether it ends an epoch."""
         epochs = self.stream.epochs
-        self.schedule.set(self.stream.epoch)
+        self.schedule.set(self.optimizer.steps, self.stream.epoch)
         self.precision.step(self.optimizer, self._closure)
         if self.asgd:
             self.asgd.after_step()

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import math
+
 from torch.optim import Optimizer
 
 from hvdclip.config import Train
 
 
 class Schedule:
-    """lr of each parameter group: linear warm-up, then times `decay` at each milestone; gamma goes with it, or stays.
+    """lr of each parameter group: a linear warm-up, then what `train.schedule` says; gamma goes with it, or stays.
 
-    It keeps nothing, so a run that is resumed needs its place only. Source: Goyal et al. (2017), section 2.2.
+    It keeps nothing, so a run that is resumed needs its place only; torch's schedulers count their own steps. Sources:
+    Goyal et al. (2017), section 2.2, for warm-up and milestones; Loshchilov and Hutter (2017) for the cosine; Hu et al.
+    (MiniCPM, 2024) for wsd: warm-up, stable, decay.
     """
 
     def __init__(self, optimizer: Optimizer, train: Train):
         self.optimizer, self.train = optimizer, train
         self.lrs = [group["lr"] for group in optimizer.param_groups]
 
-    def set(self, epoch: float) -> None:
-        """Before the step that begins after that many passes over the data."""
-        factor = self.factor(epoch)
+    def set(self, step: int, epoch: float) -> None:
+        """Before the step that begins after that many steps and passes over the data."""
+        factor = self.factor(step, epoch)
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             group["lr"] = lr * factor
 
-    def factor(self, epoch: float) -> float:
+    def factor(self, step: int, epoch: float) -> float:
+        return self._warmup(step, epoch) * self._fall(step, epoch)
+
+    def _warmup(self, step: int, epoch: float) -> float:
         train = self.train
-        factor = train.decay ** sum(epoch >= milestone for milestone in train.milestones)
-        if epoch < train.warmup_epochs:
-            factor *= train.warmup_from + (1 - train.warmup_from) * epoch / train.warmup_epochs
-        return factor
+        done, whole = (step, train.warmup_steps) if train.warmup_steps else (epoch, train.warmup_epochs)
+        return train.warmup_from + (1 - train.warmup_from) * done / whole if done < whole else 1.0
+
+    def _fall(self, step: int, epoch: float) -> float:
+        train = self.train
+        if train.schedule == "step":
+            return train.decay ** sum(epoch >= milestone for milestone in train.milestones)
+        if train.schedule == "constant":
+            return 1.0
+        # from the end of the warm-up, which is in the run's own unit, or from where wsd begins to fall
+        done, whole, start = (step, train.steps, train.warmup_steps) if train.steps else self._epochs(epoch)
+        if train.schedule == "wsd":
+            start = whole * (1 - train.decay_share)
+        share = max(0.0, (done - start) / (whole - start))
+        left = (1 + math.cos(math.pi * share)) / 2 if train.schedule == "cosine" else 1 - share
+        return train.final_share + (1 - train.final_share) * left
+
+    def _epochs(self, epoch: float) -> tuple[float, int, float]:
+        assert self.train.epochs is not None
+        return epoch, self.train.epochs, self.train.warmup_epochs

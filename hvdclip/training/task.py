@@ -23,7 +23,7 @@ class Batch(NamedTuple):
             return
         for inputs, targets in zip(self.inputs.tensor_split(number), self.targets.tensor_split(number), strict=True):
             if len(targets):
-                yield Batch(inputs, targets, len(targets), self.scale)
+                yield Batch(inputs, targets, self.samples * len(targets) // len(self.targets), self.scale)
 
 
 class Evaluation(NamedTuple):
