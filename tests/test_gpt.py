@@ -53,9 +53,8 @@ def test_initial_weights_are_gpt2s():
     for block in made.blocks:
         assert block.attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.02)
         for end in (block.attention.out, block.mlp[2]):
-            assert (
-                end.weight.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.02) and end.bias.abs().max() == 0
-            )
+            assert end.weight.std().item() == pytest.approx(0.02 / math.sqrt(16), rel=0.02)
+            assert end.bias.abs().max() == 0
 
 
 def turned(x):
