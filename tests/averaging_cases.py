@@ -32,6 +32,8 @@ DELAYED = {"overlap": "delayed"}
 TOPK = {"compression": "topk", "top_share": 0.1}
 INT8 = {"compression": "int8"}
 NODES = {"node_interval": 2}
+ALPHA = {"merge_alpha": 0.5}
+ADAM = {"outer": "adam", "outer_lr": 0.01}
 OUTER = {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.8}
 GROWING = {"interval": {0: 1, 5: 2, 12: 6}}
 RESET = {"momentum": 0.9, "dampening": 0.3, "momentum_policy": "reset"}
@@ -76,6 +78,20 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "fragments, weighted, growing": FRAGMENTS | GROWING | {"weights": WEIGHTS},
     "fragments, warm-up by gradients": FRAGMENTS | WARM,
     "fragments, nodes": FRAGMENTS | NODES,
+    "fragments, outer": FRAGMENTS | OUTER,
+    "fragments, adam outside, growing": FRAGMENTS | GROWING | ADAM,
+    "fragments, outer, warm-up by gradients": FRAGMENTS | OUTER | WARM,
+    "fragments, delayed": FRAGMENTS | DELAYED,
+    "fragments, delayed by 1, outer, alpha": FRAGMENTS | DELAYED | {"delay": 1} | OUTER | ALPHA,
+    "fragments, topk, weighted": FRAGMENTS | TOPK | {"weights": WEIGHTS},
+    "fragments, int8, delayed, outer": FRAGMENTS | INT8 | DELAYED | OUTER,
+    "fragments, bf16, nodes": FRAGMENTS | NODES | {"compression": "bf16"},
+    "alpha": DELAYED | ALPHA,
+    "alpha 0": DELAYED | {"delay": 2, "merge_alpha": 0.0},
+    "alpha, delayed by 0": DELAYED | {"delay": 0} | ALPHA,
+    "alpha, outer, momentum reset": DELAYED | {"delay": 2} | ALPHA | ADAM | RESET,
+    "alpha, topk": DELAYED | {"delay": 2} | ALPHA | TOPK,
+    "one fragment, alpha": FRAGMENTS | {"fragments": 1} | DELAYED | ALPHA,
 }
 METHODS: dict[str, dict[str, Any]] = {
     "local_sgd": BASE,

@@ -12,6 +12,7 @@ import pytest
 import torch
 from algorithms import ALGORITHMS, is_local, settings_of
 from averaging_cases import (
+    ALPHA,
     BASE,
     CLIPPED,
     DELAYED,
@@ -100,6 +101,7 @@ def test_the_cases_differ_from_each_other_and_clip_some_steps():
     ends |= {name: expected(4, algorithm, settings).x for name, algorithm, settings in CASES if algorithm == "celgc"}
     alike = {"celgc, delayed by 0": "plain", "celgc, nodes, every round": "plain"}
     alike |= {"celgc, nodes, every step": "celgc, nodes", "celgc, one fragment": "plain"}
+    alike |= {"celgc, one fragment, alpha": "celgc, alpha"}
     for (a, x), (b, y) in itertools.combinations(ends.items(), 2):
         assert np.abs(x - y).max() > 1e-5 or alike.get(a, a) == alike.get(b, b), f"{a} is {b}"
 
@@ -131,6 +133,8 @@ def metrics(settings, ranks=4):
         WARM | DELAYED | GROWING,
         FRAGMENTS,
         FRAGMENTS | NODES | GROWING,
+        FRAGMENTS | DELAYED | INT8,
+        DELAYED | ALPHA,
     ],
 )
 def test_drift_and_ends_of_rounds_are_those_of_the_rule(extra):
@@ -150,7 +154,7 @@ def test_a_delay_of_0_is_no_overlap_to_the_bit(extra):
     assert np.array_equal(plain, delayed)
 
 
-@pytest.mark.parametrize("extra", [{}, {"weights": WEIGHTS}, TOPK, OUTER, NODES], ids=str)
+@pytest.mark.parametrize("extra", [{}, {"weights": WEIGHTS}, TOPK, OUTER, NODES, ALPHA, FRAGMENTS | OUTER], ids=str)
 def test_averaged_is_the_mean_of_the_ranks_x_while_an_average_is_under_way(extra):
     def one(comm):
         model, optimizer = build(comm, "celgc", CLIPPED | DELAYED | extra)
@@ -183,6 +187,11 @@ def test_averaged_is_the_mean_of_the_ranks_x_while_an_average_is_under_way(extra
         DELAYED | WARM | {"delay": 2},
         INT8 | OUTER,
         WARM | TOPK,
+        DELAYED | ALPHA | {"delay": 1},
+        FRAGMENTS | OUTER | {"weights": WEIGHTS},
+        FRAGMENTS | DELAYED | OUTER | ALPHA,
+        FRAGMENTS | DELAYED | INT8,
+        FRAGMENTS | TOPK | WARM,
     ],
     ids=str,
 )
@@ -765,6 +774,20 @@ def test_an_optimizer_goes_back_while_its_own_average_is_under_way():
     simulate(one, 2)
 
 
+def test_an_optimizer_goes_back_to_where_none_is_under_way_while_one_is():
+    def one(comm):
+        settings = CLIPPED | {"overlap": "delayed", "delay": 1}
+        model, optimizer = build(comm, "celgc", settings)
+        steps(model, optimizer, 0, EVERY + 2)
+        x, state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        rows = steps(model, optimizer, EVERY + 2, 2 * EVERY)  # the next average is under way
+        model.load_state_dict(x)
+        optimizer.load_state_dict(state)
+        np.testing.assert_array_equal(steps(model, optimizer, EVERY + 2, 2 * EVERY), rows)
+
+    simulate(one, 2)
+
+
 # what is refused
 
 
@@ -779,6 +802,9 @@ def test_an_optimizer_goes_back_while_its_own_average_is_under_way():
         ({"overlap": "delayed", "interval": "auto"}, "overlap is 'delayed'.*allowed: numbers"),
         ({"overlap": "delayed", "interval": 1}, "overlap is 'delayed', but interval 1 .*allowed: none, or an interval"),
         ({"overlap": "delayed", "interval": {0: 1, 5: 1}}, "overlap is 'delayed', but interval 1 .*allowed: none"),
+        ({"merge_alpha": 0.5}, "merge_alpha is 0.5, but overlap is 'none'; allowed: overlap delayed"),
+        ({"overlap": "delayed", "merge_alpha": 1.5}, "merge_alpha is 1.5; allowed: less than or equal to 1"),
+        ({"overlap": "delayed", "merge_alpha": -0.5}, "merge_alpha is -0.5; allowed: greater than or equal to 0"),
         ({"delay": 1}, "delay is 1, but overlap is 'none'; allowed: no delay, or overlap delayed"),
         ({"node_interval": 3}, "node_interval is 3, interval 4; allowed are divisors"),
         ({"node_interval": 8}, "node_interval is 8, interval 4; allowed are divisors"),

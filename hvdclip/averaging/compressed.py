@@ -57,7 +57,12 @@ class Compressed:
 
 
 def compressed(
-    settings: AveragingSettings, message_of: Callable[..., Any], space: Space, x_round: Vector, error: Vector
+    settings: AveragingSettings,
+    message_of: Callable[..., Any],
+    space: Space,
+    x: Vector,
+    x_round: Vector,
+    error: Vector,
 ) -> Compressed:
     """The exchange of one of the compressions fp16, bf16, int8 and topk; `message_of` makes its message."""
     generator, name = torch.Generator(space.device), settings.compression
@@ -70,4 +75,4 @@ def compressed(
         halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
         coder: Coder = Int8(generator) if name == "int8" else Half(halves[name])
         message = message_of(coder, kind=ShardedMessage)
-    return Compressed(name, message, generator, space.vector(), x_round, error, mean)
+    return Compressed(name, message, generator, x, x_round, error, mean)
