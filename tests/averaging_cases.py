@@ -31,6 +31,7 @@ Case = tuple[str, dict[str, Any]]  # algorithm, settings
 DELAYED = {"overlap": "delayed"}
 TOPK = {"compression": "topk", "top_share": 0.1}
 INT8 = {"compression": "int8"}
+INT4 = {"compression": "int4"}
 NODES = {"node_interval": 2}
 ALPHA = {"merge_alpha": 0.5}
 ADAM = {"outer": "adam", "outer_lr": 0.01}
@@ -61,6 +62,9 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "topk, weighted": TOPK | {"weights": WEIGHTS},
     "topk, delayed, outer": TOPK | DELAYED | OUTER,
     "topk, warm-up by gradients": TOPK | WARM,
+    "int4": INT4,
+    "int4, weighted, delayed, outer": INT4 | DELAYED | OUTER | {"weights": WEIGHTS},
+    "fragments, int4": FRAGMENTS | INT4,
     "int8, weighted": INT8 | {"weights": WEIGHTS},
     "int8, delayed": INT8 | DELAYED,
     "int8, outer": INT8 | OUTER,
@@ -194,7 +198,7 @@ def expected(
     rules = dict(settings)
     if "weights" in rules:
         rules["weights"] = rules["weights"][:ranks]
-    draws = rounding if rules.get("compression") == "int8" else None
+    draws = rounding if rules.get("compression") in ("int8", "int4") else None
     return averaging_reference.run(
         algorithm, g, start(), ranks=ranks, steps=STEPS, settings=rules, nodes=nodes, draws=draws
     )

@@ -10,6 +10,7 @@ round, the plain mean of x ends the run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ def run(
     nodes: Sequence[Sequence[int]] = (),
     draws: Callable[[int, int], Draws] | None = None,
 ) -> Run:
-    """`nodes` are the ranks of each; `draws(rank, round)` are int8's."""
+    """`nodes` are the ranks of each; `draws(rank, round)` are those of int8 and int4."""
     job = Job(gradient, np.full(x0.shape, settings["lr"]), settings, [Rank(i, x0) for i in range(ranks)], Rank(-1, x0))
     wire, step, since, rows, rounds, drift = Wire(job, draws), WITH_INTERVAL[method].step, 0, [], [], []
     delayed, inner = job.get("overlap") == "delayed", job.get("node_interval", 0)
@@ -181,12 +182,17 @@ def bf16(v: Vector, draws: Draws | None) -> Vector:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(float)
 
 
-def int8(v: Vector, draws: Draws | None) -> Vector:
-    """Multiples of a 127th of the block's largest entry, up or down as the draws say."""
-    blocks = v.astype(np.float32).reshape(-1, BLOCK)
-    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+def integers(v: Vector, draws: Draws, largest: int, block: int) -> Vector:
+    """Multiples of a 127th, say, of the block's largest entry, up or down as the draws say."""
+    blocks = v.astype(np.float32).reshape(-1, block)
+    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(largest)
     scaled = blocks / np.where(scales > 0, scales, np.float32(1))
-    return (np.floor(scaled + draws(scaled.shape)).clip(-127, 127) * scales).ravel().astype(float)
+    return (np.floor(scaled + draws(scaled.shape)).clip(-largest, largest) * scales).ravel().astype(float)
 
 
-CODES = {"fp16": fp16, "bf16": bf16, "int8": int8}
+CODES = {
+    "fp16": fp16,
+    "bf16": bf16,
+    "int8": partial(integers, largest=127, block=1024),
+    "int4": partial(integers, largest=7, block=128),
+}

@@ -230,7 +230,7 @@ def test_a_round_sends_its_fragment_only(fragments):
     assert hvdclip.simulate(one, 2)[0] == np.diff(BOUNDS[fragments]).tolist()
 
 
-@pytest.mark.parametrize("compression", ["none", "bf16", "int8", "topk"])
+@pytest.mark.parametrize("compression", ["none", "bf16", "int8", "int4", "topk"])
 def test_a_round_sends_and_holds_a_quarter_with_four_fragments(compression):
     """Of the model's message, beside statistics; of messages one is held at a time."""
 
@@ -253,7 +253,7 @@ def test_a_round_sends_and_holds_a_quarter_with_four_fragments(compression):
 
     (whole, *_), *_ = hvdclip.simulate(one, 2)
     parts, held, tail = hvdclip.simulate(lambda comm: one(comm, averaging="fragments", fragments=4), 2)[0]
-    tail = 3 * 4 * -(-tail // 2) if compression in ("bf16", "int8") else 4 * tail
+    tail = 3 * 4 * -(-tail // 2) if compression in ("bf16", "int8", "int4") else 4 * tail
     assert {4 * (sent - tail) for sent in parts} == {whole[0] - tail} and held == 1
 
 

@@ -36,7 +36,7 @@ class AveragingSettings(LocalSettings):
         le=1,
         description="alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot",
     )
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = setting(
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = setting(
         "none", description="of the way x - x_round that is exchanged, with error feedback"
     )
     top_share: Finite = setting(0.01, gt=0, le=1, description="topk: share of the entries that are sent")
