@@ -69,7 +69,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -113,6 +114,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -156,7 +159,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -205,6 +209,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -244,7 +250,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -289,6 +296,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -583,7 +592,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -625,6 +635,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -663,7 +675,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -707,6 +720,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -746,7 +761,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -788,6 +804,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -823,7 +841,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -862,6 +881,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -897,7 +918,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -939,6 +961,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -977,7 +1001,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -1018,6 +1043,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -1054,7 +1081,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -1096,6 +1124,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
@@ -1136,7 +1166,8 @@ def optimizer(
     warmup: Literal["average", "gradients"] = "average",
     overlap: Literal["none", "delayed"] = "none",
     delay: int | None = None,
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = "none",
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
     top_share: float = 0.01,
     node_interval: int | None = None,
     averaging: Literal["whole", "fragments"] = "whole",
@@ -1180,6 +1211,8 @@ def optimizer(
         overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
             "none"
         delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
         compression: of the way x - x_round that is exchanged, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
         node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None

@@ -31,7 +31,10 @@ Case = tuple[str, dict[str, Any]]  # algorithm, settings
 DELAYED = {"overlap": "delayed"}
 TOPK = {"compression": "topk", "top_share": 0.1}
 INT8 = {"compression": "int8"}
+INT4 = {"compression": "int4"}
 NODES = {"node_interval": 2}
+ALPHA = {"merge_alpha": 0.5}
+ADAM = {"outer": "adam", "outer_lr": 0.01}
 OUTER = {"outer": "nesterov", "outer_lr": 0.7, "outer_momentum": 0.8}
 GROWING = {"interval": {0: 1, 5: 2, 12: 6}}
 RESET = {"momentum": 0.9, "dampening": 0.3, "momentum_policy": "reset"}
@@ -59,6 +62,9 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "topk, weighted": TOPK | {"weights": WEIGHTS},
     "topk, delayed, outer": TOPK | DELAYED | OUTER,
     "topk, warm-up by gradients": TOPK | WARM,
+    "int4": INT4,
+    "int4, weighted, delayed, outer": INT4 | DELAYED | OUTER | {"weights": WEIGHTS},
+    "fragments, int4": FRAGMENTS | INT4,
     "int8, weighted": INT8 | {"weights": WEIGHTS},
     "int8, delayed": INT8 | DELAYED,
     "int8, outer": INT8 | OUTER,
@@ -76,6 +82,20 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "fragments, weighted, growing": FRAGMENTS | GROWING | {"weights": WEIGHTS},
     "fragments, warm-up by gradients": FRAGMENTS | WARM,
     "fragments, nodes": FRAGMENTS | NODES,
+    "fragments, outer": FRAGMENTS | OUTER,
+    "fragments, adam outside, growing": FRAGMENTS | GROWING | ADAM,
+    "fragments, outer, warm-up by gradients": FRAGMENTS | OUTER | WARM,
+    "fragments, delayed": FRAGMENTS | DELAYED,
+    "fragments, delayed by 1, outer, alpha": FRAGMENTS | DELAYED | {"delay": 1} | OUTER | ALPHA,
+    "fragments, topk, weighted": FRAGMENTS | TOPK | {"weights": WEIGHTS},
+    "fragments, int8, delayed, outer": FRAGMENTS | INT8 | DELAYED | OUTER,
+    "fragments, bf16, nodes": FRAGMENTS | NODES | {"compression": "bf16"},
+    "alpha": DELAYED | ALPHA,
+    "alpha 0": DELAYED | {"delay": 2, "merge_alpha": 0.0},
+    "alpha, delayed by 0": DELAYED | {"delay": 0} | ALPHA,
+    "alpha, outer, momentum reset": DELAYED | {"delay": 2} | ALPHA | ADAM | RESET,
+    "alpha, topk": DELAYED | {"delay": 2} | ALPHA | TOPK,
+    "one fragment, alpha": FRAGMENTS | {"fragments": 1} | DELAYED | ALPHA,
 }
 METHODS: dict[str, dict[str, Any]] = {
     "local_sgd": BASE,
@@ -178,7 +198,7 @@ def expected(
     rules = dict(settings)
     if "weights" in rules:
         rules["weights"] = rules["weights"][:ranks]
-    draws = rounding if rules.get("compression") == "int8" else None
+    draws = rounding if rules.get("compression") in ("int8", "int4") else None
     return averaging_reference.run(
         algorithm, g, start(), ranks=ranks, steps=STEPS, settings=rules, nodes=nodes, draws=draws
     )

@@ -1,13 +1,16 @@
 """How local methods average, in NumPy (float64): when, over whom, in how few bytes. Their steps are reference.py's.
 
 The rules. At the end of a round of I steps the ranks hand over x_i. The mean is taken `delay` steps later (at once
-without overlap): x_i += mean - what was handed over. Compressed, x_i - common + error_i is coded instead, where common
-is the last mean; error_i keeps what the code leaves out. A sum of shards is coded a second time by the shard's owner,
-whose error keeps what that leaves out. Between two averages over all ranks, those of one node average every I1 steps.
-In fragments, round r averages tensor r mod 2 of x only (there are two, see averaging_cases.py), the last average all.
+without overlap): x_i += mean - what was handed over, or x_i = alpha x_i + (1 - alpha) mean. Compressed, x_i - common +
+error_i is coded instead, where common is the last mean; error_i keeps what the code leaves out. A sum of shards is
+coded a second time by the shard's owner, whose error keeps what that leaves out. Between two averages over all ranks,
+those of one node average every I1 steps. In fragments all this is done with tensor r mod 2 of x only in round r (there
+are two, see averaging_cases.py), each with a common x and an outer step of its own. Where ranks differ after the last
+round, the plain mean of x ends the run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,16 +39,16 @@ def run(
     nodes: Sequence[Sequence[int]] = (),
     draws: Callable[[int, int], Draws] | None = None,
 ) -> Run:
-    """`nodes` are the ranks of each; `draws(rank, round)` are int8's."""
+    """`nodes` are the ranks of each; `draws(rank, round)` are those of int8 and int4."""
     job = Job(gradient, np.full(x0.shape, settings["lr"]), settings, [Rank(i, x0) for i in range(ranks)], Rank(-1, x0))
     wire, step, since, rows, rounds, drift = Wire(job, draws), WITH_INTERVAL[method].step, 0, [], [], []
     delayed, inner = job.get("overlap") == "delayed", job.get("node_interval", 0)
 
     def send() -> None:
         nonlocal since
-        wire.send(whole=since < interval_at(settings, job.t + 1 - since))
+        wire.send()
         rounds.append(job.t + 1)
-        drift.append(np.mean([norm((x - wire.mean)[wire.part]) for x in wire.sent]))
+        drift.append(np.mean([norm(x - wire.mean) for x in wire.sent]))
         since = 0
 
     for job.t in range(steps):
@@ -55,7 +58,7 @@ def run(
         for r in job.ranks:
             step(job, r)
         if together:  # all x are equal, so there is nothing to average
-            job.server.x, wire.number = job.ranks[0].x, wire.number + 1
+            wire.begin(job.ranks[0].x)
             rounds.append(job.t + 1)
             drift.append(0.0)
             rows.append([r.x for r in job.ranks])
@@ -79,6 +82,8 @@ def run(
     if since:
         send()
         wire.take()
+    if len(wire.parts) > 1 or "merge_alpha" in settings:
+        job.broadcast(job.mean([r.x for r in job.ranks]))
     return Run(np.array([*rows, [r.x for r in job.ranks]]), rounds, drift)
 
 
@@ -104,26 +109,36 @@ class Wire:
 
     def __init__(self, job: Job, draws: Callable[[int, int], Draws] | None):
         self.job, self.draws, self.under_way, self.number = job, draws, False, 0
+        self.parts = FRAGMENTS[job.get("fragments", 1)]
+        self.servers = [Rank(-1, job.server.x[part]) for part in self.parts]
         self.errors = [np.zeros_like(job.server.x) for _ in job.ranks]
         weights = job.get("weights", [1.0] * len(job.ranks))
         self.weights = [w * len(weights) / sum(weights) for w in weights]
 
-    def send(self, whole: bool) -> None:
-        """`whole` is for the average of an incomplete round, which is the last."""
-        parts = FRAGMENTS[self.job.get("fragments", 1)]
-        self.part = slice(None) if whole else parts[self.number % len(parts)]
-        self.sent = [r.x for r in self.job.ranks]
+    def begin(self, x: Vector) -> None:
+        """A round of the warm-up by gradients has ended, with this x on all ranks."""
+        for server, part in zip(self.servers, self.parts, strict=True):
+            server.x = x[part]
+        self.number += 1
+
+    def send(self) -> None:
+        turn = self.number % len(self.parts)
+        self.part, self.job.server = self.parts[turn], self.servers[turn]
+        self.sent = [r.x[self.part] for r in self.job.ranks]
         coded = self.job.get("compression", "none") != "none"
         self.mean = self.job.server.x + self.mean_way() if coded else self.job.mean(self.sent)
         self.under_way, self.number = True, self.number + 1
 
     def take(self) -> None:
-        """x_i keeps the steps that it has done since it was sent."""
-        job = self.job
+        """x_i keeps the steps that it has done since it was sent, or a share alpha of itself."""
+        job, alpha = self.job, self.job.get("merge_alpha")
         job.server.x = outer_step(job, self.mean)
         for r, sent in zip(job.ranks, self.sent, strict=True):
-            moved, r.x = job.server.x + (r.x - sent), r.x.copy()
-            r.x[self.part] = moved[self.part]
+            r.x = r.x.copy()
+            mine = r.x[self.part]
+            r.x[self.part] = (
+                job.server.x + (mine - sent) if alpha is None else alpha * mine + (1 - alpha) * job.server.x
+            )
             if job.get("momentum_policy") == "reset":
                 r.buf = None
         self.under_way = False
@@ -136,20 +151,20 @@ class Wire:
         draws = [self.draws(r.index, self.number) if self.draws else None for r in job.ranks]
         shares = []  # what the ranks send: the code of their weighted ways
         for i, (w, x) in enumerate(zip(self.weights, self.sent, strict=True)):
-            whole = self.errors[i] + x - job.server.x
+            whole = self.errors[i][self.part] + x - job.server.x
             if code:
                 padded = np.pad(np.float32(w) * whole.astype(np.float32), (0, n * width - size))
                 shares.append(code(padded, draws[i])[:size])
             else:
                 shares.append(w * top(whole, max(1, round(job.get("top_share", 0.01) * size))))
-            self.errors[i] = whole - shares[i] / w
+            self.errors[i][self.part] = whole - shares[i] / w
         mean = np.mean(shares, axis=0)
         if code:
             shards = np.split(np.pad(mean, (0, n * width - size)), n)
             again = np.concatenate([code(shard, draw) for shard, draw in zip(shards, draws, strict=True)])[:size]
             for i in range(n):
                 mine = slice(i * width, (i + 1) * width)
-                self.errors[i][mine] += (mean - again)[mine] * n / self.weights[i]
+                self.errors[i][self.part][mine] += (mean - again)[mine] * n / self.weights[i]
             mean = again
         return mean
 
@@ -167,12 +182,17 @@ def bf16(v: Vector, draws: Draws | None) -> Vector:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(float)
 
 
-def int8(v: Vector, draws: Draws | None) -> Vector:
-    """Multiples of a 127th of the block's largest entry, up or down as the draws say."""
-    blocks = v.astype(np.float32).reshape(-1, BLOCK)
-    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
+def integers(v: Vector, draws: Draws, largest: int, block: int) -> Vector:
+    """Multiples of a 127th, say, of the block's largest entry, up or down as the draws say."""
+    blocks = v.astype(np.float32).reshape(-1, block)
+    scales = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(largest)
     scaled = blocks / np.where(scales > 0, scales, np.float32(1))
-    return (np.floor(scaled + draws(scaled.shape)).clip(-127, 127) * scales).ravel().astype(float)
+    return (np.floor(scaled + draws(scaled.shape)).clip(-largest, largest) * scales).ravel().astype(float)
 
 
-CODES = {"fp16": fp16, "bf16": bf16, "int8": int8}
+CODES = {
+    "fp16": fp16,
+    "bf16": bf16,
+    "int8": partial(integers, largest=127, block=1024),
+    "int4": partial(integers, largest=7, block=128),
+}

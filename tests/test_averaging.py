@@ -12,12 +12,14 @@ import pytest
 import torch
 from algorithms import ALGORITHMS, is_local, settings_of
 from averaging_cases import (
+    ALPHA,
     BASE,
     CLIPPED,
     DELAYED,
     EVERY,
     FRAGMENTS,
     GROWING,
+    INT4,
     INT8,
     NODES,
     OUTER,
@@ -45,12 +47,18 @@ import hvdclip
 from hvdclip import simulate
 from hvdclip.averaging import MeasuredIntervals
 from hvdclip.averaging.intervals import WINDOW
-from hvdclip.messages.coders import BLOCK, Int8
+from hvdclip.messages.coders import BLOCK, Int4, Int8
 from hvdclip.methods import METHODS
 from hvdclip.models.point import Point
 
 CASES = list(cases())
-COMPRESSIONS = {"fp16": {"compression": "fp16"}, "bf16": {"compression": "bf16"}, "int8": INT8, "topk": TOPK}
+COMPRESSIONS = {
+    "fp16": {"compression": "fp16"},
+    "bf16": {"compression": "bf16"},
+    "int8": INT8,
+    "int4": INT4,
+    "topk": TOPK,
+}
 ONLY_X = [name for name, method in METHODS.items() if "overlap" in method.Settings.model_fields]
 
 
@@ -65,12 +73,13 @@ def trained(settings, ranks=4, algorithm="celgc"):
 
 
 def close(found, reference, settings):
-    """Where a rounding draw falls on the edge, the last bit of a sum decides about a 127th of an entry's largest."""
-    if settings.get("compression") != "int8":
+    """Where a rounding draw falls on the edge, the last bit of a sum decides about a 127th of the largest, or a 7th."""
+    step = {"int8": 0.02, "int4": 0.4}.get(settings.get("compression"))
+    if step is None:
         np.testing.assert_allclose(found, reference, rtol=1e-12, atol=1e-12)
         return
     off = np.abs(found - reference)
-    assert off.max() < 0.02 and (off > 1e-6).any(axis=(0, 1)).sum() <= 2
+    assert off.max() < step and (off > 1e-6).any(axis=(0, 1)).sum() <= 2
 
 
 def refused(match, comm=None, error=ValueError, algorithm="celgc", **settings):
@@ -100,6 +109,7 @@ def test_the_cases_differ_from_each_other_and_clip_some_steps():
     ends |= {name: expected(4, algorithm, settings).x for name, algorithm, settings in CASES if algorithm == "celgc"}
     alike = {"celgc, delayed by 0": "plain", "celgc, nodes, every round": "plain"}
     alike |= {"celgc, nodes, every step": "celgc, nodes", "celgc, one fragment": "plain"}
+    alike |= {"celgc, one fragment, alpha": "celgc, alpha"}
     for (a, x), (b, y) in itertools.combinations(ends.items(), 2):
         assert np.abs(x - y).max() > 1e-5 or alike.get(a, a) == alike.get(b, b), f"{a} is {b}"
 
@@ -131,6 +141,8 @@ def metrics(settings, ranks=4):
         WARM | DELAYED | GROWING,
         FRAGMENTS,
         FRAGMENTS | NODES | GROWING,
+        FRAGMENTS | DELAYED | INT8,
+        DELAYED | ALPHA,
     ],
 )
 def test_drift_and_ends_of_rounds_are_those_of_the_rule(extra):
@@ -150,7 +162,7 @@ def test_a_delay_of_0_is_no_overlap_to_the_bit(extra):
     assert np.array_equal(plain, delayed)
 
 
-@pytest.mark.parametrize("extra", [{}, {"weights": WEIGHTS}, TOPK, OUTER, NODES], ids=str)
+@pytest.mark.parametrize("extra", [{}, {"weights": WEIGHTS}, TOPK, OUTER, NODES, ALPHA, FRAGMENTS | OUTER], ids=str)
 def test_averaged_is_the_mean_of_the_ranks_x_while_an_average_is_under_way(extra):
     def one(comm):
         model, optimizer = build(comm, "celgc", CLIPPED | DELAYED | extra)
@@ -183,6 +195,12 @@ def test_averaged_is_the_mean_of_the_ranks_x_while_an_average_is_under_way(extra
         DELAYED | WARM | {"delay": 2},
         INT8 | OUTER,
         WARM | TOPK,
+        DELAYED | ALPHA | {"delay": 1},
+        FRAGMENTS | OUTER | {"weights": WEIGHTS},
+        FRAGMENTS | DELAYED | OUTER | ALPHA,
+        FRAGMENTS | DELAYED | INT8,
+        FRAGMENTS | INT4 | OUTER,
+        FRAGMENTS | TOPK | WARM,
     ],
     ids=str,
 )
@@ -325,6 +343,7 @@ def test_bytes_are_those_that_are_sent(ranks):
     assert plain == 4 * (SIZE + tail)
     assert found["fp16"][:2] == found["bf16"][:2] == (shards(2 * BLOCK, tail), 2)
     assert found["int8"][:2] == (shards(BLOCK + 4, tail), 2)
+    assert found["int4"][:2] == (shards(BLOCK // 2 + 4 * BLOCK // 128, tail), 2)
     assert found["topk"][:2] == (4 * (2 * round(0.1 * SIZE) + tail), 1)
 
 
@@ -340,9 +359,10 @@ def test_large_messages_are_as_much_smaller_as_their_floats():
         return comm.ledger["round"].bytes
 
     ranks = 4
-    found = {c: simulate(lambda comm, c=c: bytes_of(comm, c), ranks)[0] for c in ("none", "bf16", "int8", "topk")}
+    found = {c: simulate(lambda comm, c=c: bytes_of(comm, c), ranks)[0] for c in ("none", *COMPRESSIONS)}
     assert found["bf16"] / found["none"] == pytest.approx(0.5 * (1 + 1 / ranks), rel=0.01)
     assert found["int8"] / found["none"] == pytest.approx(0.25 * (1 + 1 / ranks), rel=0.01)
+    assert found["int4"] / found["none"] == pytest.approx(4.25 / 32 * (1 + 1 / ranks), rel=0.01)
     assert found["topk"] / found["none"] == pytest.approx(2 * 0.01, rel=0.05)
 
 
@@ -379,16 +399,18 @@ def test_what_was_left_out_is_in_the_errors(extra, weights):
     assert np.abs(error).max() > 1e-5
 
 
-def test_int8_rounds_to_both_neighbours_and_right_in_the_mean():
+@pytest.mark.parametrize(("kind", "largest", "block"), [(Int8, 127, BLOCK), (Int4, 7, 128)])
+def test_integers_round_to_both_neighbours_and_right_in_the_mean(kind, largest, block):
     generator = torch.Generator().manual_seed(0)
-    coder = Int8(generator)
+    coder = kind(generator)
     rows = torch.randn(2, 3 * BLOCK, generator=generator) * torch.tensor([[1.0], [1e-3]])
     rows[1, :BLOCK] = 0
     count = 400
     said = torch.empty(count, *rows.shape)
     for one in said:
         coder.decode(coder.encode(rows), one)
-    quantum = (rows.view(2, 3, BLOCK).abs().amax(dim=-1, keepdim=True) / 127).expand(-1, -1, BLOCK).reshape(2, -1)
+    largest_of = rows.view(2, -1, block).abs().amax(dim=-1, keepdim=True)
+    quantum = (largest_of / largest).expand(-1, -1, block).reshape(2, -1)
     assert ((said - rows).abs() <= quantum * 1.001).all() and (said[:, 1, :BLOCK] == 0).all()
     # the deviation of one draw is at most half a quantum
     z = (said.mean(dim=0) - rows)[quantum > 0] / (quantum[quantum > 0] / 2 / count**0.5)
@@ -765,6 +787,20 @@ def test_an_optimizer_goes_back_while_its_own_average_is_under_way():
     simulate(one, 2)
 
 
+def test_an_optimizer_goes_back_to_where_none_is_under_way_while_one_is():
+    def one(comm):
+        settings = CLIPPED | {"overlap": "delayed", "delay": 1}
+        model, optimizer = build(comm, "celgc", settings)
+        steps(model, optimizer, 0, EVERY + 2)
+        x, state = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        rows = steps(model, optimizer, EVERY + 2, 2 * EVERY)  # the next average is under way
+        model.load_state_dict(x)
+        optimizer.load_state_dict(state)
+        np.testing.assert_array_equal(steps(model, optimizer, EVERY + 2, 2 * EVERY), rows)
+
+    simulate(one, 2)
+
+
 # what is refused
 
 
@@ -779,6 +815,9 @@ def test_an_optimizer_goes_back_while_its_own_average_is_under_way():
         ({"overlap": "delayed", "interval": "auto"}, "overlap is 'delayed'.*allowed: numbers"),
         ({"overlap": "delayed", "interval": 1}, "overlap is 'delayed', but interval 1 .*allowed: none, or an interval"),
         ({"overlap": "delayed", "interval": {0: 1, 5: 1}}, "overlap is 'delayed', but interval 1 .*allowed: none"),
+        ({"merge_alpha": 0.5}, "merge_alpha is 0.5, but overlap is 'none'; allowed: overlap delayed"),
+        ({"overlap": "delayed", "merge_alpha": 1.5}, "merge_alpha is 1.5; allowed: less than or equal to 1"),
+        ({"overlap": "delayed", "merge_alpha": -0.5}, "merge_alpha is -0.5; allowed: greater than or equal to 0"),
         ({"delay": 1}, "delay is 1, but overlap is 'none'; allowed: no delay, or overlap delayed"),
         ({"node_interval": 3}, "node_interval is 3, interval 4; allowed are divisors"),
         ({"node_interval": 8}, "node_interval is 8, interval 4; allowed are divisors"),
@@ -786,7 +825,7 @@ def test_an_optimizer_goes_back_while_its_own_average_is_under_way():
         ({"node_interval": 2, "interval": {0: 2, 6: 3}}, "node_interval is 2, interval 3; allowed are divisors"),
         ({"node_interval": 0}, "node_interval is 0; allowed: greater than or equal to 1"),
         ({"node_interval": 2, "interval": "auto"}, "node_interval .*auto.*allowed: numbers"),
-        ({"compression": "int4"}, "compression is 'int4'; allowed: 'none', 'fp16', 'bf16', 'int8' or 'topk'"),
+        ({"compression": "int2"}, "is 'int2'; allowed: 'none', 'fp16', 'bf16', 'int8', 'int4' or 'topk'"),
         ({"top_share": 0.5}, "top_share is 0.5, but compression is 'none'; allowed: topk"),
         ({"compression": "topk", "top_share": 0.0}, "top_share is 0.0; allowed: greater than 0"),
         ({"compression": "topk", "top_share": 1.5}, "top_share is 1.5; allowed: less than or equal to 1"),

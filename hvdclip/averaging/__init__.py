@@ -3,10 +3,10 @@
 from hvdclip.averaging.compressed import Compressed, compressed
 from hvdclip.averaging.delayed import Delayed
 from hvdclip.averaging.exchange import Copied, Exchange, InPlace
-from hvdclip.averaging.fragments import Fragments
+from hvdclip.averaging.fragments import Fragments, fragments_of
 from hvdclip.averaging.intervals import Intervals, MeasuredIntervals, starts_in_words
 from hvdclip.averaging.node import NodeAverage, NodeFirst
-from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.outer import Outer, OuterParts, OuterStep
 from hvdclip.averaging.participation import Everyone, Participation, Sample
 from hvdclip.averaging.plain import Plain
 from hvdclip.averaging.rounds import Rounds
@@ -26,6 +26,8 @@ __all__ = [
     "MeasuredIntervals",
     "NodeAverage",
     "NodeFirst",
+    "Outer",
+    "OuterParts",
     "OuterStep",
     "Participation",
     "Plain",
@@ -33,5 +35,6 @@ __all__ = [
     "Rule",
     "Sample",
     "compressed",
+    "fragments_of",
     "starts_in_words",
 ]

@@ -10,7 +10,7 @@ import torch
 
 from hvdclip.flat import Space, Vector
 from hvdclip.messages import ShardedMessage, TopKMessage
-from hvdclip.messages.coders import Coder, Half, Int8
+from hvdclip.messages.coders import Coder, Half, Int4, Int8
 from hvdclip.settings import AveragingSettings
 
 
@@ -57,9 +57,14 @@ class Compressed:
 
 
 def compressed(
-    settings: AveragingSettings, message_of: Callable[..., Any], space: Space, x_round: Vector, error: Vector
+    settings: AveragingSettings,
+    message_of: Callable[..., Any],
+    space: Space,
+    x: Vector,
+    x_round: Vector,
+    error: Vector,
 ) -> Compressed:
-    """The exchange of one of the compressions fp16, bf16, int8 and topk; `message_of` makes its message."""
+    """The exchange of one of the compressions fp16, bf16, int8, int4 and topk; `message_of` makes its message."""
     generator, name = torch.Generator(space.device), settings.compression
     # an outer step begins from the x_round of before
     mean = x_round if settings.outer == "none" else space.vector()
@@ -67,7 +72,11 @@ def compressed(
     if name == "topk":
         message = message_of(max(1, round(settings.top_share * space.size)), kind=TopKMessage)
     else:
-        halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        coder: Coder = Int8(generator) if name == "int8" else Half(halves[name])
-        message = message_of(coder, kind=ShardedMessage)
-    return Compressed(name, message, generator, space.vector(), x_round, error, mean)
+        message = message_of(_coder(name, generator), kind=ShardedMessage)
+    return Compressed(name, message, generator, x, x_round, error, mean)
+
+
+def _coder(name: str, generator: torch.Generator) -> Coder:
+    if name in ("int8", "int4"):
+        return Int8(generator) if name == "int8" else Int4(generator)
+    return Half({"fp16": torch.float16, "bf16": torch.bfloat16}[name])

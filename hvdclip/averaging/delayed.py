@@ -1,6 +1,7 @@
 """Delayed averages: ranks step on while their x is being averaged, and move by what the mean has changed.
 
 Wang, Liang, Joshi: Overlap Local-SGD. ICASSP 2020 (there with an anchor model).
+Douillard et al.: Streaming DiLoCo. 2025 (alpha).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdclip.averaging.exchange import Exchange
-from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.outer import Outer
 from hvdclip.averaging.plain import Plain
 from hvdclip.averaging.rule import Progress, Steps
 from hvdclip.flat import Vector
@@ -17,7 +18,12 @@ from hvdclip.torch_private import foreach_copy_
 
 
 class Delayed(Plain):
-    """x += mean x - snapshot, `delay` steps after the snapshot was handed over (I - 1 where that is None)."""
+    """The mean is taken `delay` steps after a snapshot of x was handed over (I - 1 where that is None).
+
+    x_global is what all ranks have of the snapshots then: their mean, or what an outer step from x_round makes of it;
+    it is the next x_round. x becomes x_global + (x - snapshot), which keeps the steps since then whole, or with an
+    `alpha` from 0 to 1, alpha * x + (1 - alpha) * x_global. An alpha above 0 leaves the ranks apart.
+    """
 
     before: Vector
     settles = False
@@ -25,16 +31,18 @@ class Delayed(Plain):
     def __init__(
         self,
         exchange: Exchange,
-        outer: OuterStep | None,
+        outer: Outer | None,
         before: Vector,
         drift: bool,
         delay: int | None,
+        alpha: float | None,
         moving: MovingBuffers,
         statistics: Statistics,
         progress: Progress,
     ):
         super().__init__(exchange, outer, before, drift)
-        self.delay, self.moving, self.statistics, self.progress = delay, moving, statistics, progress
+        self.delay, self.alpha = delay, alpha
+        self.moving, self.statistics, self.progress = moving, statistics, progress
         self.under_way = False  # an average has been started and not been taken
         self._arrived = False
 
@@ -44,22 +52,21 @@ class Delayed(Plain):
 
     def end_round(self, method: Steps) -> None:
         self.send(method)
-        self.under_way, self._arrived = True, False
+        self.under_way, self._arrived, self.agree = True, False, not self.alpha
         if self._delay(method) == 0:
             self.receive(method)
 
-    def flush(self, method: Steps) -> None:
-        if self.under_way:
-            self.receive(method)
-        if method.steps_in_round:
-            self.end_round(method)
+    def take(self, method: Steps) -> None:
         if self.under_way:
             self.receive(method)
 
     def receive(self, method: Steps) -> None:
         self.wait()
-        self.x.sub_(self.before)  # the steps since then
-        self.x.add_(self.take_mean(method))
+        if self.alpha is None:
+            self.x.sub_(self.before)  # the steps since then
+            self.x.add_(self.take_mean(method))
+        else:
+            self.x.lerp_(self.take_mean(method), 1 - self.alpha)
         self.under_way = False
         self.complete(method)
 
@@ -68,15 +75,12 @@ class Delayed(Plain):
             self.exchange.wait()
             self._arrived = True
 
-    def agrees(self, method: Steps) -> bool:
-        return method.steps_in_round == 0 and not self.under_way
-
     def apart_in_x(self) -> list[str]:
         return ["steps that a delayed average has not met yet"]
 
     def state_dict(self) -> dict[str, Any]:
         if not self.under_way:
-            return {}
+            return {"under_way": None}
         under_way = {
             "received": [tensor.clone() for tensor in self.exchange.message.received or ()],
             "statistics": self.statistics.size,
@@ -87,10 +91,10 @@ class Delayed(Plain):
         return {"under_way": under_way}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.under_way = self._arrived = self.statistics.answered = "under_way" in state
-        if not self.under_way:
-            return
         saved = state["under_way"]
+        self.under_way = self._arrived = self.statistics.answered = saved is not None
+        if saved is None:
+            return
         if saved.get("statistics") != self.statistics.size:
             raise ValueError("the average that was under way is laid out in another way: an older hvdclip saved it")
         self.exchange.message.restore(saved["received"])

@@ -53,14 +53,14 @@ class InPlace:
 
 
 class Copied:
-    """A copy of x is averaged, so that x may go on meanwhile."""
+    """A copy of x is averaged; `meanwhile` says that x goes on until it is waited for."""
 
-    def __init__(self, message: Message, x: Vector):
-        self.message, self.x = message, x
+    def __init__(self, message: Message, x: Vector, meanwhile: bool):
+        self.message, self.x, self.meanwhile = message, x, meanwhile
 
     def start(self, key: tuple[int, ...]) -> None:
         self.message.vectors[0].copy_(self.x)
-        self.message.start()
+        self.message.start(meanwhile=self.meanwhile)
 
     def wait(self) -> None:
         self.message.wait()

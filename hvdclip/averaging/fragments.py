@@ -1,88 +1,72 @@
 """Fragments: each average takes one of F parts of x in turn, so that a message is a part of x only.
 
-Douillard et al.: Streaming DiLoCo. 2025 (there with an outer step and a delay).
+Douillard et al.: Streaming DiLoCo. 2025.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
+from hvdclip.averaging.plain import Plain
 from hvdclip.averaging.rule import Priced, Rule, Steps
-from hvdclip.flat import Space, Vector
-from hvdclip.messages import Message, Rider
+from hvdclip.flat import Vector
 
 
 class Fragments(Rule):
-    """Round r averages part r mod F; buffers and statistics go along in every round.
+    """Round r hands on to the rule of part r mod F; buffers and statistics go along in every round.
 
-    `flush` averages all of x. Drift is that of the part that was averaged. Raises ValueError for more fragments than
-    tensors.
+    `rules` makes each part's rule with its message, when its turn comes: kept together, the messages would hold as much
+    memory as x. What lasts from turn to turn (x_round, errors, the outer step) lies outside them.
     """
 
     settles = False
 
-    def __init__(self, space: Space, fragments: int, riders: Sequence[Rider], drift: bool):
-        if fragments > len(space.parameters):
-            raise ValueError(
-                f"fragments is {fragments}; allowed: 1 to the number of tensors, which is {len(space.parameters)}"
-            )
-        self.x, self.riders, self.drift = space.vector(), riders, drift
-        self.places = fragments_of([p.numel() for p in space.parameters], fragments)
-        self.spaces = [Space(space.parameters[places]) for places in self.places]
-        self.whole = space
-        self.message: Message  # of the last average, or the first
-        self._agree = True  # all of x was averaged last
+    def __init__(self, x: Vector, rules: Sequence[Callable[[], Plain]]):
+        self.x, self.rules = x, rules
+        self.turn, self.now = 0, rules[0]()
+
+    @property
+    def under_way(self) -> bool:  # type: ignore[override]
+        return self.now.under_way
 
     @property
     def messages(self) -> Sequence[Priced]:
-        return [self.message]
+        return self.now.messages
+
+    def after_step(self, method: Steps, ends: bool) -> None:
+        self.now.after_step(method, ends)
 
     def end_round(self, method: Steps) -> None:
-        turn = method.rounds % len(self.places)
-        self._average(method, self.spaces[turn], self.x.parts[self.places[turn]])
-        self._agree = len(self.places) == 1
+        self._turn_to(method.rounds % len(self.rules))
+        self.now.end_round(method)
+        self.agree = len(self.rules) == 1 and self.now.agree
 
-    def flush(self, method: Steps) -> None:
-        if method.steps_in_round:
-            self._average(method, self.whole, self.x.parts)
-        elif not self._agree:
-            # no step has been taken since the last round, so there is no round to complete
-            message = method.message_of(1, self.riders[:1])
-            message.vectors[0].copy_(self.x)
-            message.average("final")
-            self.x.copy_(message.vectors[0])
-        self._agree = True
+    def take(self, method: Steps) -> None:
+        self.now.take(method)
 
-    def agrees(self, method: Steps) -> bool:
-        return method.steps_in_round == 0 and self._agree
+    def wait(self) -> None:
+        self.now.wait()
+
+    def apart(self) -> list[str]:
+        return self.now.apart()
 
     def apart_in_x(self) -> list[str]:
-        return ["the fragments of x that the last average did not take"] if len(self.places) > 1 else []
+        others = ["the fragments of x that the last average did not take"] if len(self.rules) > 1 else []
+        return [*others, *self.now.apart_in_x()]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"fragments_agree": self._agree}
+        return {"fragment": self.turn} | self.now.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._agree = state["fragments_agree"]
+        self._turn_to(state["fragment"])
+        self.now.load_state_dict(state)
 
-    def _average(self, method: Steps, space: Space, parts: list[Any]) -> None:
-        """Complete the round with the mean of these parts of x."""
-        method.statistics.fold()  # waits for a device's steps, before the average's time begins
-        start, fragment = time.perf_counter(), Vector(parts)
-        method.end_round()
-        # made anew each time: a message for each fragment would hold as much memory as x
-        self.message = message = method.message_of(1, self.riders, space=space)
-        mean = message.vectors[0].copy_(fragment)
-        method.close_round()
-        message.average()
-        if self.drift:
-            method.statistics.add("drift", (fragment - mean).norm())
-        fragment.copy_(mean)
-        method.meet()
-        method.complete_round(time.perf_counter() - start)
+    def _turn_to(self, turn: int) -> None:
+        if turn != self.turn:
+            del self.now  # before its successor, so that one message is held at a time
+            self.turn, self.now = turn, self.rules[turn]()
 
 
 def fragments_of(sizes: Sequence[int], number: int) -> list[slice]:

@@ -5,7 +5,7 @@ Reddi et al., ICLR 2021 (adaptive federated optimization); Douillard et al., DiL
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from hvdclip.flat import Vector
 from hvdclip.settings.groups import OuterSettings
+
+Outer = Callable[[Vector, Sequence[int]], None]
+"""step(mean, alone) of an outer step"""
 
 
 class OuterStep:
@@ -22,6 +25,9 @@ class OuterStep:
         self.x_round = x_round
         self._parameters = [nn.Parameter(flat) for flat in x_round.flats]
         self.optimizer = _build(settings, self._parameters)
+
+    def begin(self) -> None:
+        """x_round is the ranks' common x."""
 
     def step(self, mean: Vector, alone: Sequence[int] = ()) -> None:
         """From the mean over the ranks to the new x_round, which `mean` becomes too.
@@ -51,6 +57,39 @@ class OuterStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
+
+
+class OuterParts:
+    """Outer steps of several parts of x, which lie at these places, each from its own part of x_round.
+
+    A part's step leaves alone the parameters for which no step since its last one had a gradient.
+    """
+
+    def __init__(self, steps: Sequence[OuterStep], places: Sequence[slice]):
+        self.steps, self.places = steps, places
+        self._moved: list[set[int]] = [set() for _ in steps]  # of each part, by steps since its last average
+
+    def begin(self) -> None:
+        """x_round is the ranks' common x."""
+        for moved in self._moved:
+            moved.clear()
+
+    def step(self, part: int, mean: Vector, alone: Sequence[int] = ()) -> None:
+        """The step of one part, of whose x `mean` is the mean; `alone` are places in all of x, in the last round."""
+        for moved, places in zip(self._moved, self.places, strict=True):
+            moved.update({*range(places.start, places.stop)}.difference(alone))
+        places, moved = self.places[part], self._moved[part]
+        still = [place - places.start for place in range(places.start, places.stop) if place not in moved]
+        self.steps[part].step(mean, still)
+        moved.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [step.state_dict() for step in self.steps], "moved": [sorted(moved) for moved in self._moved]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for step, its_own in zip(self.steps, state["parts"], strict=True):
+            step.load_state_dict(its_own)
+        self._moved = [set(moved) for moved in state["moved"]]
 
 
 def _build(settings: OuterSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

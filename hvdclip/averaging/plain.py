@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from hvdclip.averaging.exchange import Exchange
-from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.outer import Outer
 from hvdclip.averaging.rule import Priced, Rule, Steps
 from hvdclip.flat import Vector
 
@@ -19,7 +19,7 @@ class Plain(Rule):
     `before` holds x as it was handed over, where that is needed; `drift` says that ||x_i - mean x|| is measured.
     """
 
-    def __init__(self, exchange: Exchange, outer: OuterStep | None, before: Vector | None, drift: bool):
+    def __init__(self, exchange: Exchange, outer: Outer | None, before: Vector | None, drift: bool):
         self.exchange, self.x = exchange, exchange.x
         self.outer, self.before, self.drift = outer, before, drift
         self._handed_over = 0.0  # when that was
@@ -70,7 +70,7 @@ class Plain(Rule):
             # ||x_i - mean x||: known only now, so it travels in the next message
             method.statistics.add("drift", self.before.sub_(mean).norm() / share)
         if self.outer is not None and share != 0:
-            self.outer.step(mean, method.statistics.absent_everywhere())
+            self.outer(mean, method.statistics.absent_everywhere())
         return mean
 
     def complete(self, method: Steps) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdclip.averaging.intervals import Intervals, MeasuredIntervals
-from hvdclip.averaging.outer import OuterStep
+from hvdclip.averaging.outer import OuterParts, OuterStep
 from hvdclip.averaging.rule import Progress, Rule, Steps
 from hvdclip.comm import Cost
 from hvdclip.flat import Vector
@@ -23,7 +23,7 @@ class Rounds:
         intervals: Intervals,
         rule: Rule,
         vectors: dict[str, Vector],
-        outer: OuterStep | None,
+        outer: OuterStep | OuterParts | None,
         seed: int,
         progress: Progress,
     ):
@@ -39,8 +39,10 @@ class Rounds:
 
     def begin(self, method: Steps) -> None:
         """Before the first gradient of a round."""
-        if self.x_round is not None and not self.rule.under_way:
+        if self.x_round is not None and self.rule.is_common:
             self.x_round.copy_(method.x)
+            if self.outer is not None:
+                self.outer.begin()
 
     def after_step(self, method: Steps) -> None:
         """The communication that is due after a step of this rank, or one that it has sat out."""
@@ -48,6 +50,20 @@ class Rounds:
         self.rule.after_step(method, ends)
         if ends:
             self.rule.end_round(method)
+
+    def flush(self, method: Steps) -> None:
+        """Average what is not averaged yet, so that all ranks hold the same x.
+
+        The incomplete round ends as all do. If that leaves ranks apart, x becomes its mean in one more average, in
+        which there is neither an outer step nor a code, and which is no round's.
+        """
+        self.rule.flush(method)
+        if not self.rule.agree:
+            message = method.message_of(1, [method.buffers])
+            message.vectors[0].copy_(method.x)
+            message.average("final")
+            method.x.copy_(message.vectors[0])
+            self.rule.agree = True
 
     def choose_interval(self, metrics: dict[str, Any], steps: int, step: int) -> str | None:
         """Take the metrics of a complete round of so many steps, at a step; why I changes here, where it does."""
@@ -62,7 +78,7 @@ class Rounds:
         return [*self.rule.apart(), *(["times by which interval auto chooses"] if measured else [])]
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"seed": self.seed} | self.rule.state_dict()
+        state = {"seed": self.seed, "agree": self.rule.agree} | self.rule.state_dict()
         if isinstance(self.intervals, MeasuredIntervals):
             state["intervals"] = self.intervals.state_dict()
         if self.rule.under_way:
@@ -74,5 +90,6 @@ class Rounds:
         if isinstance(self.intervals, MeasuredIntervals) and "intervals" in state:
             self.intervals.load_state_dict(state["intervals"])
         self.rule.load_state_dict(state)
+        self.rule.agree = state.get("fragments_agree", state["agree"])  # as older releases call it
         for message, cost in zip(self.rule.messages, state.get("costs", ()), strict=False):
             message.cost = Cost(*cost)

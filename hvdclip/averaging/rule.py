@@ -33,6 +33,10 @@ class Steps(Protocol):
     participation: Participation
 
     @property
+    def buffers(self) -> Rider:
+        """The module's buffers."""
+
+    @property
     def steps(self) -> int:
         """Local steps of this rank so far."""
 
@@ -89,6 +93,12 @@ class Rule:
     x: Vector
     under_way = False  # an average has been started and not been taken
     settles = True  # after `end_round` all ranks hold the same x
+    agree = True  # the last average that was taken has left all ranks with the same x, but for their steps since then
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all ranks hold the same x, but for their steps of the present round."""
+        return self.agree and not self.under_way
 
     @property
     def messages(self) -> Sequence[Priced]:
@@ -106,14 +116,19 @@ class Rule:
         """Average after the round's last step, or begin to."""
         raise NotImplementedError
 
+    def take(self, method: Steps) -> None:
+        """Take the average that is under way, if there is one."""
+
     def flush(self, method: Steps) -> None:
-        """Average what is not averaged yet, so that all ranks hold the same x."""
+        """Take what is under way, and end the round if it has begun; `agree` says whether all ranks then hold one x."""
+        self.take(method)
         if method.steps_in_round:
             self.end_round(method)
+            self.take(method)
 
     def agrees(self, method: Steps) -> bool:
         """Whether all ranks hold the same x now."""
-        return method.steps_in_round == 0
+        return method.steps_in_round == 0 and self.is_common
 
     def wait(self) -> None:
         """Wait for what is under way; x stays as it is."""
@@ -144,6 +159,14 @@ class Wrapper(Rule):
         return self.rule.under_way
 
     @property
+    def agree(self) -> bool:  # type: ignore[override]
+        return self.rule.agree
+
+    @agree.setter
+    def agree(self, agree: bool) -> None:
+        self.rule.agree = agree
+
+    @property
     def messages(self) -> Sequence[Priced]:
         return self.rule.messages
 
@@ -156,11 +179,11 @@ class Wrapper(Rule):
     def end_round(self, method: Steps) -> None:
         self.rule.end_round(method)
 
+    def take(self, method: Steps) -> None:
+        self.rule.take(method)
+
     def flush(self, method: Steps) -> None:
         self.rule.flush(method)
-
-    def agrees(self, method: Steps) -> bool:
-        return self.rule.agrees(method)
 
     def wait(self) -> None:
         self.rule.wait()

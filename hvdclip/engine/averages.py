@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,17 @@ from hvdclip.averaging import (
     Intervals,
     MeasuredIntervals,
     NodeFirst,
+    Outer,
+    OuterParts,
     OuterStep,
     Plain,
     Rounds,
     Rule,
     compressed,
+    fragments_of,
 )
 from hvdclip.engine.sharing import Sharing
-from hvdclip.flat import Vector
+from hvdclip.flat import Part, Space, Vector
 from hvdclip.messages import MovingBuffers, Rider
 from hvdclip.settings import AveragingSettings
 from hvdclip.settings.averaging import PLAIN
@@ -52,7 +56,8 @@ class Assembly:
         if isinstance(self.intervals, MeasuredIntervals):
             self.riders.append(self.intervals)
         self.vectors = self._vectors()
-        self.outer = None if self.settings.outer == "none" else OuterStep(self.settings, self.vectors["x_round"])
+        self.parts = self._parts()
+        self.outer = None if self.settings.outer == "none" else self._outer()
 
     @property
     def is_delayed(self) -> bool:
@@ -66,12 +71,18 @@ class Assembly:
     def exchange(self) -> Exchange:
         """The way from the ranks' x to its mean."""
         method, travels = self.method, self.method.named(Sharing.TRAVELS)
-        if self.ways.compression != "none":
-            x_round, error = self.vectors["x_round"], self.vectors["error"]
-            return compressed(self.ways, partial(method.message_of, riders=self.riders), method.space, x_round, error)
+        if self.is_delayed or self.ways.compression != "none":
+            return self._exchange_of(method.space, {"x": method.space.vector()} | self.vectors)
         message = method.message_of(1 + len(travels), self.riders)
         self.vectors |= dict(zip(travels, message.vectors[1:], strict=True))
-        return Copied(message, method.space.vector()) if self.is_delayed else InPlace(message, message.vectors[0])
+        return InPlace(message, message.vectors[0])
+
+    def _exchange_of(self, space: Space, vectors: dict[str, Vector]) -> Exchange:
+        """That of vectors which lie apart from the message."""
+        if self.ways.compression == "none":
+            return Copied(self.method.message_of(1, self.riders, space=space), vectors["x"], self.is_delayed)
+        given = (vectors[name] for name in ("x", "x_round", "error"))
+        return compressed(self.ways, partial(self.method.message_of, riders=self.riders, space=space), space, *given)
 
     def _check(self) -> None:
         for name in self.ways.beyond_plain if self.method.named(Sharing.TRAVELS) else ():
@@ -93,18 +104,47 @@ class Assembly:
         names = ["x_round"] if self.settings.needs_x_round or self.settings.outer != "none" or compresses else []
         return {name: self.method.space.vector() for name in [*names, *(["error"] if compresses else [])]}
 
+    def _parts(self) -> list[Part]:
+        """Those that averages take in turn, where they do; ValueError for more than there are tensors."""
+        space, fragments = self.method.space, self.ways.fragments
+        if fragments is None:
+            return []
+        if fragments > len(space.parameters):
+            raise ValueError(
+                f"fragments is {fragments}; allowed: 1 to the number of tensors, which is {len(space.parameters)}"
+            )
+        return [Part(space, places) for places in fragments_of([p.numel() for p in space.parameters], fragments)]
+
+    def _outer(self) -> OuterStep | OuterParts:
+        x_round = self.vectors["x_round"]
+        if not self.parts:
+            return OuterStep(self.settings, x_round)
+        steps = [OuterStep(self.settings, part.of(x_round)) for part in self.parts]
+        return OuterParts(steps, [part.places for part in self.parts])
+
     def _rule(self) -> Rule:
-        method, drift = self.method, self.settings.drift
-        if self.ways.fragments is not None:
-            fragments = Fragments(method.space, self.ways.fragments, self.riders, drift)
-            fragments.message = method.message_of(1, self.riders, space=fragments.spaces[0])
-            return fragments
-        exchange = method.make_exchange(self)
-        before = method.space.vector() if drift or self.is_delayed else None
+        if not self.parts:
+            outer = self.outer.step if isinstance(self.outer, OuterStep) else None
+            return self._rule_of(self.method.space, self.method.make_exchange(self), outer)
+        x = self.method.space.vector()
+        return Fragments(x, [self._maker_of(number, x) for number in range(len(self.parts))])
+
+    def _maker_of(self, number: int, x: Vector) -> Callable[[], Plain]:
+        """What makes the rule of one part of x."""
+        part, outer = self.parts[number], None
+        vectors = {name: part.of(vector) for name, vector in ({"x": x} | self.vectors).items()}
+        if isinstance(self.outer, OuterParts):
+            outer = partial(self.outer.step, number)
+        return lambda: self._rule_of(part, self._exchange_of(part, vectors), outer)
+
+    def _rule_of(self, space: Space, exchange: Exchange, outer: Outer | None) -> Plain:
+        """What is done with an exchange of vectors of this space."""
+        method, ways, drift = self.method, self.ways, self.settings.drift
+        before = space.vector() if drift or self.is_delayed else None
         if before is None or not self.is_delayed:
-            return Plain(exchange, self.outer, before, drift)
-        told = method.statistics, method.progress
-        return Delayed(exchange, self.outer, before, drift, self.ways.delay, self.moving, *told)
+            return Plain(exchange, outer, before, drift)
+        told = self.moving, method.statistics, method.progress
+        return Delayed(exchange, outer, before, drift, ways.delay, ways.merge_alpha, *told)
 
     def _wrapped(self, rule: Rule) -> Rule:
         if self.ways.node_interval is not None:

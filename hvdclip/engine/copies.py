@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from hvdclip.averaging import NodeAverage
+from hvdclip.averaging import NodeAverage, OuterParts
 from hvdclip.comm import Communicator, SingleRank, default
 from hvdclip.engine import saved
 from hvdclip.engine.agreement import check_agreement
@@ -173,6 +173,11 @@ def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) ->
     own["vectors"] = {name: _moved(flats, old, new) for name, flats in own["vectors"].items()}
     own["shape"] = saved.shape_of(method)
     for name, inside in method.optimizers.items():
+        if isinstance(inside, OuterParts):
+            raise RuntimeError(
+                "parameters cannot be added or unfrozen with averaging: fragments and an outer step, whose state is "
+                "that of the parts as they are; allowed: all of them when the optimizer is made"
+            )
         if name != "inner":
             moved = _moved_state(state[name]["state"], old, new)
             state[name] = {"state": moved, "param_groups": inside.state_dict()["param_groups"]}

@@ -138,7 +138,7 @@ class LocalMethod(Method):
             # only then: a round on small tensors would feel what it costs to enter what `step` has entered already
             with torch.no_grad():
                 return self.synchronize()
-        self.averaging.rule.flush(self)
+        self.averaging.flush(self)
         self.kept.keep()
 
     def agrees(self) -> bool:

@@ -158,6 +158,21 @@ class Space:
         return any(p.is_shared() for p in self.parameters if not p.is_cuda)
 
 
+class Part(Space):
+    """A run of the parameters of a space."""
+
+    def __init__(self, whole: Space, places: slice):
+        super().__init__(whole.parameters[places])
+        self.places, self._dtypes = places, list(whole.numel)
+        before = whole.parameters[: places.start]
+        self._starts = {dtype: sum(p.numel() for p in before if p.dtype == dtype) for dtype in self.numel}
+
+    def of(self, v: Vector) -> Vector:
+        """This part of a vector of the whole space, in the same memory."""
+        flats = dict(zip(self._dtypes, v.flats, strict=True))
+        return self.vector({dtype: flats[dtype][i : i + self.numel[dtype]] for dtype, i in self._starts.items()})
+
+
 def in_own_storage(part: Tensor) -> Tensor:
     """The same memory as a tensor with a storage of its own.
 

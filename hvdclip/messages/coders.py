@@ -1,4 +1,4 @@
-"""Few bytes for a float: half precision, and 8-bit integers with a scale for each block."""
+"""Few bytes for a float: half precision, and integers of 8 or 4 bits with a scale for each block."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # entries that share a scale; every row holds a whole number of blocks
-LARGEST = 127
+BLOCK = 1024  # every row holds a whole number of such runs of entries
 
 
 class Coder(Protocol):
@@ -38,30 +37,76 @@ class Half:
         rows.copy_(codes.contiguous().view(self.dtype))
 
 
-class Int8:
-    """Integers from -127 to 127 times their block's scale, rounded up or down at random, so that the mean is right."""
+class Blocks:
+    """Integers from -largest to largest times their block's scale, rounded up or down at random: right in the mean.
 
-    def __init__(self, generator: torch.Generator):
-        self.generator = generator
+    A block of `size` entries, of which whole ones make BLOCK, has a float32 as its scale.
+    """
+
+    def __init__(self, generator: torch.Generator, largest: int, size: int):
+        self.generator, self.largest, self.size = generator, largest, size
 
     def bytes(self, width: int) -> int:
-        return width + 4 * (width // BLOCK)
+        """Those of the scales."""
+        return 4 * (width // self.size)
 
-    def encode(self, rows: Tensor) -> Tensor:
-        blocks = rows.view(len(rows), -1, BLOCK)
-        scales = blocks.abs().amax(dim=-1, keepdim=True) / LARGEST
-        scaled = blocks / scales.where(scales > 0, 1.0)
-        codes = self._rounded_(scaled).clamp_(-LARGEST, LARGEST).to(torch.int8)
-        return torch.cat([codes.flatten(1).view(torch.uint8), scales.flatten(1).view(torch.uint8)], dim=1)
+    def round(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The integers, as floats, (k, width), and the bytes of the scales."""
+        blocks = rows.view(len(rows), -1, self.size)
+        scales = blocks.abs().amax(dim=-1, keepdim=True) / self.largest
+        integers = self._rounded_(blocks / scales.where(scales > 0, 1.0)).clamp_(-self.largest, self.largest)
+        return integers.flatten(1), scales.flatten(1).view(torch.uint8)
 
-    def decode(self, codes: Tensor, rows: Tensor) -> None:
-        width = rows.shape[1]
-        blocks = rows.view(len(rows), -1, BLOCK)
-        blocks.copy_(codes[:, :width].view(torch.int8).view(blocks.shape))
-        blocks.mul_(codes[:, width:].contiguous().view(torch.float32)[..., None])
+    def scale_(self, rows: Tensor, scales: Tensor) -> None:
+        """Rows of integers become what they stand for."""
+        rows.view(len(rows), -1, self.size).mul_(scales.contiguous().view(torch.float32)[..., None])
 
     def _rounded_(self, scaled: Tensor) -> Tensor:
         """Round up or down by draws, four to a random number: odd multiples of 2^-17, float32's step at 127."""
         words = torch.empty(scaled.numel() // 4, dtype=torch.int64, device=scaled.device)
         draws = words.random_(-(2**63), None, generator=self.generator).view(torch.int16).view(scaled.shape)
         return scaled.add_(draws.float().add_(2**15 + 0.5), alpha=2**-16).floor_()
+
+
+class Int8:
+    """Blocks of 1024 integers from -127 to 127: 8.03 bits an entry."""
+
+    def __init__(self, generator: torch.Generator):
+        self.blocks = Blocks(generator, 127, BLOCK)
+
+    def bytes(self, width: int) -> int:
+        return width + self.blocks.bytes(width)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        integers, scales = self.blocks.round(rows)
+        return torch.cat([integers.to(torch.int8).view(torch.uint8), scales], dim=1)
+
+    def decode(self, codes: Tensor, rows: Tensor) -> None:
+        width = rows.shape[1]
+        rows.copy_(codes[:, :width].view(torch.int8))
+        self.blocks.scale_(rows, codes[:, width:])
+
+
+class Int4:
+    """Blocks of 128 integers from -7 to 7, two to a byte: 4.25 bits an entry.
+
+    With so few steps a block's largest entry decides how coarse they are: of normal entries it is 2.8 deviations with
+    128 and 3.4 with 1024; 64 would make it 2.6, for a quarter of a bit more an entry.
+    """
+
+    def __init__(self, generator: torch.Generator):
+        self.blocks = Blocks(generator, 7, 128)
+
+    def bytes(self, width: int) -> int:
+        return width // 2 + self.blocks.bytes(width)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        integers, scales = self.blocks.round(rows)
+        nibbles = integers.add_(8).to(torch.uint8)
+        return torch.cat([nibbles[:, ::2] | nibbles[:, 1::2] << 4, scales], dim=1)
+
+    def decode(self, codes: Tensor, rows: Tensor) -> None:
+        pairs = rows.shape[1] // 2
+        rows[:, ::2].copy_(codes[:, :pairs] & 15)
+        rows[:, 1::2].copy_(codes[:, :pairs] >> 4)
+        self.blocks.scale_(rows.sub_(8), codes[:, pairs:])

@@ -72,6 +72,7 @@ class ShardedMessage:
     def wait(self) -> Vector:
         """Wait for all means; returns what coding this rank's lost, as its part in the mean over the ranks."""
         self.received, self.cost = self._everyone()
+        del self._everyone  # which holds this message, so that nobody else's last reference would free it
         self._entries.zero_()
         self._entries[self.comm.rank] = self._lost * (self.comm.size / self.weight)
         return self._vector(self._entries)

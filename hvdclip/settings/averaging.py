@@ -30,7 +30,13 @@ class AveragingSettings(LocalSettings):
     delay: int | None = setting(
         None, ge=0, description="steps from the snapshot to that move, below I, default I - 1; 0: none", unit="steps"
     )
-    compression: Literal["none", "fp16", "bf16", "int8", "topk"] = setting(
+    merge_alpha: Finite | None = setting(
+        None,
+        ge=0,
+        le=1,
+        description="alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot",
+    )
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = setting(
         "none", description="of the way x - x_round that is exchanged, with error feedback"
     )
     top_share: Finite = setting(0.01, gt=0, le=1, description="topk: share of the entries that are sent")
@@ -63,6 +69,8 @@ class AveragingSettings(LocalSettings):
     def _delay_is_below_interval(self) -> Self:
         if self.delay is not None and self.overlap == "none":
             raise ValueError(f"delay is {self.delay}, but overlap is 'none'; allowed: no delay, or overlap delayed")
+        if self.merge_alpha is not None and self.overlap == "none":
+            raise ValueError(f"merge_alpha is {self.merge_alpha}, but overlap is 'none'; allowed: overlap delayed")
         if self.overlap == "delayed" and self.interval == "auto":
             raise ValueError("overlap is 'delayed', which hides the time that interval auto goes by; allowed: numbers")
         if self.overlap == "delayed" and self.delay is None and max(self.intervals) == 1:
@@ -88,16 +96,12 @@ class AveragingSettings(LocalSettings):
         return self
 
     @model_validator(mode="after")
-    def _fragments_stand_alone(self) -> Self:
+    def _fragments_have_a_number(self) -> Self:
         if (self.averaging == "fragments") != (self.fragments is not None):
             raise ValueError(
                 f"averaging is {self.averaging!r} and fragments is {self.fragments}; allowed: averaging fragments with "
                 "a number of fragments, or neither"
             )
-        if self.averaging == "fragments":
-            for name, plain in (("overlap", "none"), ("compression", "none"), ("outer", "none")):
-                if getattr(self, name) != plain:
-                    raise ValueError(f"{name} is {getattr(self, name)!r}; allowed with averaging fragments: {plain}")
         return self
 
     @model_validator(mode="after")
