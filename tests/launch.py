@@ -29,7 +29,11 @@ LOST_BY_MPI = "PMIx server's listener thread failed to start"
 
 
 class Launch:
-    """A command that runs on one-thread ranks; at the end of `with` none of its processes is left."""
+    """A command that runs on one-thread ranks; at the end of `with` none of its processes is left.
+
+    With `warm` ranks that run a Python script, hvdclip too, are forks of a Python that has imported torch, Horovod and
+    hvdclip: a launcher starts tests/warm_rank.py for each, which hands signals on and ends as the rank does.
+    """
 
     def __init__(
         self,
@@ -38,8 +42,11 @@ class Launch:
         launcher: str = "mpirun",
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
+        warm: bool = False,
     ):
         self.mark = uuid.uuid4().hex
+        if warm:
+            command, env = _warmed(command, env or {})
         self.process = subprocess.Popen(
             [*_launch_line(launcher, ranks), *command],
             env=_environment(self.mark, env or {}),
@@ -77,14 +84,11 @@ def run_ranks(
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     check: bool = True,
+    warm: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, as Launch.finish does, and once more where Open MPI has lost the first launch.
-
-    A Python script, hvdclip too, runs on ranks that are forks of a Python that has imported torch, Horovod and hvdclip.
-    """
-    command, env = _warmed(command, env or {})
+    """Runs a command to its end, as Launch.finish does, and once more where Open MPI has lost the first launch."""
     for _ in range(2):
-        with Launch(command, ranks, launcher, env, cwd) as launch:
+        with Launch(command, ranks, launcher, env, cwd, warm) as launch:
             done = launch.finish(timeout, check=False)
         if done.returncode == 0 or LOST_BY_MPI not in done.stderr:
             break

@@ -5,6 +5,7 @@ python tests/warm.py SOCKET     for tests/warm_rank.py; ends with its own input
 Of a rank's start the imports are almost all: a fork of them is a process of its own, as new as one that has made them.
 """
 
+import gc
 import importlib
 import json
 import mmap
@@ -89,6 +90,7 @@ def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
 if __name__ == "__main__":
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # what is there is no garbage: ranks need not look through it, least of all at their end
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     del sys.path[0]
     run(**rank(requests(sys.argv[1])))
