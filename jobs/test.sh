@@ -3,9 +3,9 @@
 #   jobs/test.sh             those of one process but the slow ones, and of those of real ranks and of SLURM the chosen
 #   jobs/test.sh --all       all
 #   jobs/test.sh -k resume   of all those that pytest's arguments select
-# First the fast tests, on several cores; then those that start ranks, one at a time; last the slow ones of one process,
-# on several cores. Beside them run those on the emulated cluster, which wait for time limits and lost nodes most of the
-# time. The last line is the sum of all parts.
+# First the fast tests, on several cores; then those that start ranks, two at a time, as they wait a good deal; last the
+# slow ones of one process, on several cores. Beside them run those on the emulated cluster, which wait for time limits
+# and lost nodes most of the time. The last line is the sum of all parts.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 jobs/setup.sh || exit
@@ -65,7 +65,7 @@ part slurm "slurm $chosen" -v "$@" &
 slurm=$!
 set +m
 part fast "not ranks and not slow and not slurm" "${cores[@]}" "$@"
-part ranks "ranks and not slurm $chosen" "$@"
+part ranks "ranks and not slurm $chosen" -v -n 2 --dist worksteal "$@"
 [[ -n $chosen ]] || part slow "slow and not ranks and not slurm" "${cores[@]}" "$@"
 wait "$slurm"
 slurm=""
