@@ -1,37 +1,72 @@
 #!/usr/bin/env bash
-# Sets up, then runs the whole test suite; arguments go to pytest: jobs/test.sh -k setup
-# First the fast tests, on several cores. Then those that start ranks, one at a time; beside them those on the emulated
-# cluster, which wait for time limits and lost nodes most of the time, and are shown when both have ended. Last the slow
-# ones of one process, on several cores.
+# Sets up, then runs the tests:
+#   jobs/test.sh             those of one process but the slow ones, and of those of real ranks and of SLURM the chosen
+#   jobs/test.sh --all       all
+#   jobs/test.sh -k resume   of all those that pytest's arguments select
+# First the fast tests, on several cores; then those that start ranks, two at a time, as they wait a good deal; last the
+# slow ones of one process, on several cores. Beside them run those on the emulated cluster, which wait for time limits
+# and lost nodes most of the time. The last line is the sum of all parts.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 jobs/setup.sh || exit
 # shellcheck source=jobs/env.sh
 source jobs/env.sh
 
-status=0 empty=0
-note() {
-  # 5: the arguments select none of these tests, which is a mistake only if they select none at all
-  case $1 in
-    0) ;;
-    5) ((++empty)) ;;
-    *) status=$1 ;;
-  esac
+all=$#
+[[ ${1:-} != --all ]] || shift
+chosen=""
+((all)) || chosen="and chosen"
+
+logs=$(mktemp -d)
+slurm=""
+finish() {
+  # as Ctrl-C does, after which pytest ends its cluster
+  [[ -z $slurm ]] || { kill -INT -- "-$slurm" && wait "$slurm"; } 2>/dev/null
+  rm -rf "$logs"
+}
+trap finish EXIT
+
+# Runs the tests of some markers; each line of what they say is shown as it comes, under the part's name.
+part() {
+  local name=$1 markers=$2
+  shift 2
+  python -m pytest -m "$markers" "$@" 2>&1 | (trap '' INT && sed -u "s/^/$name: /" | tee "$logs/$name")
+  echo "${PIPESTATUS[0]}" >"$logs/$name.status"
+}
+
+# Prints how many tests of all parts have passed, failed, ...; returns the status of the first part that has failed.
+sum_up() {
+  local status=0 empty=0 parts=0 file
+  for file in "$logs"/*.status; do
+    ((++parts))
+    # 5: the arguments select none of these tests, which is a mistake only if they select none at all
+    case $(<"$file") in
+      0) ;;
+      5) ((++empty)) ;;
+      *) ((status)) || status=$(<"$file") ;;
+    esac
+  done
+  ((empty < parts)) || status=5
+  tail -qn1 "$logs"/*[!s] | grep -oE '[0-9]+ (passed|failed|skipped|xfailed|xpassed|errors?)' |
+    awk -v minutes=$((SECONDS / 60)) -v seconds=$((SECONDS % 60)) -v status="$status" '
+      { sub(/errors?/, "errors"); count[$2] += $1 }
+      END {
+        for (n = split("passed failed errors skipped xfailed xpassed", words); i++ < n;)
+          if (words[i] in count) line = line count[words[i]] " " words[i] ", "
+        printf "all parts: %sin %d min %d s; exit status %d\n", line, minutes, seconds, status
+      }'
+  return "$status"
 }
 
 export OMP_NUM_THREADS=1
-python -m pytest -n auto --maxprocesses 4 -m "not ranks and not slow and not slurm" "$@"
-note $?
-log=$(mktemp)
-python -m pytest -m slurm "$@" >"$log" 2>&1 &
+cores=(-n auto --maxprocesses 4)
+set -m # a process group of its own, to end it by
+part slurm "slurm $chosen" -v "$@" &
 slurm=$!
-trap 'kill "$slurm" 2>/dev/null; rm -f "$log"' EXIT
-python -m pytest -m "ranks and not slurm" "$@"
-note $?
+set +m
+part fast "not ranks and not slow and not slurm" "${cores[@]}" "$@"
+part ranks "ranks and not slurm $chosen" -v -n 2 --dist worksteal "$@"
+[[ -n $chosen ]] || part slow "slow and not ranks and not slurm" "${cores[@]}" "$@"
 wait "$slurm"
-note $?
-cat "$log"
-python -m pytest -n auto --maxprocesses 4 -m "slow and not ranks and not slurm" "$@"
-note $?
-((empty < 4)) || status=5
-exit "$status"
+slurm=""
+sum_up

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launch import BIN
+from chosen import is_chosen, without_a_test
+from launch import BIN, NO_SEARCH
 
 from hvdclip.methods import METHODS
 
@@ -19,8 +20,15 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 SLURM_PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged", "ip", "nsenter", "unshare", "pgrep")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the fast tests first: those of one process, then real ranks, then the slow ones."""
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the chosen tests, and puts the fast ones first: those of one process, then real ranks, then the slow."""
+    names = {item.nodeid.removeprefix("tests/"): item for item in items}
+    if not any("::" in argument for argument in config.args) and (gone := without_a_test(names)):
+        raise pytest.UsageError(f"tests/chosen.py names what is no test: {', '.join(gone)}")
+    for name, item in names.items():
+        if is_chosen(name):
+            item.add_marker("chosen")
     items.sort(key=lambda item: [bool(item.get_closest_marker(name)) for name in ("slow", "slurm", "ranks")])
 
 
@@ -53,6 +61,7 @@ class SlurmCluster:
         self.state = Path(f"/var/tmp/hvdclip-slurmlab-{os.getpid()}")
         self.env = {
             **os.environ,
+            **NO_SEARCH,
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "LAB": str(self.state),
             "HEAD": f"head{os.getpid()}",

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from algorithms import ALGORITHMS, settings_of
-from launch import Launch
+from launch import HVDCLIP, Launch
 
 from hvdclip.training import heartbeats
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
-HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
 PROJECT = Path(__file__).parent.parent
 TIMES = ("comm_s", "round_s", "waiting_s", "slowest")
 TOTALS = ("model_sha256", "rounds", "collectives", "bytes", "samples", "step", "epoch", "final", "best", "exit")
@@ -56,7 +54,7 @@ class Job:
 
     def start(self, run: Path, *options: str) -> Launch:
         command = [HVDCLIP, "train", *self.arguments, "--run-dir", str(run), *options]
-        return Launch(command, self.ranks, self.launcher, cwd=PROJECT)
+        return Launch(command, self.ranks, self.launcher, cwd=PROJECT, warm=True)
 
     def train(self, run: Path, *options: str) -> str:
         """Trains to the end; what was said."""

@@ -1,5 +1,6 @@
 """Starts commands as several real ranks, and leaves no process of theirs behind."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,15 +15,25 @@ from pathlib import Path
 import psutil
 
 BIN = Path(sys.executable).parent
+HVDCLIP = str(BIN / "hvdclip")
+TESTS = Path(__file__).resolve().parent
 LAUNCHERS = ("alone", "mpirun", "horovodrun-mpi", "horovodrun-gloo")
 # Ranks leave their launcher's process group, so a mark in their environment is what finds them all.
 MARK = "HVDCLIP_TEST_LAUNCH"
+# Without it each rank of Open MPI 5 looks for a second for networks of libfabric, which no test has.
+NO_SEARCH = {"OMPI_MCA_btl": "^ofi"}
+# Names the processes that ranks are forked from, for tests/warm_rank.py.
+WARM = "HVDCLIP_TEST_WARM"
 # What Open MPI 5's mpirun says when it fails by itself, before the program has begun: rarely, on a busy machine.
 LOST_BY_MPI = "PMIx server's listener thread failed to start"
 
 
 class Launch:
-    """A command that runs on one-thread ranks; at the end of `with` none of its processes is left."""
+    """A command that runs on one-thread ranks; at the end of `with` none of its processes is left.
+
+    With `warm` ranks that run a Python script, hvdclip too, are forks of a Python that has imported torch, Horovod and
+    hvdclip: a launcher starts tests/warm_rank.py for each, which hands signals on and ends as the rank does.
+    """
 
     def __init__(
         self,
@@ -31,8 +42,11 @@ class Launch:
         launcher: str = "mpirun",
         env: Mapping[str, str] | None = None,
         cwd: str | Path | None = None,
+        warm: bool = False,
     ):
         self.mark = uuid.uuid4().hex
+        if warm:
+            command, env = _warmed(command, env or {})
         self.process = subprocess.Popen(
             [*_launch_line(launcher, ranks), *command],
             env=_environment(self.mark, env or {}),
@@ -70,10 +84,11 @@ def run_ranks(
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     check: bool = True,
+    warm: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, as Launch.finish does, and once more where Open MPI has lost the first launch."""
     for _ in range(2):
-        with Launch(command, ranks, launcher, env, cwd) as launch:
+        with Launch(command, ranks, launcher, env, cwd, warm) as launch:
             done = launch.finish(timeout, check=False)
         if done.returncode == 0 or LOST_BY_MPI not in done.stderr:
             break
@@ -109,10 +124,50 @@ def _launch_line(launcher: str, ranks: int) -> list[str]:
     raise ValueError(f"no way to start {ranks} ranks with launcher {launcher!r}, only with one of {LAUNCHERS}")
 
 
+def _warmed(command: Sequence[str], env: Mapping[str, str]) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Returns the command and its environment for ranks that are forked, of a script; of anything else as they are."""
+    program, *arguments = command
+    if program == HVDCLIP:
+        arguments = list(command)
+    elif program != sys.executable or not arguments[0].endswith(".py"):
+        return command, env
+    stand_in = [sys.executable, "-IS", str(TESTS / "warm_rank.py")]
+    return [*stand_in, *arguments], {**env, WARM: ":".join(warm.socket for warm in _warm())}
+
+
+class Warm:
+    """A process that forks ranks (tests/warm.py); it ends with this one, whose pipe it reads."""
+
+    def __init__(self, number: int):
+        self._folder = tempfile.TemporaryDirectory()
+        self.socket = f"{self._folder.name}/socket"
+        self.process = subprocess.Popen(
+            [sys.executable, str(TESTS / "warm.py"), self.socket],
+            # the order of sets differs between ranks, as it does between Pythons that start by themselves
+            env=_environment("", {"PYTHONHASHSEED": str(number)}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "listening\n", "tests/warm.py has not started"
+
+
+@functools.cache
+def _warm() -> list[Warm]:
+    """Returns those that ranks of even and of odd numbers are forked from."""
+    both = [Warm(number) for number in range(2)]
+    for warm in both:
+        warm.wait()
+    return both
+
+
 def _environment(mark: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Returns this process's environment, fit for several ranks on few cores."""
     few_cores = {"OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
-    return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **few_cores, **extra, MARK: mark}
+    return {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **few_cores, **NO_SEARCH, **extra, MARK: mark}
 
 
 def _marked(mark: str) -> list[psutil.Process]:

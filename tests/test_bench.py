@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from launch import run_ranks
+from launch import HVDCLIP, run_ranks
 
 from hvdclip.bench import allreduce, blocks, images, save, shapes, step, train
 from hvdclip.bench.allreduce import Task, Way
@@ -23,7 +23,7 @@ from hvdclip.bench.traffic import bytes_sent
 from hvdclip.comm import SingleRank
 
 PROJECT = Path(__file__).resolve().parent.parent
-COMMAND = ["hvdclip", "bench"]
+COMMAND = [HVDCLIP, "bench"]
 
 
 def measured(tmp_path: Path, command: str, *options: str) -> dict[str, Any]:

@@ -5,13 +5,12 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from launch import Launch, run_ranks
+from launch import HVDCLIP, Launch, run_ranks
 
 import hvdclip
 from hvdclip.training import heartbeats
@@ -20,7 +19,6 @@ from hvdclip.training.status import status
 
 pytestmark = pytest.mark.ranks
 
-HVDCLIP = str(Path(sys.executable).parent / "hvdclip")
 PROJECT = Path(__file__).parent.parent
 ENDLESS = [str(PROJECT / "configs/quadratics.yaml"), "train.steps=10000000", "train.evaluate_every_steps=10000000"]
 LAUNCHERS = ["mpirun", "horovodrun-mpi", "horovodrun-gloo"]
@@ -87,7 +85,7 @@ def test_a_killed_run_is_requeued_and_the_next_attempt_says_how_the_last_one_die
     done = run_ranks([HVDCLIP, "status", "--requeue", str(run)], 1, "alone")
     saved = re.fullmatch(r"requeue: died: rank 1 on .* last seen at step \d+; resumable from step (\d+)\n", done.stdout)
     assert saved, done.stdout
-    with train(run, *ENDLESS, *more, f"train.steps={int(saved[1]) + 8}", "--resume") as job:
+    with train(run, *ENDLESS, *more, f"train.steps={int(saved[1]) + 8}", "--resume", warm=True) as job:
         said = job.finish(60).stdout
     assert re.search(r"the last attempt died: rank 1 on \S+ was killed or its node lost; last seen at step \d+\n", said)
     assert read(run)["exit"] == "done" and status(RunDirectory(run)).state == "done"
@@ -160,13 +158,13 @@ def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
 def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     steps = ["train.steps=4000", "train.evaluate_every_steps=1000"]
     whole, run = tmp_path / "whole", tmp_path / "run"
-    with train(whole, *ENDLESS, *steps) as job:
+    with train(whole, *ENDLESS, *steps, warm=True) as job:
         job.finish(60)
     with train(run, *ENDLESS, *steps) as job:
         os.kill(under_way(run)[1].pid, signal.SIGTERM)
         assert job.finish(BOUND, check=False).returncode == 75
     assert status(RunDirectory(run)).requeue and 0 < read(run)["step"] < 4000
-    with train(run, *ENDLESS, *steps, "--resume") as job:
+    with train(run, *ENDLESS, *steps, "--resume", warm=True) as job:
         assert "the last attempt stopped at step" in job.finish(60).stdout
     assert read(run)["model_sha256"] == read(whole)["model_sha256"]
     evals, of_whole = ((folder / "evals.jsonl").read_text() for folder in (run, whole))
@@ -214,7 +212,7 @@ def test_workers_of_training_and_evaluation_start_with_signals_held(tmp_path):
     own(tmp_path, "pass", workers=1)
     with (tmp_path / "own.py").open("a") as module:
         module.write(TELLING)
-    with train(tmp_path / "run", "own.yaml", ranks=1, launcher="alone", cwd=tmp_path) as job:
+    with train(tmp_path / "run", "own.yaml", ranks=1, launcher="alone", cwd=tmp_path, warm=True) as job:
         said = job.finish(BOUND).stdout
     assert said.count("signals held: True") == 2 and "signals held: False" not in said
 
@@ -254,7 +252,7 @@ def test_workers_that_cannot_hand_over_a_batch_are_told_of_and_a_stop_ends_the_r
 def test_a_rank_whose_batch_does_not_come_says_so(tmp_path):
     own(tmp_path, "time.sleep(3600)", workers=1)
     run = tmp_path / "run"
-    with train(run, "own.yaml", "comm.timeout=6", cwd=tmp_path) as job:
+    with train(run, "own.yaml", "comm.timeout=6", cwd=tmp_path, warm=True) as job:
         done = job.finish(60, check=False)
     assert done.returncode not in (0, 75, 2)
     said = done.stderr + done.stdout
@@ -326,7 +324,7 @@ def own(folder, fault, rank=1, row=6, workers=0):
 def test_an_exception_in_the_data_is_told_first_and_ends_all(tmp_path, launcher, more):
     own(tmp_path, "raise RuntimeError('no such row')")
     run = tmp_path / "run"
-    with train(run, "own.yaml", *more, launcher=launcher, cwd=tmp_path) as job:
+    with train(run, "own.yaml", *more, launcher=launcher, cwd=tmp_path, warm=True) as job:
         done = job.finish(60, check=False)
     assert done.returncode not in (0, 75, 2)
     said = done.stderr + done.stdout
@@ -341,12 +339,12 @@ def test_a_rank_without_a_finite_loss_or_gradient_poisons_no_average(tmp_path, f
     # rows 6 and 7 are the batch of step 4, the last of the first round
     own(tmp_path, f"{fault} if i < 8 else inputs")
     raised, skipped = tmp_path / "raised", tmp_path / "skipped"
-    with train(raised, "own.yaml", cwd=tmp_path) as job:
+    with train(raised, "own.yaml", cwd=tmp_path, warm=True) as job:
         done = job.finish(60, check=False)
     text = "the loss, the gradient or its norm is not finite on rank 1 at step 4"
     assert done.returncode == 1 and (done.stderr + done.stdout).count(f"hvdclip: {text}") == 1
     assert read(raised)["exit"].startswith(text) and status(RunDirectory(raised)).state == "failed"
-    with train(skipped, "own.yaml", "algorithm.on_nonfinite=skip", cwd=tmp_path) as job:
+    with train(skipped, "own.yaml", "algorithm.on_nonfinite=skip", cwd=tmp_path, warm=True) as job:
         job.finish(60)
     lines = [json.loads(line) for line in (skipped / "metrics.jsonl").open()]
     assert [line["skipped"] for line in lines] == [1, 0, 0]
@@ -379,7 +377,7 @@ def test_a_rank_that_is_stopped_ends_the_job_within_the_timeout(tmp_path, launch
 def test_a_slow_rank_is_no_fault(tmp_path):
     """Rank 1 is silent for 4 steps of 0.5 s, while rank 0 waits."""
     own(tmp_path, "time.sleep(0.25)", row=0)
-    with train(tmp_path / "run", "own.yaml", "comm.timeout=3", cwd=tmp_path) as job:
+    with train(tmp_path / "run", "own.yaml", "comm.timeout=3", cwd=tmp_path, warm=True) as job:
         job.finish(60)
     summary = read(tmp_path / "run")
     assert summary["exit"] == "done" and summary["comm_s"] > 4

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from launch import python_ranks, run_ranks
+from launch import HVDCLIP, python_ranks, run_ranks
 
 pytestmark = pytest.mark.ranks
 
@@ -162,7 +162,7 @@ def test_a_rank_that_dies_ends_the_job(tmp_path, error):
         "data: broken:loaders\n"
         "train: {steps: 100, loss: mse_loss}\n"
     )
-    command = ["hvdclip", "train", str(tmp_path / "broken.yaml"), "--run-dir", str(tmp_path / "run")]
+    command = [HVDCLIP, "train", str(tmp_path / "broken.yaml"), "--run-dir", str(tmp_path / "run")]
     done = run_ranks(command, 2, env={"PYTHONPATH": str(tmp_path)}, timeout=60, check=False)
     assert done.returncode != 0
     assert re.search(rf"rank 1 on host \S+ failed at step 6: {error}: '?no such sample", done.stderr + done.stdout)

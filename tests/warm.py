@@ -1,0 +1,96 @@
+"""A Python that has imported what ranks need, and forks one that goes on as the rank for each launcher's request.
+
+python tests/warm.py SOCKET     for tests/warm_rank.py; ends with its own input
+
+Of a rank's start the imports are almost all: a fork of them is a process of its own, as new as one that has made them.
+"""
+
+import gc
+import importlib
+import json
+import mmap
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+# What a training comes to import, but mpi4py, which would start MPI.
+IMPORTED = ("horovod.torch", "hvdclip.cli")
+
+
+def requests(path: str) -> socket.socket:
+    """The connection to a stand-in, in a process of its own each time."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(64)
+    print("listening", flush=True)
+    while True:
+        ready, *_ = select.select([listener, sys.stdin], [], [])
+        if sys.stdin in ready:
+            os._exit(0)
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            return connection
+        connection.close()
+
+
+def rank(connection: socket.socket) -> dict[str, Any]:
+    """What is asked for, in the rank; the process that has called this waits for the rank and tells how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, descriptors, *_ = socket.recv_fds(connection, 1, 4)
+    with mmap.mmap(descriptors[3], 0) as text:
+        asked = json.loads(text[:])
+    if pid := os.fork():
+        tend(connection, pid)
+    os.setpgid(0, 0)
+    connection.close()
+    for number, descriptor in enumerate(descriptors[:3]):
+        os.dup2(descriptor, number)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return asked
+
+
+def tend(connection: socket.socket, pid: int) -> None:
+    """Hands signals on to the rank, and its end to the stand-in; kills it where the stand-in is gone."""
+    end = os.pidfd_open(pid)
+    while end not in select.select([connection, end], [], [])[0]:
+        numbers = connection.recv(64)
+        if not numbers:
+            os.killpg(pid, signal.SIGKILL)
+            break
+        for number in numbers:
+            os.kill(pid, number)
+    _, status = os.waitpid(pid, 0)
+    connection.sendall(str(status).encode())
+    os._exit(0)
+
+
+def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """Runs a script as Python would from its start."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = arguments
+    sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))
+    importlib.import_module("numpy").random.seed()
+    random.seed()
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    main.__file__ = arguments[0]
+    exec(compile(Path(arguments[0]).read_text(), arguments[0], "exec"), main.__dict__)
+
+
+if __name__ == "__main__":
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()  # what is there is no garbage: ranks need not look through it, least of all at their end
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    del sys.path[0]
+    run(**rank(requests(sys.argv[1])))
