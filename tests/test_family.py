@@ -320,8 +320,8 @@ def test_quantiles_at_the_edges():
         ("norm_ec", {"alpha": 0.1, "beta": -1.0}, "beta is -1.0; allowed: greater than 0"),
         (
             "decentralized_clip",
-            {"tau": 1.0, "tau_growth": 0.4},
-            "lr_decay is 0.8 and tau_growth 0.4; allowed",
+            {"tau": 1.0, "tau_growth": 0.6},
+            "lr_decay is 1.0 and tau_growth 0.6; allowed",
         ),
         ("decentralized_clip", {"tau": 1.0, "interval": 2}, "interval: unknown setting"),
         ("bucket_clip", {"gamma": 1.0, "interval": 2}, "interval: unknown setting"),

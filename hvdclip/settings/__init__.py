@@ -1,6 +1,12 @@
 """The settings of algorithms, in groups that they share, and what is said of wrong ones."""
 
-from hvdclip.settings.averaging import AveragingSettings, LocalSgdSettings
+from hvdclip.settings.averaging import (
+    ESTIMATORS,
+    AveragingSettings,
+    BilevelSettings,
+    LocalSgdSettings,
+    UpperStepSettings,
+)
 from hvdclip.settings.groups import (
     BufferPolicy,
     ClippedSgdSettings,
@@ -15,7 +21,9 @@ from hvdclip.settings.groups import (
 )
 
 __all__ = [
+    "ESTIMATORS",
     "AveragingSettings",
+    "BilevelSettings",
     "BufferPolicy",
     "ClippedSgdSettings",
     "CommonSettings",
@@ -26,5 +34,6 @@ __all__ = [
     "Positive",
     "SgdSettings",
     "ThresholdSettings",
+    "UpperStepSettings",
     "setting",
 ]
