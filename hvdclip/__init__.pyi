@@ -76,6 +76,7 @@ def optimizer(
     averaging: Literal["whole", "fragments"] = "whole",
     fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    state_intervals: dict[str, int] | None = None,
 ) -> Method:
     """x_i -= eta d_i; every I steps x_i = mean x.
 
@@ -122,6 +123,8 @@ def optimizer(
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
+            ...}; unit rounds; default None
     """
 
 @overload
@@ -166,6 +169,7 @@ def optimizer(
     averaging: Literal["whole", "fragments"] = "whole",
     fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    state_intervals: dict[str, int] | None = None,
 ) -> Method:
     """x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x.
 
@@ -217,6 +221,8 @@ def optimizer(
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
+            ...}; unit rounds; default None
     """
 
 @overload
@@ -257,6 +263,7 @@ def optimizer(
     averaging: Literal["whole", "fragments"] = "whole",
     fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    state_intervals: dict[str, int] | None = None,
     mu: float,
 ) -> Method:
     """g_i += mu (x_i - x_round); x_i -= eta d_i; every I steps x_i = mean x.
@@ -304,6 +311,8 @@ def optimizer(
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
+            ...}; unit rounds; default None
         mu: mu, weight of the proximal term mu/2 ||x - x_round||^2; unit g/x
     """
 

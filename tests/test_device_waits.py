@@ -55,6 +55,7 @@ AVERAGES = {
         "overlap": "delayed",
         "merge_alpha": 0.5,
     },
+    "states": {"inner": "AdamW", "state_intervals": {"exp_avg": 1, "exp_avg_sq": 2}},
     "nodes": {"node_interval": 1},
     "warm-up by gradients": {"warmup": "gradients", "warmup_steps": 3},
     "weighted": {"weight": 2.0},

@@ -24,6 +24,8 @@ from hvdclip.averaging import (
     Plain,
     Rounds,
     Rule,
+    States,
+    StatesToo,
     compressed,
     fragments_of,
 )
@@ -57,6 +59,8 @@ class Assembly:
             self.riders.append(self.intervals)
         self.vectors = self._vectors()
         self.parts = self._parts()
+        given = getattr(self.settings, "state_intervals", None)
+        self.states = None if given is None else States(given, method.space.parameters)
         self.outer = None if self.settings.outer == "none" else self._outer()
 
     @property
@@ -75,7 +79,10 @@ class Assembly:
             return self._exchange_of(method.space, {"x": method.space.vector()} | self.vectors)
         message = method.message_of(1 + len(travels), self.riders)
         self.vectors |= dict(zip(travels, message.vectors[1:], strict=True))
-        return InPlace(message, message.vectors[0])
+        plain = InPlace(message, message.vectors[0])
+        if self.states is None:
+            return plain
+        return StatesToo(plain, self.states, partial(method.message_of, riders=self.riders))
 
     def _exchange_of(self, space: Space, vectors: dict[str, Vector]) -> Exchange:
         """That of vectors which lie apart from the message."""
