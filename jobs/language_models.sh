@@ -35,7 +35,7 @@ else
   # shellcheck source=jobs/env.sh
   source jobs/env.sh
   export OMP_NUM_THREADS=1
-  ranks() { horovodrun -np 2 "$@"; }
+  ranks() { horovodrun_plainly 2 "$@"; }
 fi
 
 for seed in $seeds; do
