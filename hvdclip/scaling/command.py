@@ -190,10 +190,8 @@ def target_command(
 ) -> None:
     """Which I comes to a loss first.
 
-    Steps are those of simulated ranks, the seconds of a step those of the cost model.
-
-    Costs are those of links by name, for which --step-ms is needed, or those of a study, which --real holds against
-    runs on real ranks.
+    Steps are those of simulated ranks. Costs are those of links by name, for which --step-ms is needed, or those of a
+    study, which --real holds against runs on real ranks.
     """
     from hvdclip.scaling import launching, target
 
