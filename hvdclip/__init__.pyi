@@ -99,8 +99,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -195,8 +195,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
@@ -287,8 +287,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -1345,8 +1345,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
     """
 
 @overload
@@ -1396,8 +1396,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
     """
@@ -1450,8 +1450,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
         interval: I, gradients of each rank to a step of x; each counts as a step; unit steps; default 1
@@ -1504,8 +1504,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
     """
@@ -1557,8 +1557,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         bucket_mb: size at which a bucket closes; no tensor is split; unit MiB; default 25.0
     """
 

@@ -218,6 +218,25 @@ def test_averaged_is_the_mean_of_all_of_x_at_any_time():
     assert free == 0
 
 
+def test_ranks_are_known_to_differ_as_soon_as_the_first_round_is_complete():
+    def one(comm):
+        model, optimizer = build(comm, 2)
+        found = []
+
+        def look():
+            own = model.x
+            with optimizer.averaged():
+                found.append((own, model.x, optimizer.state_dict()["hvdclip"]["agree"]))
+
+        optimizer.on_round = look
+        run(model, optimizer, 0, INTERVAL)
+        return found[0]
+
+    (a, mean, said), (b, also, _) = hvdclip.simulate(one, 2)
+    assert np.array_equal(mean, also) and not said
+    np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-14)
+
+
 @pytest.mark.parametrize("fragments", [2, 3])
 def test_a_round_sends_its_fragment_only(fragments):
     def one(comm):

@@ -13,10 +13,12 @@ from hvdclip.settings.groups import (
     ThresholdSettings,
     setting,
 )
+from hvdclip.settings.inner import ByShape
 
 __all__ = [
     "AveragingSettings",
     "BufferPolicy",
+    "ByShape",
     "ClippedSgdSettings",
     "CommonSettings",
     "Finite",
