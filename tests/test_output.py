@@ -141,7 +141,8 @@ def test_every_command_is_listed_in_a_section_and_its_first_line_is_short():
         first = command.help.split("\n\n")[0]
         assert len(first) <= 60 and "\n" not in first, first
     shown = CliRunner().invoke(main, ["--help"], terminal_width=80).output
-    assert "..." not in shown.partition("Options:")[2] and "\nMeasure:\n  bench    Measure hvdclip against alternatives.\n" in shown
+    assert "..." not in shown.partition("Options:")[2]
+    assert "\nMeasure:\n  bench    Measure hvdclip against alternatives.\n" in shown
 
 
 def test_a_long_mistake_is_folded_to_a_terminal_and_stays_a_line_elsewhere(capsys, monkeypatch):
