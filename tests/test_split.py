@@ -246,6 +246,13 @@ def test_a_job_of_yaml_takes_both():
         "train": {"steps": 2},
     }
     check(job)
+    job["algorithm"]["state_intervals"] = {"exp_avg": 1, "momentum_buffer": 2}
+    check(job)
+    job["algorithm"]["state_intervals"] = {"exp_avs": 1}
+    with pytest.raises(
+        ValueError, match="'exp_avs'; allowed with Muon and AdamW: momentum_buffer, exp_avg, exp_avg_sq"
+    ):
+        check(job)
     job["algorithm"]["inner"] = MUON | {"others": {"name": "AdamW", "bets": 1}}
     with pytest.raises(ValueError, match=mistakes):
         check(job)

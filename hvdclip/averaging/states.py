@@ -32,13 +32,13 @@ class States:
     def __init__(self, intervals: Mapping[str, int], parameters: Sequence[Tensor]):
         self.intervals, self.parameters = intervals, parameters
 
-    def find_in(self, optimizer: torch.optim.Optimizer) -> None:
+    def find_in(self, optimizer: torch.optim.Optimizer, known_as: str) -> None:
         """They are this optimizer's; ValueError for a name that it does not have."""
-        self.optimizer, there = optimizer, names_of(optimizer, self.parameters[0].device)
+        self.optimizer, there = optimizer, names_of(optimizer, known_as, self.parameters[0].device)
         for name in self.intervals:
             if name not in there:
                 allowed = ", ".join(there) or "none, since it keeps nothing of a parameter's shape"
-                raise ValueError(f"state_intervals has {name!r}; allowed with {type(optimizer).__name__}: {allowed}")
+                raise ValueError(f"state_intervals has {name!r}; allowed with {known_as}: {allowed}")
 
     def due(self, round: int) -> list[str]:
         """Those that the average at the end of a round (from 0) takes."""
@@ -96,13 +96,13 @@ class StatesToo:
         return []
 
 
-def names_of(optimizer: torch.optim.Optimizer, device: torch.device) -> list[str]:
+def names_of(optimizer: torch.optim.Optimizer, known_as: str, device: torch.device) -> list[str]:
     """The names of the states that are like their parameter; ValueError where a first step does not show them."""
     try:
         states = _after_a_step(optimizer, device)
     except Exception as error:
         raise ValueError(
-            f"state_intervals: which states {type(optimizer).__name__} has is seen in a step on a parameter of its "
+            f"state_intervals: which states {known_as} has is seen in a step on a parameter of its "
             f"own, but there it says: {error}"
         ) from None
     like = (name for state in states for name, value in state.items() if getattr(value, "shape", None) == SHAPE)

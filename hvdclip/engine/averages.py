@@ -97,6 +97,8 @@ class Assembly:
                 f"{name} is {getattr(self.ways, name)!r}; allowed with {self.method.name}: {PLAIN[name] or 'none'}, "
                 "since it sends more than x"
             )
+        if self.settings.outer == "adam":
+            self.method.space.refuse_float16("outer: adam")
         if self.ways.warmup == "gradients" and self.method.needs_closure:
             raise ValueError(f"warmup is 'gradients', but {self.method.name} needs a second gradient; allowed: average")
 

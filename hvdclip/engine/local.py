@@ -12,6 +12,7 @@ from hvdclip.averaging import Exchange, Intervals, starts_in_words
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine import saved
+from hvdclip.engine.agreement import kind
 from hvdclip.engine.averages import Assembly
 from hvdclip.engine.groups import Parameters
 from hvdclip.engine.joining import averages_plainly
@@ -37,7 +38,7 @@ class LocalMethod(Method):
         self._start(rule.x, self.averaging.vectors, {"outer": self.averaging.outer} if self.averaging.outer else {})
         self.parts.append(self.averaging)
         if assembly.states is not None:
-            assembly.states.find_in(cast(Any, self.optimizers["inner"]))
+            assembly.states.find_in(cast(Any, self.optimizers["inner"]), kind(self.settings.inner))
 
     # What an algorithm's file defines
 
