@@ -171,10 +171,10 @@ def test_an_evaluation_reads_windows_one_after_another_or_some_evenly_spread():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Train and valid files of 11 tokens."""
+    """Train and valid files of 11 tokens, each one or two after the one before."""
     draws = np.random.default_rng(3)
     for name, length in (("train", 4000), ("valid", 500)):
-        (draws.integers(0, 11, length).cumsum() % 11).astype(np.uint16).tofile(tmp_path / f"{name}.bin")
+        (draws.integers(1, 3, length).cumsum() % 11).astype(np.uint16).tofile(tmp_path / f"{name}.bin")
     (tmp_path / "tokens.json").write_text(json.dumps({"tokenizer": "x", "vocabulary": 11, "dtype": "uint16"}))
     return tmp_path
 
@@ -421,10 +421,11 @@ def test_a_tokenizer_of_the_package_tokenizers(tmp_path):
     made.pre_tokenizer = library.pre_tokenizers.Whitespace()
     made.save(str(tmp_path / "words.json"))
     (tmp_path / "text").write_text("a b a c\n" * 50)
-    done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "to")
+    done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "to", "--valid", 0.2)
     assert done.exit_code == 0, done.output
     said = json.loads((tmp_path / "to" / "tokens.json").read_text())
-    assert said["vocabulary"] == made.get_vocab_size() and said["tokenizer"] == "words.json"
+    assert said == {"tokenizer": "words.json", "vocabulary": 70_001, "dtype": "uint32"}
+    assert data.load("tokens", folder=str(tmp_path / "to")).splits["valid"][:4].tolist() == [0, 1, 0, 70_000]
     (tmp_path / "text").write_bytes(b"caf\xe9\n" * 50)
     done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "other")
     assert done.exit_code == 2 and "is not UTF-8 text" in done.output
@@ -465,22 +466,23 @@ def kilobytes(name):
 hvd.init()
 P = 124_439_808 * 4
 diloco = {"inner": "AdamW", "outer": "nesterov", "outer_lr": 0.7}
-# beside x and its gradient: nothing, or AdamW's two moments and x_round; the outer momentum comes with the average
-for settings, vectors in (({"gamma": 0.001}, 0), (diloco | {"max_norm": 1.0}, 3)):
+# beside x and its gradient: nothing, or AdamW's two moments, x_round and the outer momentum
+for settings, vectors in (({"gamma": 0.001}, 0), (diloco | {"max_norm": 1.0}, 4)):
     torch.manual_seed(0)
     model = models.build("gpt", 50_257)
     optimizer = hvdclip.optimizer("celgc", model, lr=0.001, interval=4, drift=False, **settings)
-    for step in range(3):
-        tokens = torch.randint(50_257, (1, 17), generator=torch.Generator().manual_seed(hvd.rank()))
-        optimizer.zero_grad()
-        functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
-        optimizer.step()
-    ratio = held() / ((2 + vectors) * P)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak
-    before = kilobytes("VmRSS")
-    optimizer.synchronize()
-    beyond = (kilobytes("VmHWM") - before) * 1024 / P
+    for _ in range(2):  # an outer momentum comes with the first average
+        for step in range(3):
+            tokens = torch.randint(50_257, (1, 17), generator=torch.Generator().manual_seed(hvd.rank()))
+            optimizer.zero_grad()
+            functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            optimizer.step()
+        ratio = held() / ((2 + vectors) * P)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # forget the peak
+        before = kilobytes("VmRSS")
+        optimizer.synchronize()
+        beyond = (kilobytes("VmHWM") - before) * 1024 / P
     sums = [p.double().sum().item() for p in model.parameters()]
     alike = hvd.allgather_object(sums)
     print(f"held {ratio:.4f} beyond {beyond:.4f} alike {alike[0] == alike[1]} rounds {optimizer.rounds}", flush=True)
@@ -498,4 +500,4 @@ def test_gpt2_of_124_million_takes_three_steps_and_an_average_in_the_memory_that
     assert len(found) == 4, said
     for held, beyond, alike, rounds in found:
         assert float(held) == pytest.approx(1, abs=0.05), "x, its gradient, and what the method holds"
-        assert float(beyond) <= 1.02 and alike == "True" and rounds == "1", "at most one message beyond it"
+        assert float(beyond) <= 1.02 and alike == "True" and rounds == "2", "at most one message beyond it"
