@@ -427,7 +427,8 @@ def test_a_tokenizer_of_the_package_tokenizers(tmp_path):
     assert said == {"tokenizer": "words.json", "vocabulary": 70_001, "dtype": "uint32"}
     assert data.load("tokens", folder=str(tmp_path / "to")).splits["valid"][:4].tolist() == [0, 1, 0, 70_000]
     (tmp_path / "text").write_bytes(b"caf\xe9\n" * 50)
-    done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "other")
+    line = ["--tokenizer", tmp_path / "words.json", "--to", tmp_path / "other", "--valid", 0.2]
+    done = tokenized(tmp_path / "text", *line)
     assert done.exit_code == 2 and "is not UTF-8 text" in done.output
 
 
