@@ -76,6 +76,7 @@ def optimizer(
     averaging: Literal["whole", "fragments"] = "whole",
     fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    state_intervals: dict[str, int] | None = None,
 ) -> Method:
     """x_i -= eta d_i; every I steps x_i = mean x.
 
@@ -98,8 +99,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -122,6 +123,8 @@ def optimizer(
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
+            ...}; unit rounds; default None
     """
 
 @overload
@@ -166,6 +169,7 @@ def optimizer(
     averaging: Literal["whole", "fragments"] = "whole",
     fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    state_intervals: dict[str, int] | None = None,
 ) -> Method:
     """x_i -= min(eta, gamma/||g_i||) d_i; every I steps x_i = mean x.
 
@@ -191,8 +195,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
@@ -217,6 +221,8 @@ def optimizer(
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
+            ...}; unit rounds; default None
     """
 
 @overload
@@ -257,6 +263,7 @@ def optimizer(
     averaging: Literal["whole", "fragments"] = "whole",
     fragments: int | None = None,
     momentum_policy: Literal["keep", "average", "reset"] = "keep",
+    state_intervals: dict[str, int] | None = None,
     mu: float,
 ) -> Method:
     """g_i += mu (x_i - x_round); x_i -= eta d_i; every I steps x_i = mean x.
@@ -280,8 +287,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
         outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
         outer_momentum: its momentum (sgd, nesterov); default 0.9
@@ -304,6 +311,8 @@ def optimizer(
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
+        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
+            ...}; unit rounds; default None
         mu: mu, weight of the proximal term mu/2 ||x - x_round||^2; unit g/x
     """
 
@@ -1336,8 +1345,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
     """
 
 @overload
@@ -1387,8 +1396,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
     """
@@ -1441,8 +1450,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
         interval: I, gradients of each rank to a step of x; each counts as a step; unit steps; default 1
@@ -1495,8 +1504,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
     """
@@ -1548,8 +1557,8 @@ def optimizer(
         momentum: momentum of the direction; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; default
-            None
+        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
+            {matrices: ..., others: ...}; default None
         bucket_mb: size at which a bucket closes; no tensor is split; unit MiB; default 25.0
     """
 

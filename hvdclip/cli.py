@@ -21,6 +21,7 @@ from hvdclip.comm import Communicator
 from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
 from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
+from hvdclip.command.listing import InSections
 from hvdclip.command.options import whole_numbers
 from hvdclip.command.start import may_fuse, start
 from hvdclip.config import Config, check_saved, load, look_beside
@@ -47,7 +48,7 @@ from hvdclip.training.rundir import CONFIG, RunDirectory, load_model
 from hvdclip.training.watch import STOP, Watch
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=InSections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.pass_context
 def main(context: click.Context) -> None:
@@ -92,7 +93,7 @@ for command in (points_command, scaling_command, target_command):
 def train_command(
     config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool, elastic: bool
 ) -> None:
-    """Train the job of a YAML file on the ranks that the launcher started."""
+    """Train the job of a YAML file on the launcher's ranks."""
     checked = bad_input(lambda: load(config, overrides))
     directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
     leave_stalls_to_the_watch()
@@ -135,7 +136,7 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
     help="Of a RUN; last: of its newest checkpoint.",
 )
 def eval_command(run: Path, model: str) -> None:
-    """Evaluate an averaged model that a run has saved, on all its splits."""
+    """Evaluate a model that a run has saved, on all its splits."""
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
     look_beside(directory.path / CONFIG)
     config = bad_input(lambda: check_saved(directory.config()))
@@ -158,7 +159,10 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path)
 @main.command("stop")
 @click.argument("run", type=click.Path(path_type=Path))
 def stop_command(run: Path) -> None:
-    """Ask a run to save a checkpoint and stop at the end of a round, whatever has started it."""
+    """Ask a run to save a checkpoint and stop.
+
+    It stops at the end of a round, whatever launcher has started it.
+    """
     found = bad_input(lambda: status.status(RunDirectory(run)))
     if found.state != "running":
         complain(f"{run} is not running: {found.text}")
@@ -170,7 +174,7 @@ def stop_command(run: Path) -> None:
 @main.command("algorithms")
 @click.argument("name", required=False)
 def algorithms_command(name: str | None) -> None:
-    """List the algorithms (P: number of trainable floats), or the settings of one."""
+    """List the algorithms, or the settings of one."""
     if name is None:
         print("P: trainable floats. message: what a rank hands over; memory: held beside x and its gradient; in floats")
         table = Table("name", Column("formula and paper", ratio=1), show_lines=True, expand=True)
@@ -229,7 +233,9 @@ def simulate_command(
     scale_lr: bool,
     out: Path | None,
 ) -> None:
-    """Run a YAML file on N ranks in this one process, for several N and I, and compare.
+    """Run a YAML file on N simulated ranks, and compare.
+
+    For several N and I, in this one process.
 
     The small problems run as rows of one tensor, so that thousands of ranks are seconds; other jobs take turns.
     """
@@ -278,7 +284,10 @@ def _grid(
     "--out", type=click.Path(path_type=Path), help="Folder of the pictures. Default: plots/ in the first run."
 )
 def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Compare finished runs: a table, and curves as PNG and SVG; of a sweep all that are done."""
+    """Compare finished runs by a table and pictures.
+
+    The pictures are PNG and SVG. Of a sweep all runs that are done are compared.
+    """
     from hvdclip.report import plot, table
     from hvdclip.report import runs as reading
 
@@ -294,7 +303,10 @@ def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
 @click.argument("place", metavar="RUN|STUDY", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder. Default: report/ in the run or study.")
 def report_command(place: Path, out: Path | None) -> None:
-    """Make a page of a finished run, or of a study of hvdclip bench scaling: HTML in one file, and Markdown."""
+    """Make a page of a finished run or scaling study.
+
+    HTML in one file, and Markdown.
+    """
     from hvdclip.report import of_run, page
     from hvdclip.scaling import of_study
     from hvdclip.scaling.study import STUDY, Study

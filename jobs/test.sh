@@ -36,24 +36,26 @@ part() {
 
 # Prints how many tests of all parts have passed, failed, ...; returns the status of the first part that has failed.
 sum_up() {
-  local status=0 empty=0 parts=0 file
-  for file in "$logs"/*.status; do
+  local status=0 empty=0 parts=0 ended
+  for ended in "$logs"/*.status; do
     ((++parts))
     # 5: the arguments select none of these tests, which is a mistake only if they select none at all
-    case $(<"$file") in
+    case $(<"$ended") in
       0) ;;
       5) ((++empty)) ;;
-      *) ((status)) || status=$(<"$file") ;;
+      *) ((status)) || status=$(<"$ended") ;;
     esac
   done
   ((empty < parts)) || status=5
-  tail -qn1 "$logs"/*[!s] | grep -oE '[0-9]+ (passed|failed|skipped|xfailed|xpassed|errors?)' |
+  for ended in "$logs"/*.status; do
+    grep -E ' in [0-9.]+s' "${ended%.status}" | tail -n 1
+  done | grep -oE '[0-9]+ (passed|failed|skipped|xfailed|xpassed|errors?)' |
     awk -v minutes=$((SECONDS / 60)) -v seconds=$((SECONDS % 60)) -v status="$status" '
       { sub(/errors?/, "errors"); count[$2] += $1 }
       END {
         for (n = split("passed failed errors skipped xfailed xpassed", words); i++ < n;)
-          if (words[i] in count) line = line count[words[i]] " " words[i] ", "
-        printf "all parts: %sin %d min %d s; exit status %d\n", line, minutes, seconds, status
+          if (words[i] in count) line = line ", " count[words[i]] " " words[i]
+        printf "all parts: %s in %d min %d s; exit status %d\n", line ? substr(line, 3) : "none", minutes, seconds, status
       }'
   return "$status"
 }

@@ -114,6 +114,22 @@ def cases() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"{algorithm}, delayed, topk", algorithm, settings | DELAYED | TOPK
 
 
+def without_reference() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Cases of which only simulated and real ranks are compared here; test_state_intervals.py and test_split.py know
+    the rules."""
+    adam = {"name": "AdamW", "betas": (0.9, 0.99)}
+    states = {"interval": 2, "state_intervals": {"exp_avg": 1, "exp_avg_sq": 3}}
+    slow = CLIPPED | {"lr": 0.01}
+    yield "celgc, states of AdamW", "celgc", slow | {"inner": adam} | states
+    yield (
+        "celgc, states of AdamW, outer, weighted",
+        "celgc",
+        slow | {"inner": adam, "weights": WEIGHTS} | states | OUTER,
+    )
+    split = {"matrices": {"name": "SGD", "momentum": 0.9}, "others": adam}
+    yield "celgc, two inner optimizers, fragments", "celgc", slow | {"inner": split} | FRAGMENTS | OUTER
+
+
 def runs_on(settings: dict[str, Any], ranks: int) -> bool:
     """Nodes are of two ranks."""
     return ranks > 2 or "node_interval" not in settings
@@ -231,6 +247,8 @@ if __name__ == "__main__":
     if backend != "horovod":  # it has asked for the name already
         comm = Mpi4py()
     found = {
-        name: train(comm, algorithm, settings) for name, algorithm, settings in cases() if runs_on(settings, comm.size)
+        name: train(comm, algorithm, settings)
+        for name, algorithm, settings in (*cases(), *without_reference())
+        if runs_on(settings, comm.size)
     }
     np.savez(f"{folder}/{comm.rank}.npz", **found)

@@ -104,12 +104,13 @@ def python_ranks(
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     check: bool = True,
+    warm: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python text, dedented, as run_ranks does with a command."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "script.py")
         script.write_text(textwrap.dedent(source))
-        return run_ranks([sys.executable, str(script)], ranks, launcher, timeout, env, cwd, check)
+        return run_ranks([sys.executable, str(script)], ranks, launcher, timeout, env, cwd, check, warm)
 
 
 def _launch_line(launcher: str, ranks: int) -> list[str]:

@@ -920,3 +920,8 @@ def test_an_average_under_way_that_an_older_hvdclip_has_saved_is_refused():
     del state["hvdclip"]["under_way"]["statistics"]
     with pytest.raises(ValueError, match="an older hvdclip saved it"):
         optimizer.load_state_dict(state)
+
+
+def test_float16_is_too_coarse_for_adam_outside():
+    with pytest.raises(TypeError, match="outer: adam squares gradients, for which float16 is too coarse"):
+        hvdclip.optimizer("local_sgd", nn.Linear(2, 1).half(), lr=0.1, outer="adam", outer_lr=0.1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from averaging_cases import CLIPPED, DELAYED, INT8, NODES, WEIGHTS, cases, expected, runs_on, train
+from averaging_cases import CLIPPED, DELAYED, INT8, NODES, WEIGHTS, cases, expected, runs_on, train, without_reference
 from launch import python_ranks, run_ranks
 
 from hvdclip import simulate
@@ -14,7 +14,7 @@ from hvdclip import simulate
 pytestmark = pytest.mark.ranks
 
 TESTS = str(Path(__file__).parent)
-CASES = list(cases())
+CASES = [*cases(), *without_reference()]
 LAUNCHES = [
     ("horovod", "mpirun", 2),
     ("horovod", "mpirun", 4),

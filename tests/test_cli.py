@@ -141,7 +141,7 @@ def test_tensorboard_on_a_full_disk_ends_no_training(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
     arguments = ["configs/quadratics.yaml", "train.steps=20", "log.tensorboard=true"]
     done = hvdclip("train", *arguments, "--run-dir", tmp_path / "run")
-    assert done.stderr.count("TensorBoard's file: [Errno 28] No space left") == 1
+    assert done.stderr.count("TensorBoard: [Errno 28] No space left") == 1
 
 
 @pytest.mark.slow

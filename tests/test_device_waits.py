@@ -55,6 +55,7 @@ AVERAGES = {
         "overlap": "delayed",
         "merge_alpha": 0.5,
     },
+    "states": {"inner": "AdamW", "state_intervals": {"exp_avg": 1, "exp_avg_sq": 2}},
     "nodes": {"node_interval": 1},
     "warm-up by gradients": {"warmup": "gradients", "warmup_steps": 3},
     "weighted": {"weight": 2.0},
@@ -65,6 +66,7 @@ INNERS = {name: 0 for name in ("Adadelta", "Adam", "AdamW", "Adamax", "ASGD", "M
 INNERS |= {"Rprop": 0, "SGD": 0, "Adagrad": 1}
 FORMS = [("Adam", {"foreach": True}), ("AdamW", {"fused": True, "amsgrad": True}), ("Adagrad", {"fused": True})]
 FORMS += [("SGD", {"momentum": 0.9, "dampening": 0.5}), ("SGD", {"momentum": 0.9, "fused": True})]
+MATRICES = {"matrices": {"name": "Muon"}, "others": {"name": "AdamW"}}
 REFUSED = {"Optimizer", "LBFGS", "SparseAdam"}  # as inner ones
 READ_BY_THEMSELVES = {"Adafactor"}  # two numbers of each tensor
 
@@ -219,6 +221,14 @@ def test_what_else_a_step_does_waits_for_nothing():
         assert Counter(kind for kind, _ in noted) == MESSAGE, change.__name__
 
 
+@pytest.mark.parametrize("others", ["AdamW", "Adagrad"])
+def test_optimizers_of_matrices_and_others_wait_as_each_does(others):
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    found, where = counted("celgc", CELGC | {"inner": MATRICES | {"others": others}})
+    assert found == times(MESSAGE | {READ: 1 + INNERS[others] * EVERY}), where
+
+
 def test_an_optimizer_that_is_not_torchs_is_waited_for():
     found, where = counted("celgc", CELGC | {"inner": Own})
     assert found == times(MESSAGE | {READ: 1 + EVERY}), where
@@ -251,10 +261,10 @@ def test_metrics_of_a_common_step_are_read_once_more():
 LEFT_OUT = (0, 4, 5, 11)  # the first step, one in mid-round, and two in a row
 
 
-def trajectory(comm, settings, device, load_after=None):
+def trajectory(comm, settings, device, load_after=None, norm=False):
     """x after each of 16 steps, some of which rank 0 leaves out, and the inner optimizer's state at the end."""
     torch.set_default_dtype(torch.float64)
-    training = Training(comm, "celgc", settings, device, norm=False, dtype=torch.float64)
+    training = Training(comm, "celgc", settings, device, norm, dtype=torch.float64)
     rows = []
     for step in range(16):
         training.spoilt = comm.rank == 0 and step in LEFT_OUT
@@ -275,23 +285,26 @@ def trajectory(comm, settings, device, load_after=None):
     return np.array(rows), kept
 
 
-@pytest.mark.parametrize(("inner", "form"), [*((name, {}) for name in [*INNERS, "Adafactor"]), *FORMS], ids=str)
+@pytest.mark.parametrize(
+    ("inner", "form"), [*((name, {}) for name in [*INNERS, "Adafactor"]), *FORMS, ("Muon", MATRICES)], ids=str
+)
 def test_a_step_that_is_left_out_leaves_no_trace_on_a_device(inner, form):
     if not hasattr(torch.optim, inner):
         pytest.skip(f"this torch has no {inner}")
-    settings = CELGC | {"lr": 0.01, "inner": {"name": inner} | form, "on_nonfinite": "skip"}
+    inside, norm = form if form is MATRICES else {"name": inner} | form, form is MATRICES
+    settings = CELGC | {"lr": 0.01, "inner": inside, "on_nonfinite": "skip"}
     load_after = 8 if inner in ("AdamW", "NAdam") else None
     device, results = Device(), {}
 
     def rank(comm):
         with device.entered():
-            return trajectory(comm, settings, "cuda", load_after)
+            return trajectory(comm, settings, "cuda", load_after, norm)
 
     before = torch.get_default_dtype()
     try:
         with device.there():
             results["cuda"] = hvdclip.simulate(rank, 2)
-        results["cpu"] = hvdclip.simulate(lambda comm: trajectory(comm, settings, "cpu"), 2)
+        results["cpu"] = hvdclip.simulate(lambda comm: trajectory(comm, settings, "cpu", norm=norm), 2)
     finally:
         torch.set_default_dtype(before)
     for (x, kept), (expected, also_kept) in zip(results["cuda"], results["cpu"], strict=True):

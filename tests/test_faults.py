@@ -77,7 +77,7 @@ def test_a_killed_rank_ends_the_job_and_is_named_by_status_and_the_next_attempt(
 
 def test_a_killed_run_is_requeued_and_the_next_attempt_says_how_the_last_one_died(tmp_path):
     run, more = tmp_path / "run", ["checkpoint.every_steps=40"]
-    with train(run, *ENDLESS, *more) as job:
+    with train(run, *ENDLESS, *more, warm=True) as job:
         found = under_way(run)
         wait_until(lambda: RunDirectory(run).checkpoints.newest())
         os.kill(found[1].pid, signal.SIGKILL)
@@ -94,10 +94,10 @@ def test_a_killed_run_is_requeued_and_the_next_attempt_says_how_the_last_one_die
 @pytest.mark.parametrize("asked", ["--overwrite", "--resume"])
 def test_a_directory_that_a_live_run_uses_is_refused(tmp_path, asked):
     run = tmp_path / "run"
-    with train(run, *ENDLESS) as first:
+    with train(run, *ENDLESS, warm=True) as first:
         owner = under_way(run)[0]
         before = (run / "config.yaml").stat()
-        with train(run, *ENDLESS, asked) as second:
+        with train(run, *ENDLESS, asked, warm=True) as second:
             refused = second.finish(60, check=False)
         said = refused.stderr + refused.stdout
         assert refused.returncode == 2 and said.count("hvdclip: ") == 1
@@ -130,7 +130,7 @@ STOPS = {
 @pytest.mark.parametrize("asked", STOPS)
 def test_signals_stop_all_ranks_at_the_same_step(tmp_path, asked):
     run = tmp_path / "run"
-    with train(run, *ENDLESS) as job:
+    with train(run, *ENDLESS, warm="USR" not in asked) as job:  # mpirun's own reach Pythons that it has started itself
         STOPS[asked](job, under_way(run))
         done = job.finish(BOUND, check=False)
     assert done.returncode == 75, done.stderr
@@ -160,7 +160,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_was_not(tmp_path):
     whole, run = tmp_path / "whole", tmp_path / "run"
     with train(whole, *ENDLESS, *steps, warm=True) as job:
         job.finish(60)
-    with train(run, *ENDLESS, *steps) as job:
+    with train(run, *ENDLESS, *steps, warm=True) as job:
         os.kill(under_way(run)[1].pid, signal.SIGTERM)
         assert job.finish(BOUND, check=False).returncode == 75
     assert status(RunDirectory(run)).requeue and 0 < read(run)["step"] < 4000
@@ -179,7 +179,7 @@ def test_hvdclip_stop_works_whatever_has_started_the_run(tmp_path, launcher, mor
     run = tmp_path / "run"
     if more == ["algorithm=decentralized"]:
         more = ["algorithm={name: decentralized_clip, lr: 1.0e-4, tau: 1.0}"]
-    with train(run, *ENDLESS, *more, launcher=launcher) as job:
+    with train(run, *ENDLESS, *more, launcher=launcher, warm=True) as job:
         under_way(run)
         asked = run_ranks([HVDCLIP, "stop", str(run)], 1, "alone")
         assert "has been asked to stop" in asked.stdout

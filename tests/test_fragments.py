@@ -11,6 +11,7 @@ from torch import nn
 
 import hvdclip
 from hvdclip.averaging.fragments import fragments_of
+from hvdclip.flat import Part, Space
 
 SHAPES = [(3, 4), (4,), (5, 2), (2,), (6,), (1,)]
 SIZES = [12, 4, 10, 2, 6, 1]
@@ -218,6 +219,25 @@ def test_averaged_is_the_mean_of_all_of_x_at_any_time():
     assert free == 0
 
 
+def test_ranks_are_known_to_differ_as_soon_as_the_first_round_is_complete():
+    def one(comm):
+        model, optimizer = build(comm, 2)
+        found = []
+
+        def look():
+            own = model.x
+            with optimizer.averaged():
+                found.append((own, model.x, optimizer.state_dict()["hvdclip"]["agree"]))
+
+        optimizer.on_round = look
+        run(model, optimizer, 0, INTERVAL)
+        return found[0]
+
+    (a, mean, said), (b, also, _) = hvdclip.simulate(one, 2)
+    assert np.array_equal(mean, also) and not said
+    np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-14)
+
+
 @pytest.mark.parametrize("fragments", [2, 3])
 def test_a_round_sends_its_fragment_only(fragments):
     def one(comm):
@@ -277,6 +297,22 @@ def test_buffers_and_statistics_travel_in_every_round():
     for (a, mean, loss, metrics), (b, others, other, _) in zip(*hvdclip.simulate(one, 2), strict=True):
         assert torch.equal(mean, others) and torch.allclose(mean, (a + b) / 2, atol=1e-7)
         assert metrics["samples"] == 10 and metrics["loss"] == pytest.approx((loss + other) / 2, rel=1e-6)
+
+
+def test_a_part_lies_in_the_memory_of_the_whole_whatever_the_dtypes():
+    last = torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    given = [torch.zeros(3), torch.zeros(4, dtype=torch.bfloat16), last, torch.zeros(2, dtype=torch.float64)]
+    space = Space([nn.Parameter(tensor) for tensor in (*given, torch.zeros(5, dtype=torch.bfloat16))])
+    vector = space.vector()
+    for number, part in enumerate(vector.parts):
+        part.copy_(torch.arange(part.numel()).view(part.shape) + 10 * number)
+    for start in range(5):
+        for stop in range(start + 1, 6):
+            part = Part(space, slice(start, stop)).of(vector)
+            for mine, whole in zip(part.parts, vector.parts[start:stop], strict=True):
+                assert torch.equal(mine, whole) and mine.data_ptr() == whole.data_ptr()
+                assert mine.stride() == whole.stride()
+            assert sum(flat.numel() for flat in part.flats) == sum(p.numel() for p in part.parts)
 
 
 def test_parts_are_about_equally_large():

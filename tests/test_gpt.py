@@ -2,11 +2,14 @@
 
 import json
 import math
+import re
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
+from launch import python_ranks
 from test_state import check_round_trip
 from torch.nn import functional as F
 
@@ -168,10 +171,10 @@ def test_an_evaluation_reads_windows_one_after_another_or_some_evenly_spread():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Train and valid files of 11 tokens."""
+    """Train and valid files of 11 tokens, each one or two after the one before."""
     draws = np.random.default_rng(3)
     for name, length in (("train", 4000), ("valid", 500)):
-        (draws.integers(0, 11, length).cumsum() % 11).astype(np.uint16).tofile(tmp_path / f"{name}.bin")
+        (draws.integers(1, 3, length).cumsum() % 11).astype(np.uint16).tofile(tmp_path / f"{name}.bin")
     (tmp_path / "tokens.json").write_text(json.dumps({"tokenizer": "x", "vocabulary": 11, "dtype": "uint16"}))
     return tmp_path
 
@@ -274,6 +277,26 @@ def test_a_model_of_ones_own_gives_logits_as_hugging_faces_do(folder, monkeypatc
     columns = check(job | {"data": {"name": "stdlib"}})
     with pytest.raises(ValueError, match=r"'bigrams:build', which has no initial_state; allowed: with data.window set"):
         Job(columns, SingleRank())
+
+
+HUGGING_FACES = """
+from transformers import GPT2Config, GPT2LMHeadModel
+
+def build(vocabulary, layers=1):
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_layer=layers, n_head=2, n_embd=16, n_positions=16))
+"""
+
+
+def test_a_causal_model_of_hugging_face_learns(folder, monkeypatch):
+    pytest.importorskip("transformers", reason="the package transformers is not installed: it is optional")
+    (folder / "hugging.py").write_text(HUGGING_FACES)
+    monkeypatch.syspath_prepend(folder)
+    job = config(folder, window=16, train={"steps": 24}) | {"model": {"name": "hugging:build", "layers": 2}}
+    job["algorithm"] = {"name": "celgc", "lr": 0.01, "gamma": 0.01, "interval": 4, "inner": "AdamW"}
+    trainer, memory = Trainer(Job(check(job), SingleRank())), Memory()
+    trainer.train(memory, Silent())
+    assert len(trainer.model.transformer.h) == 2
+    assert memory.rows[-1]["loss"] < memory.lines[0]["loss"] < 1.1 * math.log(11)
 
 
 # Files of tokens
@@ -398,10 +421,84 @@ def test_a_tokenizer_of_the_package_tokenizers(tmp_path):
     made.pre_tokenizer = library.pre_tokenizers.Whitespace()
     made.save(str(tmp_path / "words.json"))
     (tmp_path / "text").write_text("a b a c\n" * 50)
-    done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "to")
+    done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "to", "--valid", 0.2)
     assert done.exit_code == 0, done.output
     said = json.loads((tmp_path / "to" / "tokens.json").read_text())
-    assert said["vocabulary"] == made.get_vocab_size() and said["tokenizer"] == "words.json"
+    assert said == {"tokenizer": "words.json", "vocabulary": 70_001, "dtype": "uint32"}
+    assert data.load("tokens", folder=str(tmp_path / "to")).splits["valid"][:4].tolist() == [0, 1, 0, 70_000]
     (tmp_path / "text").write_bytes(b"caf\xe9\n" * 50)
-    done = tokenized(tmp_path / "text", "--tokenizer", tmp_path / "words.json", "--to", tmp_path / "other")
+    line = ["--tokenizer", tmp_path / "words.json", "--to", tmp_path / "other", "--valid", 0.2]
+    done = tokenized(tmp_path / "text", *line)
     assert done.exit_code == 2 and "is not UTF-8 text" in done.output
+
+
+# Memory
+
+GPT2 = """
+import gc
+import os
+import sys
+
+import horovod.torch as hvd
+import torch
+from torch.nn import functional
+
+import hvdclip
+from hvdclip import models
+
+
+def held():
+    \"\"\"Bytes of memory that living tensors lie in; parameters have storages of their own inside x's.\"\"\"
+    gc.collect()
+    tensors = [o for o in gc.get_objects() if isinstance(o, torch.Tensor)]
+    tensors += [t.grad for t in tensors if t.is_leaf and t.grad is not None]
+    total = reached = 0
+    for start, size in sorted({(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) for t in tensors}):
+        total += max(0, start + size - max(start, reached))
+        reached = max(reached, start + size)
+    return total
+
+
+def kilobytes(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(name))
+
+
+hvd.init()
+P = 124_439_808 * 4
+diloco = {"inner": "AdamW", "outer": "nesterov", "outer_lr": 0.7}
+# beside x and its gradient: nothing, or AdamW's two moments, x_round and the outer momentum
+for settings, vectors in (({"gamma": 0.001}, 0), (diloco | {"max_norm": 1.0}, 4)):
+    torch.manual_seed(0)
+    model = models.build("gpt", 50_257)
+    optimizer = hvdclip.optimizer("celgc", model, lr=0.001, interval=4, drift=False, **settings)
+    for _ in range(2):  # an outer momentum comes with the first average
+        for step in range(3):
+            tokens = torch.randint(50_257, (1, 17), generator=torch.Generator().manual_seed(hvd.rank()))
+            optimizer.zero_grad()
+            functional.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
+            optimizer.step()
+        ratio = held() / ((2 + vectors) * P)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # forget the peak
+        before = kilobytes("VmRSS")
+        optimizer.synchronize()
+        beyond = (kilobytes("VmHWM") - before) * 1024 / P
+    sums = [p.double().sum().item() for p in model.parameters()]
+    alike = hvd.allgather_object(sums)
+    print(f"held {ratio:.4f} beyond {beyond:.4f} alike {alike[0] == alike[1]} rounds {optimizer.rounds}", flush=True)
+    del model, optimizer, tokens
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_gpt2_of_124_million_takes_three_steps_and_an_average_in_the_memory_that_is_said():
+    if psutil.virtual_memory().total < 16 * 2**30:
+        pytest.skip("needs 16 GB of memory")
+    said = python_ranks(GPT2, 2, timeout=400).stdout
+    found = re.findall(r"held (\S+) beyond (\S+) alike (\w+) rounds (\d+)", said)
+    assert len(found) == 4, said
+    for held, beyond, alike, rounds in found:
+        assert float(held) == pytest.approx(1, abs=0.05), "x, its gradient, and what the method holds"
+        assert float(beyond) <= 1.02 and alike == "True" and rounds == "2", "at most one message beyond it"

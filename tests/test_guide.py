@@ -113,7 +113,11 @@ def _less_data(whole, folder):
 def _smaller(config):
     if isinstance(config["data"], str):
         return config
-    if config["data"]["name"] in ("stdlib", "wikitext-2"):
+    if config["model"]["name"] == "gpt":
+        config["model"] |= {"context": 16, "width": 16, "layers": 1, "heads": 2}
+        config["data"] |= {"batch": 2, "evaluation_windows": 20}
+        config["train"] |= {"steps": 64, "warmup_steps": 4, "evaluate_every_steps": 32}
+    elif config["data"]["name"] in ("stdlib", "wikitext-2"):
         config["model"] |= {"embedding": 8, "hidden": 16}
         config["data"] |= {"batch": 4, "bptt": 16, "evaluation_columns": 600}
         config["train"] |= {"steps": 400, "evaluate_every_steps": 200}

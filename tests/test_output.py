@@ -1,4 +1,4 @@
-"""Output that cannot be written: a full disk, a reader or a terminal that has gone, letters that are not there."""
+"""Output: how commands and mistakes are listed, and what cannot be written (a full disk, a terminal that has gone)."""
 
 import io
 import json
@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from hvdclip.command import output
+from hvdclip.cli import main
+from hvdclip.command import listing, output
+from hvdclip.command.exits import complain
 
 PROJECT = Path(__file__).parent.parent
 SMALL = """
@@ -129,3 +132,26 @@ def test_streams_of_somebody_else_are_left_alone(monkeypatch):
     monkeypatch.setattr(sys, "stderr", mine)
     output.never_fails()
     assert sys.stdout is mine and sys.stderr is mine
+
+
+def test_every_command_is_listed_in_a_section_and_its_first_line_is_short():
+    listed = [name for names in listing.SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(main.commands)
+    for command in (*main.commands.values(), *main.commands["bench"].commands.values()):
+        first = command.help.split("\n\n")[0]
+        assert len(first) <= 60 and "\n" not in first, first
+    shown = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    assert "..." not in shown.partition("Options:")[2]
+    assert "\nMeasure:\n  bench    Measure hvdclip against alternatives.\n" in shown
+
+
+def test_a_long_mistake_is_folded_to_a_terminal_and_stays_a_line_elsewhere(capsys, monkeypatch):
+    text = "algorithm.x: unknown setting; valid are " + ", ".join(f"setting_{k}" for k in range(40))
+    complain(text)
+    assert capsys.readouterr().err == f"hvdclip: {text}\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    complain(text)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(len(line) <= 50 for line in lines) and all(line.startswith("  setting_") for line in lines[2:])
+    assert " ".join(line.strip() for line in lines) == f"hvdclip: {text}"

@@ -1,5 +1,6 @@
 """Tensors that are longer than MPI counts: pieces, by a small limit on real ranks and once by a really long tensor."""
 
+import fcntl
 import itertools
 import re
 
@@ -109,11 +110,19 @@ print("STARTED", comm.rank, comm.ledger["setup"].collectives, comm.ledger["round
 """
 
 
+@pytest.fixture
+def most_of_the_memory(tmp_path_factory):
+    """For one test at a time, of all processes of this pytest."""
+    with (tmp_path_factory.getbasetemp().parent / "memory.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.ranks
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("backend", "launcher"), BACKENDS)
-def test_a_model_of_more_than_2_gib_starts(backend, launcher):
+def test_a_model_of_more_than_2_gib_starts(backend, launcher, most_of_the_memory):
     free = psutil.virtual_memory().available
     if free < 20 * 2**30:
         pytest.skip(f"needs 20 GB of free memory, here are {free / 2**30:.0f}")

@@ -13,6 +13,7 @@ from hvdclip import algorithms
 
 PROJECT = Path(__file__).parent.parent
 README = (PROJECT / "README.md").read_text()
+FAMILY = (PROJECT / "docs/family.md").read_text()
 SCRIPT = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
 
 
@@ -61,12 +62,12 @@ def test_what_troubleshooting_quotes_is_what_is_said():
         assert text in source, f"nothing says {text!r}"
 
 
-def test_it_lists_every_algorithm():
-    assert re.findall(r"^`(\w+)` \|", README.partition("`algorithm` |")[2], re.MULTILINE)[:5] == [
+def test_the_family_lists_every_algorithm():
+    assert re.findall(r"^`(\w+)` \|", FAMILY.partition("`algorithm` |")[2], re.MULTILINE)[:5] == [
         "celgc",
         "local_sgd",
         "naive_parallel_clip",
         "clip_then_average",
         "minibatch_sgd",
     ]
-    assert all(f"`{row['name']}`" in README for row in algorithms())
+    assert all(f"`{row['name']}`" in FAMILY for row in algorithms())

@@ -28,7 +28,7 @@ def write(folder, seed, losses, algorithm="celgc", ranks=2):
     run.create()
     settings = {"algorithm": {"name": algorithm, "interval": 4}, "train": {"steps": 8, "seed": seed}}
     run.write_config(yaml.safe_dump(settings))
-    recorder = FileRecorder(run, tensorboard=False, say=print)
+    recorder = FileRecorder(run, None, print)
     for number, loss in enumerate(losses, start=1):
         line = {"step": 4 * number, "round": number, "samples": 80 * number, "loss": loss, "clip_fraction": 0.5}
         recorder.metrics(line | {"drift": None, "bytes": 1000, "round_s": 0.1})

@@ -15,8 +15,10 @@ from launch import run_ranks
 
 from hvdclip.training.rundir import RunDirectory
 
+FRAGMENTS = ["averaging=fragments", "fragments=3", "overlap=delayed", "delay=2", "merge_alpha=0.5", "compression=int4"]
+STREAMING = [f"algorithm.{setting}" for setting in (*FRAGMENTS, "outer=nesterov", "outer_lr=0.7")]
 JOBS = {
-    "celgc, language model": Job("celgc", LANGUAGE),
+    "celgc, language model, streaming": Job("celgc", LANGUAGE, more=STREAMING),
     "celgc, 4 ranks": Job("celgc", PROBLEM, ranks=4),
     "episode": Job("episode", PROBLEM),
     "scaffold": Job("scaffold", PROBLEM),

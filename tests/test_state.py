@@ -133,6 +133,14 @@ def test_an_optimizer_inside(algorithm, inner):
     check_round_trip(job(algorithm, {"gamma": 0.01, "inner": inner} | interval))
 
 
+def test_two_optimizers_inside_and_averages_of_their_states():
+    inner = {"matrices": {"name": "SGD", "momentum": 0.9, "lr": 0.02}, "others": "AdamW"}
+    states = {"interval": 2, "state_intervals": {"momentum_buffer": 1, "exp_avg": 3}}
+    images = {"name": "synthetic", "samples": 64, "side": 4, "classes": 3, "batch": 4}
+    config = job("celgc", {"gamma": 0.01, "inner": inner} | states)
+    check_round_trip(config | {"model": {"name": "mlp", "hidden": [5]}, "data": images})
+
+
 def test_auto_repeats_its_choices_as_far_as_it_had_come(tmp_path):
     """Measured times differ from run to run; what was chosen before the end stands in the metrics."""
     config = job("celgc", {"gamma": 0.1, "interval": "auto", "drift_budget": 5.0}, steps=90)

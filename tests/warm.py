@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,22 @@ def tend(connection: socket.socket, pid: int) -> None:
     os._exit(0)
 
 
+def given_paths(environment: Mapping[str, str]) -> list[str]:
+    return [path for path in environment.get("PYTHONPATH", "").split(":") if path]
+
+
 def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
     """Runs a script as Python would from its start."""
     os.chdir(folder)
+    others = [path for path in sys.path if path not in given_paths(os.environ)]
+    sys.path[:] = [os.path.dirname(arguments[0]), *given_paths(environment), *others]
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments
-    sys.path[:0] = [os.path.dirname(arguments[0]), *filter(None, environment.get("PYTHONPATH", "").split(":"))]
-    sys.stdout.reconfigure(line_buffering=os.isatty(1))
-    importlib.import_module("numpy").random.seed()
+    sys.stdout.reconfigure(line_buffering=os.isatty(1) and not sys.stdout.write_through)
     random.seed()
+    sys.modules["numpy"].random.seed()
+    sys.modules["torch"].default_generator.seed()
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     main.__file__ = arguments[0]
     exec(compile(Path(arguments[0]).read_text(), arguments[0], "exec"), main.__dict__)

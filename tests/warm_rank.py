@@ -24,6 +24,7 @@ with open(os.memfd_create("asked"), "r+") as asked:
     socket.send_fds(warm, [b"?"], [0, 1, 2, asked.fileno()])
 status = int(warm.recv(16) or 255 << 8)
 if os.WIFSIGNALED(status):
-    signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    if os.WTERMSIG(status) in FORWARDED:
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
     os.kill(os.getpid(), os.WTERMSIG(status))
 os._exit(os.waitstatus_to_exitcode(status))

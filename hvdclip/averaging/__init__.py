@@ -11,6 +11,7 @@ from hvdclip.averaging.participation import Everyone, Participation, Sample
 from hvdclip.averaging.plain import Plain
 from hvdclip.averaging.rounds import Rounds
 from hvdclip.averaging.rule import Rule
+from hvdclip.averaging.states import States, StatesToo
 from hvdclip.averaging.warmup import GradientWarmup
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "Rounds",
     "Rule",
     "Sample",
+    "States",
+    "StatesToo",
     "compressed",
     "fragments_of",
     "starts_in_words",

@@ -40,6 +40,7 @@ class Fragments(Rule):
 
     def end_round(self, method: Steps) -> None:
         self._turn_to(method.rounds % len(self.rules))
+        self.agree = False  # also for who asks while the round is completed, or if that raises
         self.now.end_round(method)
         self.agree = len(self.rules) == 1 and self.now.agree
 

@@ -36,7 +36,8 @@ class OuterStep:
         """
         kept = [(part, part.clone()) for place in alone for part in self._of(place)]
         for parameter, flat in zip(self._parameters, mean.flats, strict=True):
-            parameter.grad = parameter.detach() - flat
+            # in the memory of the mean, which is not needed any more
+            parameter.grad = torch.sub(parameter.detach(), flat, out=flat)
         self.optimizer.step()
         self.optimizer.zero_grad()
         for part, before in kept:

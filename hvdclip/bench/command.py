@@ -30,7 +30,9 @@ SINGLE_OPERATIONS = ("step", "allreduce", "growth", "link")
 @click.group("bench", context_settings={"help_option_names": ["-h", "--help"]})
 @click.pass_context
 def bench(context: click.Context) -> None:
-    """Measure hvdclip beside what else there is, as ratios of medians of interleaved blocks.
+    """Measure hvdclip against alternatives.
+
+    All peers run in one call, in interleaved blocks; results are ratios of medians.
 
     Times alone say nothing about other machines. Works alone, under horovodrun, mpirun and srun.
     """
@@ -57,7 +59,10 @@ _device = click.option(
 @_device
 @_common
 def step_command(shape: str, device: str, blocks: int, file: Path | None) -> None:
-    """One clipped step: hvdclip, clip_grad_norm_ with SGD, and the floors that memory sets."""
+    """One clipped step: hvdclip, clip_grad_norm_ and the floor.
+
+    The floor is what memory allows: one read of g, and one pass x -= a g.
+    """
     from hvdclip.bench import step
     from hvdclip.bench.shapes import Shape, shapes
 
@@ -91,7 +96,10 @@ def images_command(
     blocks: int,
     file: Path | None,
 ) -> None:
-    """Steps of an image model on synthetic images: with hvdclip, with torch alone, with Horovod's optimizer."""
+    """Steps of an image model: hvdclip, torch alone, Horovod.
+
+    The images are synthetic.
+    """
     from hvdclip import models
     from hvdclip.bench import images
 
@@ -114,7 +122,7 @@ def images_command(
 @_shape
 @_common
 def allreduce_command(shape: str, blocks: int, file: Path | None) -> None:
-    """One average of all parameters: hvdclip, a bare flat vector, and eight other ways."""
+    """One average: hvdclip, a flat vector, eight other ways."""
     from hvdclip.bench import allreduce
     from hvdclip.bench.shapes import shapes
 
@@ -127,7 +135,10 @@ def allreduce_command(shape: str, blocks: int, file: Path | None) -> None:
 @click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of a block, at least.")
 @_common
 def train_command(shape: str, names: str | None, steps: int, blocks: int, file: Path | None) -> None:
-    """Steps of an LSTM language model: hvdclip at several I, Horovod's optimizer, DDP, PostLocalSGD."""
+    """Steps of an LSTM: hvdclip, Horovod, DDP, PostLocalSGD.
+
+    hvdclip runs at several I.
+    """
     from hvdclip.bench import train
 
     # Process sets make Horovod's ranks meet in each of its cycles, which all peers would pay for.
@@ -146,7 +157,7 @@ def train_command(shape: str, names: str | None, steps: int, blocks: int, file: 
 @click.option("--shape", default="1e5,1e6,1e7,1e8", show_default=True, help="Numbers of floats.")
 @_common
 def growth_command(shape: str, blocks: int, file: Path | None) -> None:
-    """How the times of a step and of an average grow with the number of parameters."""
+    """Times of a step and an average by number of parameters."""
     from hvdclip.bench import growth
 
     _bench("growth", shape, file, lambda: growth.sizes(shape), lambda sizes, comm: growth.compare(sizes, comm, blocks))
@@ -158,7 +169,10 @@ def growth_command(shape: str, blocks: int, file: Path | None) -> None:
 )
 @_common
 def link_command(largest: float, blocks: int, file: Path | None) -> None:
-    """Latency and bandwidth between the ranks, from all-reduces of 4 bytes to 256 MB: Horovod's and mpi4py's."""
+    """Latency and bandwidth between the ranks.
+
+    From all-reduces of 4 bytes to 256 MB, by Horovod and by mpi4py.
+    """
     from hvdclip.bench import link
 
     def choose() -> list[int]:
@@ -176,7 +190,7 @@ def link_command(largest: float, blocks: int, file: Path | None) -> None:
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write; default: the temporary folder.")
 @_common
 def save_command(shape: str, rounds: int, momentum: float, folder: Path | None, blocks: int, file: Path | None) -> None:
-    """Rounds of training with a checkpoint, and without; and for how long training pauses."""
+    """Rounds with and without a checkpoint, and the pause."""
     from hvdclip.bench import save
 
     _bench(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable
@@ -98,5 +100,10 @@ def bad_input(make: Callable[[], Made]) -> Made:
 
 
 def complain(text: str) -> None:
+    """Say it on stderr, a line for each mistake; a terminal gets long lines folded."""
     for line in text.splitlines():
-        print(f"hvdclip: {line}", file=sys.stderr)
+        said = f"hvdclip: {line}"
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            said = textwrap.fill(said, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        print(said, file=sys.stderr)

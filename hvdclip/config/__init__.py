@@ -2,7 +2,7 @@
 
 from hvdclip.config.checking import check, check_saved, load
 from hvdclip.config.combinations import NO_BATCH_NORM, NO_CONVOLUTIONS, check_for_method
-from hvdclip.config.configuration import Config, differences
+from hvdclip.config.configuration import Config, differences, flat
 from hvdclip.config.error import ConfigError
 from hvdclip.config.named import FROM_DATA, settings_model
 from hvdclip.config.references import import_function, look_beside
@@ -25,6 +25,7 @@ __all__ = [
     "check_for_method",
     "check_saved",
     "differences",
+    "flat",
     "import_function",
     "load",
     "look_beside",

@@ -13,6 +13,7 @@ from hvdclip.config.given import check_section, with_name
 from hvdclip.config.references import import_function
 from hvdclip.engine import Bilevel
 from hvdclip.methods import METHODS, Method, optimizer, register
+from hvdclip.settings.inner import OTHERS
 from hvdclip.settings.mistakes import message_of
 
 # settings whose limits are the numbers of ranks and of parameters
@@ -47,7 +48,9 @@ def try_method(method: type[Method], settings: dict[str, Any], mistakes: list[st
     None where it does. One of the user's own may need more ranks than one: its refusals are left to the run.
     """
     of_the_run = {key: 1 for key in OF_THE_RUN if settings.get(key) is not None}
-    numbers = nn.ParameterList([torch.zeros(2, 2)])
+    inner = settings.get("inner")
+    shapes = [(2, 2), (2,)] if isinstance(inner, dict) and OTHERS in inner else [(2, 2)]
+    numbers = nn.ParameterList(torch.zeros(shape) for shape in shapes)
     # patterns of names fit the run's model, not these numbers
     with_ours = {k: value for k, value in settings.items() if k not in ("name", "buffer_policy")} | of_the_run
     lower = nn.ParameterList([torch.zeros(2, 2)]) if issubclass(method, Bilevel) else None

@@ -82,7 +82,7 @@ def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, An
         yield f"data.name is {name!r}, and {lack}"
     if name in data.FROM_FILES and source["on_device"]:
         yield f"data.on_device is True with {name}; allowed: False, since its images are files"
-    if train.stage is not None and name and name not in (*STAGED, "libsvm", "cleaning"):
+    if train.stage is not None and name and name not in (*STAGED, "libsvm"):
         names = ", ".join(STAGED)
         yield f"train.stage is {train.stage!r}, with the data {name}; allowed: none, or the data {names} or libsvm"
 

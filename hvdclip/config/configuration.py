@@ -46,15 +46,16 @@ class Config:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """(key's path, value before, value now) of what is not the same in two resolved configurations."""
-    then, today = (dict(_flat(yaml.safe_load(yaml.safe_dump(each)))) for each in (before, now))
+    then, today = (dict(flat(yaml.safe_load(yaml.safe_dump(each)))) for each in (before, now))
     for key in dict.fromkeys((*then, *today)):
         if then.get(key) != today.get(key):
             yield key, then.get(key), today.get(key)
 
 
-def _flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(key's path, value) of nested settings."""
     if isinstance(settings, dict) and settings:
         for key, value in settings.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key))
+            yield from flat(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, settings

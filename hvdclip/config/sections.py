@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -170,14 +170,34 @@ class Checkpoint(Section):
     )
 
 
+# programs that follow a run, and the settings that each takes
+LOGGERS = {
+    "tensorboard": (),
+    "wandb": ("project", "entity", "group", "name", "tags", "mode"),
+    "mlflow": ("experiment", "tracking_uri", "name"),
+}
+
+
 class Log(Section):
     every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
     tensorboard: bool = Field(False, description="write TensorBoard files too")
 
+    wandb: bool | dict[str, Any] = Field(
+        False, description="follow the run in Weights & Biases: true, or {project, entity, group, name, tags, mode}"
+    )
+    mlflow: bool | dict[str, Any] = Field(
+        False, description="follow the run in MLflow: true, or {experiment, tracking_uri, name}"
+    )
+
     @model_validator(mode="after")
-    def _tensorboard_is_there(self) -> Self:
-        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
-            raise ValueError("tensorboard is True, but tensorboard is not installed: pip install tensorboard")
+    def _loggers_are_there(self) -> Self:
+        for name, keys in LOGGERS.items():
+            given = getattr(self, name)
+            for key in given if isinstance(given, dict) else ():
+                if key not in keys:
+                    raise ValueError(f"{name}.{key} is {given[key]!r}; allowed keys: {', '.join(keys)}")
+            if given and importlib.util.find_spec(name) is None:
+                raise ValueError(f"{name} is {given!r}, but {name} is not installed: pip install {name}")
         return self
 
 

@@ -53,7 +53,7 @@ class FromFile:
             self.made: Any = made_by.from_file(str(path))
         except Exception as error:  # the package raises plain ones
             raise ValueError(f"--tokenizer is {str(path)!r}; allowed: bytes, or a tokenizer.json ({error})") from None
-        self.name, self.vocabulary = path.name, self.made.get_vocab_size()
+        self.name, self.vocabulary = path.name, 1 + max(self.made.get_vocab().values())  # which may have gaps
 
     def encode(self, text: bytes, file: Path) -> list[int]:
         try:

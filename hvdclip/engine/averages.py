@@ -24,6 +24,8 @@ from hvdclip.averaging import (
     Plain,
     Rounds,
     Rule,
+    States,
+    StatesToo,
     compressed,
     fragments_of,
 )
@@ -58,6 +60,8 @@ class Assembly:
             self.riders.append(self.intervals)
         self.vectors = self._vectors()
         self.parts = self._parts()
+        given = getattr(self.settings, "state_intervals", None)
+        self.states = None if given is None else States(given, method.space.parameters)
         self.outer = None if self.settings.outer == "none" else self._outer()
 
     @property
@@ -76,7 +80,10 @@ class Assembly:
             return self._exchange_of(method.space, {"x": method.space.vector()} | self.vectors)
         message = method.message_of([method.space, *map(method.space_of, travels)], self.riders)
         self.vectors |= dict(zip(travels, message.vectors[1:], strict=True))
-        return InPlace(message, message.vectors[0])
+        plain = InPlace(message, message.vectors[0])
+        if self.states is None:
+            return plain
+        return StatesToo(plain, self.states, partial(method.message_of, riders=self.riders))
 
     def _exchange_of(self, space: Space, vectors: dict[str, Vector]) -> Exchange:
         """That of vectors which lie apart from the message."""
@@ -91,6 +98,8 @@ class Assembly:
                 f"{name} is {getattr(self.ways, name)!r}; allowed with {self.method.name}: {PLAIN[name] or 'none'}, "
                 "since it sends more than x"
             )
+        if self.settings.outer == "adam":
+            self.method.space.refuse_float16("outer: adam")
         if self.ways.warmup == "gradients" and self.method.needs_closure:
             raise ValueError(f"warmup is 'gradients', but {self.method.name} needs a second gradient; allowed: average")
 

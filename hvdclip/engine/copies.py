@@ -15,6 +15,7 @@ from hvdclip.engine import saved
 from hvdclip.engine.agreement import check_agreement
 from hvdclip.engine.groups import NAMES, check_keys, trainable_groups
 from hvdclip.engine.handed import Copied, Grown, parameter_of
+from hvdclip.engine.split import Split
 from hvdclip.flat import Space
 from hvdclip.torch_private import hooks_in, is_made
 
@@ -103,6 +104,8 @@ def grow(method: Method, group: dict[str, Any]) -> None:
             "add_param_group in the middle of a round, where ranks hold different parameters; allowed: at a round's "
             "end (steps_in_round is 0, and no average is under way), or after synchronize()"
         )
+    if isinstance(method.optimizers.get("inner"), Split):
+        raise ValueError("inner has matrices and others: allowed are all parameters when the optimizer is made")
     (added,) = trainable_groups([dict(group)], method.settings.model_copy(update={"weight_decay_on": "all"}))
     inner = cast(Any, method.optimizers.get("inner"))
 

@@ -16,8 +16,10 @@ from hvdclip.comm import Communicator
 from hvdclip.engine.agreement import check_agreement
 from hvdclip.engine.groups import KEYS, LOWER, NAMES, ROLE, UPPER, Parameters, module_of, trainable_groups
 from hvdclip.engine.inner import inner_of
+from hvdclip.engine.split import by_shape
 from hvdclip.flat import Space
-from hvdclip.settings import SgdSettings
+from hvdclip.settings import ByShape, SgdSettings
+from hvdclip.settings.inner import KIND
 
 # by id(parameter), which no other one can have while the optimizer that holds it lives
 _holders: WeakValueDictionary[int, torch.optim.Optimizer] = WeakValueDictionary()
@@ -31,9 +33,12 @@ class Handed:
     def __init__(self, model_or_params: Parameters, settings: Any, module: nn.Module | None = None):
         self.frozen: list[list[Any]] = []  # of each group what was frozen then: parameters, or pairs of a name and one
         self.groups = trainable_groups(model_or_params, settings, self.frozen)
+        self.module = module_of(model_or_params, self.groups, module)
+        inner = getattr(settings, "inner", None)
+        if isinstance(inner, ByShape):
+            self.groups, self.frozen = by_shape(self.groups, self.frozen, inner, settings.lr, self.module)
         if self.groups[0].get("lr") == 0:
             raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
-        self.module = module_of(model_or_params, self.groups, module)
         self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
         self.label = ""  # of its messages
         self.node: NodeAverage | None = None
@@ -121,7 +126,7 @@ class Copied(Handed):
         self.frozen = original.frozen
         self.node: NodeAverage | None = None
         # what else is in a group comes with the state
-        self.groups = [{key: group[key] for key in (*KEYS, NAMES, ROLE) if key in group} for group in groups]
+        self.groups = [{key: group[key] for key in (*KEYS, NAMES, KIND, ROLE) if key in group} for group in groups]
 
     def share_of(self, weight: float, comm: Communicator) -> float:
         return self.share

@@ -7,14 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hvdclip.engine.agreement import kind
 from hvdclip.engine.descent import Descent
 from hvdclip.engine.groups import check_keys
 from hvdclip.engine.masked import Masked
 from hvdclip.engine.reading import Gradients
 from hvdclip.engine.sgd import Direction
+from hvdclip.engine.split import Split, optimizers_in
 from hvdclip.engine.torch_optimizer import is_horovods
 from hvdclip.flat import Scalar, Space, Vector
-from hvdclip.settings import SgdSettings
+from hvdclip.settings import ByShape, SgdSettings
+from hvdclip.settings.inner import KIND, MATRICES, OTHERS
 
 # torch's optimizers that treat each entry by itself
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Rprop")
@@ -25,7 +28,7 @@ class InnerSgd:
 
     def __init__(self, descent: Descent, gradients: Gradients, optimizer: torch.optim.Optimizer):
         self.descent, self.gradients, self.optimizer = descent, gradients, optimizer
-        self.masked = Masked(optimizer, descent.x, descent.skip)
+        self.masked = [Masked(each, descent.x, descent.skip) for each in optimizers_in(optimizer)]
 
     @property
     def changes(self) -> tuple[str, ...] | None:
@@ -50,7 +53,9 @@ class InnerSgd:
             if self.descent.skip.on_host or self.gradients.common:
                 self.optimizer.step()
             else:
-                self.masked.step([p for p in parameters if p.grad is not None])
+                optimizers_in(self.optimizer)  # have the groups and the state from here on as they are now
+                for masked in self.masked:
+                    masked.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the optimizer's own state is saved beside the method's."""
@@ -62,7 +67,13 @@ class InnerSgd:
 def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
     """The optimizer that `inner` names, over these groups; ValueError for one that cannot be inside."""
     inner: Any = settings.inner
-    if not isinstance(inner, torch.optim.Optimizer):
+    if isinstance(inner, ByShape):
+        _check_matrices(inner.parts[MATRICES], [group for group in groups if group[KIND] == MATRICES])
+        inner = Split(inner.parts, [dict(group) for group in groups], settings.lr)
+        for part in inner.shared():
+            check_keys(part.param_groups, [KIND, *part.defaults])
+    elif not isinstance(inner, torch.optim.Optimizer):
+        _check_matrices(inner, groups)
         inner = inner([dict(group) for group in groups], lr=settings.lr)
         check_keys(groups, inner.defaults)
     elif settings.weight_decay_on != "all":
@@ -82,6 +93,17 @@ def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) 
         raise ValueError("inner is LBFGS, which needs several gradients a step; allowed are optimizers of one")
     if inner.param_groups[0]["lr"] != groups[0]["lr"]:
         raise ValueError(f"inner's lr is {inner.param_groups[0]['lr']}, lr is {groups[0]['lr']}; they must be equal")
-    if "weight_decay" in settings.model_fields_set and "weight_decay" not in inner.defaults:
-        raise ValueError(f"weight_decay was given, but inner, {type(inner).__name__}, has none")
+    for each in optimizers_in(inner):
+        if "weight_decay" in settings.model_fields_set and "weight_decay" not in each.defaults:
+            raise ValueError(f"weight_decay was given, but inner, {type(each).__name__}, has none")
     return inner
+
+
+def _check_matrices(inner: Any, groups: list[dict[str, Any]]) -> None:
+    """ValueError where Muon would get what is no matrix."""
+    if kind(inner) == "Muon":
+        for shape in (tuple(p.shape) for group in groups for p in group["params"] if p.dim() != 2):
+            raise ValueError(
+                f"Muon is for matrices, and a parameter has shape {shape}; allowed: inner "
+                f"{{{MATRICES}: {{name: Muon}}, {OTHERS}: {{name: AdamW}}}}"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -12,6 +12,7 @@ from hvdclip.averaging import Exchange, Intervals, starts_in_words
 from hvdclip.averaging.rule import Priced
 from hvdclip.comm import Communicator
 from hvdclip.engine import saved
+from hvdclip.engine.agreement import kind
 from hvdclip.engine.averages import Assembly
 from hvdclip.engine.groups import Parameters
 from hvdclip.engine.joining import averages_plainly
@@ -30,11 +31,14 @@ class LocalMethod(Method):
 
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         super().__init__(model_or_params, settings, comm)
-        self.averaging = Assembly(self).rounds()
+        assembly = Assembly(self)
+        self.averaging = assembly.rounds()
         self.further_messages: list[Priced] = []  # of an algorithm that averages more than x
         rule = self.averaging.rule
         self._start(rule.x, self.averaging.vectors, {"outer": self.averaging.outer} if self.averaging.outer else {})
         self.parts.append(self.averaging)
+        if assembly.states is not None:
+            assembly.states.find_in(cast(Any, self.optimizers["inner"]), kind(self.settings.inner))
 
     # What an algorithm's file defines
 

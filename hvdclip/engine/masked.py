@@ -29,8 +29,9 @@ class Masked:
         self.is_torchs = type(optimizer).__module__.split(".")[:2] == ["torch", "optim"]
         self._begun: set[int] = set()  # the parameters that have taken a step
 
-    def step(self, parameters: Sequence[Tensor]) -> None:
-        """Move these; raises StepLeftOut where the host has looked."""
+    def step(self) -> None:
+        """Move the parameters that have gradients; raises StepLeftOut where the host has looked."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         with self._on_device(parameters):
             begin = {id(p) for p in parameters} - self._begun
             if begin or not self._can_be_masked(parameters):

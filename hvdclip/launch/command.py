@@ -59,7 +59,9 @@ def submit_command(
     dry_run: bool,
     **asked: Any,
 ) -> None:
-    """Make a SLURM job of a training run, which starts itself again when its time is over.
+    """Submit a training run to SLURM.
+
+    The job saves a checkpoint when its time is over and starts itself again.
 
     The script, the complete configuration and SLURM's output are left in the run directory.
     """
@@ -91,7 +93,10 @@ def submit_command(
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
 def status_command(run: Path, requeue: bool) -> None:
-    """Tell what has become of a run, or of those of an array, from SLURM's queue and the heartbeats of the ranks."""
+    """Show the state of a run, or of all runs of an array.
+
+    From SLURM's queue and the heartbeats of the ranks.
+    """
     if requeue:
         found = bad_input(lambda: status.status(RunDirectory(run)))
         print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
@@ -116,7 +121,9 @@ def status_command(run: Path, requeue: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--every", default=2.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between looks.")
 def watch_command(run: Path, every: float) -> None:
-    """Follow a run in the terminal until it is over, here or in SLURM's queue; Ctrl-C ends the view, not the run.
+    """Follow a run until it ends; Ctrl-C ends the view only.
+
+    The run may be on this machine or in SLURM's queue.
 
     Where output goes into a file or a pipe, a line at each change.
     """
@@ -143,7 +150,9 @@ def _state(run: Path) -> str:
 @click.option("--root", type=click.Path(path_type=Path), help="Default: the folder that HVDCLIP_DATA names, else data.")
 @click.option("--from", "mirror", metavar="URL", help="Another place that has the files, by the paths below the root.")
 def data_command(name: str, root: Path | None, mirror: str | None) -> None:
-    """Fetch a9a, cifar10, cifar100, mnist, mushrooms, ptb or wikitext-2.
+    """Download data by name.
+
+    The names are a9a, cifar10, cifar100, mnist, mushrooms, ptb and wikitext-2.
 
     Meant for a login node, since compute nodes rarely see the world.
     """
@@ -180,7 +189,7 @@ def tokenize_command(texts: tuple[Path, ...], name: str, folder: Path, valid: fl
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs are to be left.")
 def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Path) -> None:
-    """Look for what may be wrong with the installation, the launch and the cluster; with CONFIG with its data too.
+    """Check installation, launch, cluster, and data of a CONFIG.
 
     Works alone and, as train, under horovodrun, mpirun and srun. Ends with 0 where all is well, else with 1.
     """
@@ -204,7 +213,10 @@ def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Pat
 @click.command("cancel")
 @click.argument("run", type=click.Path(path_type=Path))
 def cancel_command(run: Path) -> None:
-    """Take a run's job out of SLURM's queue, whether it runs or waits; to have it save first, hvdclip stop."""
+    """Cancel a run's SLURM job, whether it runs or waits.
+
+    Use hvdclip stop to have it save a checkpoint first.
+    """
     print(f"job {bad_input(lambda: _cancel(run))} has been cancelled")
 
 

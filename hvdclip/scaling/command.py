@@ -47,7 +47,9 @@ LAUNCHER = click.option(
 def predict_command(
     step_ms: float | None, floats: float | None, bytes_each: str, folder: Path | None, named: str | None, ranks: str
 ) -> None:
-    """What averages every I steps would gain on N ranks over a link, and which I is worth it.
+    """What averages every I steps would gain, and at which I.
+
+    For N ranks over links that are given by name or by a study.
 
     Computed from a step's time and the model's size, or from those of a study; hvdclip bench link measures a link.
     """
@@ -85,7 +87,10 @@ def _step_and_payload(
 def points_command(
     config: Path, overrides: tuple[str, ...], intervals: str, synthetic: bool, steps: int, blocks: int, file: Path
 ) -> None:
-    """What bench scaling runs on each number of ranks: a configuration at several I, in interleaved blocks."""
+    """What bench scaling runs on each number of ranks.
+
+    A configuration at several I, in interleaved blocks.
+    """
     from hvdclip.bench.report import circumstances
     from hvdclip.scaling.points import measure, prepare
 
@@ -130,7 +135,9 @@ def scaling_command(
     add: bool,
     launcher: str | None,
 ) -> None:
-    """How training scales: a configuration on several numbers of ranks and at several I, and the model that fits.
+    """How training scales with ranks and I, and a model of it.
+
+    Runs a configuration on several numbers of ranks and at several I.
 
     Starts the ranks itself, so it is called without a launcher, on a workstation or inside a job of SLURM's.
     """
@@ -181,10 +188,10 @@ def target_command(
     launcher: str | None,
     out: Path,
 ) -> None:
-    """Which I comes to a loss first: steps from simulated ranks, the seconds of a step from the cost model.
+    """Which I comes to a loss first.
 
-    Costs are those of links by name, for which --step-ms is needed, or those of a study, which --real holds against
-    runs on real ranks.
+    Steps are those of simulated ranks. Costs are those of links by name, for which --step-ms is needed, or those of a
+    study, which --real holds against runs on real ranks.
     """
     from hvdclip.scaling import launching, target
 

@@ -19,12 +19,14 @@ from hvdclip.settings.groups import (
     ThresholdSettings,
     setting,
 )
+from hvdclip.settings.inner import ByShape
 
 __all__ = [
     "ESTIMATORS",
     "AveragingSettings",
     "BilevelSettings",
     "BufferPolicy",
+    "ByShape",
     "ClippedSgdSettings",
     "CommonSettings",
     "Finite",

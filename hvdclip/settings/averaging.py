@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from hvdclip.settings.groups import Finite, LocalSettings, SgdSettings, ThresholdSettings, setting
@@ -15,6 +15,7 @@ PLAIN = {
     "compression": "none",
     "node_interval": None,
     "warmup": "average",
+    "state_intervals": None,
 }
 
 
@@ -61,7 +62,7 @@ class AveragingSettings(LocalSettings):
     @property
     def beyond_plain(self) -> list[str]:
         """The names of those of `PLAIN` that are set to something else."""
-        return [name for name, plain in PLAIN.items() if getattr(self, name) != plain]
+        return [name for name, plain in PLAIN.items() if getattr(self, name, plain) != plain]
 
     @property
     def _intervals_to_fit(self) -> list[int]:
@@ -194,6 +195,11 @@ class LocalSgdSettings(AveragingSettings, SgdSettings):
     momentum_policy: Literal["keep", "average", "reset"] = setting(
         "keep", description="the momentum buffers at an average; average doubles the message"
     )
+    state_intervals: dict[str, Annotated[int, Field(ge=1)]] | None = setting(
+        None,
+        description="states of the inner optimizer that are averaged with x, {state: rounds from one to the next, ...}",
+        unit="rounds",
+    )
 
     @model_validator(mode="after")
     def _there_is_a_momentum(self) -> Self:
@@ -201,4 +207,15 @@ class LocalSgdSettings(AveragingSettings, SgdSettings):
             raise ValueError(f"momentum_policy is {self.momentum_policy!r}, which needs momentum > 0")
         for name in self.beyond_plain if self.momentum_policy == "average" else ():
             raise ValueError(f"{name} is {getattr(self, name)!r}, for x only; allowed momentum_policy: keep, reset")
+        return self
+
+    @model_validator(mode="after")
+    def _states_go_with_plain_averages(self) -> Self:
+        if self.state_intervals == {}:
+            raise ValueError("state_intervals is {}; allowed: {state: rounds, ...}, or none")
+        if self.state_intervals is not None and self.inner is None:
+            raise ValueError(f"state_intervals is {self.state_intervals}, of an inner optimizer; inner is none")
+        for name in ("overlap", "averaging", "compression") if self.state_intervals is not None else ():
+            if getattr(self, name) != PLAIN[name]:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed with state_intervals: {PLAIN[name]}")
         return self

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
+
+from hvdclip.settings.inner import ByShape, optimizer_of
 
 BufferPolicy = Literal["average", "keep", "broadcast"]
 
@@ -175,7 +175,8 @@ class SgdSettings(CommonSettings):
     nesterov: bool = setting(False, description="Nesterov's form of the momentum")
     inner: Any = setting(
         None,
-        description="a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step",
+        description="a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; "
+        "or two, {matrices: ..., others: ...}",
     )
 
     @property
@@ -186,28 +187,21 @@ class SgdSettings(CommonSettings):
     @field_validator("inner")
     @classmethod
     def _is_optimizer(cls, inner: Any) -> Any:
-        name, kwargs = inner, {}
-        if isinstance(inner, dict):
-            kwargs = dict(inner)
-            name = kwargs.pop("name", None)
-        if isinstance(name, str):
-            found = getattr(torch.optim, name, None)
-            if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
-                raise ValueError("allowed are the optimizers of torch.optim, say AdamW")
-            return partial(found, **kwargs)
-        if inner is None or callable(inner) or isinstance(inner, torch.optim.Optimizer):
-            return inner
-        raise ValueError("allowed are a torch optimizer's class, name or instance")
+        return optimizer_of(inner)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise ValueError("nesterov: true needs momentum > 0 and dampening 0")
-        for key in ("lr", *({"weight_decay"} & self.model_fields_set)):
+        # of two optimizers each may have a learning rate of its own
+        makers = list(self.inner.parts.values()) if isinstance(self.inner, ByShape) else [self.inner]
+        for key in ({"weight_decay"} & self.model_fields_set) | ({"lr"} if len(makers) == 1 else set()):
             given = getattr(self, key)
-            own = getattr(self.inner, "keywords", {}).get(key, given)
-            if own != given:
-                raise ValueError(f"inner's {key} is {own}, but {key} is {given}; allowed: equal ones, or one of them")
+            for own in (getattr(maker, "keywords", {}).get(key, given) for maker in makers):
+                if own != given:
+                    raise ValueError(
+                        f"inner's {key} is {own}, but {key} is {given}; allowed: equal ones, or one of them"
+                    )
         if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
             raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
         return self

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hvdclip.messages.statistics import QUANTILES
 from hvdclip.settings.mistakes import message_of
 from hvdclip.training.lines import Lines
+from hvdclip.training.loggers import Loggers
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory, as_json
-
-EVALUATED = ("perplexity", "accuracy", "top5_accuracy", "gradient_norm")
-CURVES = ("loss", "clip_fraction", "grad_norm", "drift", "lr")
 
 
 class Recorder:
@@ -32,25 +28,25 @@ class Recorder:
 
 
 class FileRecorder(Recorder):
-    """Rank 0's recorder: metrics.jsonl, evals.jsonl, summary.json, models, and TensorBoard files if asked for.
+    """Rank 0's recorder: metrics.jsonl, evals.jsonl, summary.json, models; `loggers` get the same numbers.
 
     Lines and models that cannot be written while training goes on are told by `say`; the last ones raise OSError.
-    TensorBoard forgets what a run that is resumed has done after `step`.
     """
 
-    def __init__(self, run: RunDirectory, tensorboard: bool, say: Callable[[str], None], step: int | None = None):
-        self.run, self.say = run, say
+    def __init__(self, run: RunDirectory, loggers: Loggers | None, say: Callable[[str], None]):
+        self.run, self.loggers, self.say = run, loggers, say
         self._metrics, self._evals = Lines(run.path / METRICS, say), Lines(run.path / EVALS, say)
-        self.board = _board(run, step) if tensorboard else None
         self._models_fail = False
 
     def metrics(self, line: dict[str, Any]) -> None:
         self._metrics.append(as_json(line))
-        self._scalars("train", line, (*CURVES, *QUANTILES))
+        if self.loggers is not None:
+            self.loggers.scalars("train", line)
 
     def evaluation(self, row: dict[str, Any]) -> None:
         self._evals.append(as_json(row))
-        self._scalars(row["split"], row, ("loss", *EVALUATED))
+        if self.loggers is not None:
+            self.loggers.scalars(row["split"], row)
 
     def model(self, name: str, model: nn.Module) -> None:
         failed = False
@@ -69,23 +65,5 @@ class FileRecorder(Recorder):
 
     def summary(self, summary: dict[str, Any]) -> None:
         self.run.write_summary(summary)
-        if self.board is not None:
-            with suppress(OSError):
-                self.board.close()
-
-    def _scalars(self, prefix: str, row: dict[str, Any], keys: tuple[str, ...]) -> None:
-        if self.board is None:
-            return
-        try:
-            for key in keys:
-                if row.get(key) is not None:
-                    self.board.add_scalar(f"{prefix}/{key}", row[key], row["step"])
-        except OSError as error:
-            self.board = None  # its file may end in half a record
-            self.say(f"TensorBoard's file: {message_of(error)}; nothing more is written into it, training goes on")
-
-
-def _board(run: RunDirectory, step: int | None) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run.path / "tensorboard"), purge_step=None if step is None else step + 1)
+        if self.loggers is not None:
+            self.loggers.end(summary)

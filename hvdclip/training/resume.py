@@ -20,7 +20,7 @@ from hvdclip.training.state import restore, restore_elsewhere
 
 # what may be changed: how long, how often it is saved, what is written beside, how long ranks wait for each other
 HARMLESS = (
-    *("train.steps", "train.epochs", "train.stage", "checkpoint.", "log.tensorboard"),
+    *("train.steps", "train.epochs", "train.stage", "checkpoint.", "log.tensorboard", "log.wandb", "log.mlflow"),
     *("comm.timeout", "comm.share_gpus", "comm.host_staging", "data.workers", "data.on_device"),
 )
 

@@ -12,6 +12,7 @@ from hvdclip.training import resume
 from hvdclip.training.checkpointing import FileCheckpoints
 from hvdclip.training.display import Display, Silent
 from hvdclip.training.job import Job
+from hvdclip.training.loggers import Begun, Loggers
 from hvdclip.training.loop import Trainer
 from hvdclip.training.recorder import FileRecorder, Recorder
 from hvdclip.training.rundir import RunDirectory
@@ -76,7 +77,8 @@ class Run:
     def _recorder(self, trainer: Trainer) -> tuple[Recorder, Silent]:
         self.directory.write_config(self.config.as_yaml())
         step = trainer.optimizer.steps or None
-        return FileRecorder(self.directory, self.config.log.tensorboard, complain, step), Display()
+        loggers = Loggers(Begun(self.directory, self.config, step), self.config.log, complain)
+        return FileRecorder(self.directory, loggers, complain), Display()
 
     def _checkpoints(self, recorder: Recorder, writer: Writer) -> FileCheckpoints:
         return FileCheckpoints(self.config, self.directory, recorder, writer)

@@ -19,7 +19,8 @@ from hvdclip.checkpoints import MANIFEST, Store, durable, on_host
 from hvdclip.training import heartbeats, lock
 
 CONFIG, METRICS, EVALS, SUMMARY = "config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"
-FILES = (CONFIG, METRICS, EVALS, SUMMARY, "checkpoints", "plots", "report", "tensorboard")
+LOGGED = "logged.json"  # the names of the run at W&B and MLflow
+FILES = (CONFIG, METRICS, EVALS, SUMMARY, LOGGED, "checkpoints", "plots", "report", "tensorboard", "wandb")
 
 
 class RunDirectory:
