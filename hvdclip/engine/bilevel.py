@@ -212,13 +212,16 @@ class Bilevel(LocalMethod):
         self.descent_below = OfRole(self.y, self, LOWER)
         self.estimator = Linear(self) if self.settings.estimator == "linear" else Neumann(self)
         self.levels = Levels(self.spaces, self.y, self.settings.lower_l2, self._look, self._record)
+        self._warn_of_powers()
+        return OfRole(self.x, self, UPPER)
+
+    def _warn_of_powers(self) -> None:
         if self.settings.estimator == "neumann" and self.below is TRAVELS and self.comm.size > 1:
             warnings.warn(
                 "estimator neumann with lower shared converges elsewhere where the ranks' data differ: a mean of "
                 "powers is not the power of the mean; use estimator linear, or lower own",
-                stacklevel=6,
+                stacklevel=7,
             )
-        return OfRole(self.x, self, UPPER)
 
     def _look(self, gradient: Gradient) -> Gradient:
         """Leave the step out if what autograd gave is not finite; where the host knows, at once."""

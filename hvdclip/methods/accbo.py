@@ -45,7 +45,7 @@ class AccBO(Bilevel):
     def set_up(self) -> None:
         self.vectors["y_before"].copy_(self.y)
         self.vectors["y_mean"].copy_(self.y)
-        self.numbers["taken"] = 0
+        self.numbers["taken"] = False
 
     def bilevel_step(self, levels: Levels) -> None:
         y_mean, tau = self.vectors["y_mean"], self.settings.tau
@@ -54,8 +54,8 @@ class AccBO(Bilevel):
                 self._nesterov_step(levels)
         y_mean.lerp_(self.y, tau)  # y^ = (1 - tau) * y^ + tau * y
         estimate = self._estimate_at(levels, self.x, y_mean)
-        new = estimate.h
-        if self._has_last_point():
+        new, has_last = estimate.h, self._has_last_point()
+        if has_last:
             old = self._estimate_at(levels, self.vectors["x_old"], self.vectors["y_mean_old"], again=True)
             new = new + self.settings.beta * (self.vectors["m"] - old.h)
         self.settle(estimate)
@@ -63,7 +63,8 @@ class AccBO(Bilevel):
         self.vectors["x_old"].copy_(self.x)
         self.vectors["y_mean_old"].copy_(y_mean)
         self.move_above(self.vectors["m"])
-        self.numbers["taken"] += self.skip.taken
+        if not has_last:
+            self.numbers["taken"] = self.skip.taken
 
     def warm_up(self, levels: Levels) -> None:
         self._nesterov_step(levels)
@@ -82,5 +83,6 @@ class AccBO(Bilevel):
             return self.estimate(levels.point(again))
 
     def _has_last_point(self) -> bool:
-        """Whether a step has been taken; which losses it calls depends on it, so that the host has to know."""
-        return float(self.numbers["taken"]) > 0
+        """Whether a step has been taken. The losses of the next one depend on it, so that the host has to know once."""
+        self.numbers["taken"] = bool(self.numbers["taken"])
+        return self.numbers["taken"]
