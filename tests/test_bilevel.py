@@ -745,6 +745,23 @@ def test_a_state_needs_its_own_rank():
     assert run.optimizer.kept_apart() == ["its own m", "its own y", "its own z"]
 
 
+@pytest.mark.parametrize("lower", ["shared", "own"])
+def test_on_another_number_of_ranks_only_what_is_common_goes_on(lower):
+    def one(comm):
+        run = Run(comm, "slip", {"lower": lower, "interval": 4})
+        run.follow(5)
+        return run.optimizer.state_dict()
+
+    state = hvdclip.simulate(one, 2)[0]
+    run = Run(SingleRank(), "slip", {"lower": lower, "interval": 4})
+    with pytest.raises(ValueError, match="each rank of slip keeps its own m"):
+        run.optimizer.load_common_state(state)
+    run.optimizer.load_common_state(state, reset=True)
+    shared = state["hvdclip"]["vectors"]["y"][0]
+    same(run.y.detach(), shared if lower == "shared" else torch.zeros(2, dtype=torch.float64))
+    assert not run.optimizer.vectors["m"].flats[0].any() and run.optimizer.steps == 8
+
+
 # Bad input
 
 
