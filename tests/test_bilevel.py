@@ -221,21 +221,23 @@ def test_the_problems_values_and_minima():
 
 
 @pytest.mark.ranks
+@pytest.mark.timeout(900)
 def test_real_ranks_go_the_way_of_simulated_ones(tmp_path):
-    run_ranks([sys.executable, str(Path(bilevel.__file__)), str(tmp_path)], 4, timeout=300)
-    files = [np.load(tmp_path / f"{rank}.npz") for rank in range(4)]
-    tables = {
-        "bilevel_quadratic": {(name, str(s)): numbers(text) for name, s, text in bilevel.QUADRATIC_ON_FOUR},
-        "bilevel_cosh": {(name, str(s)): numbers(text) for name, s, text in bilevel.COSH_ON_FOUR},
-    }
+    run_ranks([sys.executable, str(Path(bilevel.__file__)), str(tmp_path)], 4, timeout=800)
+    check_real(tmp_path)
+
+
+def check_real(folder):
+    files = [np.load(folder / f"{rank}.npz") for rank in range(4)]
+    rows = [*bilevel.QUADRATIC_ON_FOUR, *bilevel.COSH_ON_FOUR]
     for case, (data, name, settings, steps) in enumerate(ON_FOUR):
         real = np.stack([file[f"arr_{case}"] for file in files])
-        simulated = np.stack([rank.x[steps].numpy() for rank in on_four(name, settings, steps, data)])
-        close(real, simulated, rtol=0, atol=1e-12)
-        chosen = {key: value for key, value in settings.items() if key not in ("interval", "lower")}
-        table = tables[data][name, str(chosen)]
-        if settings["lower"] == "shared" or data == "bilevel_quadratic":
-            close(real.mean(axis=0), table[1 if settings["lower"] == "shared" else 3])
+        expected = numbers(rows[case // 2][2])
+        if settings["lower"] == "shared" or data == "bilevel_quadratic":  # of the others there are 1000 steps
+            close(real.mean(axis=0), expected[1 if settings["lower"] == "shared" else 3])
+        if name == "slip":
+            simulated = np.stack([rank.x[steps].numpy() for rank in on_four(name, settings, steps, data)])
+            close(real, simulated, rtol=0, atol=1e-12)
 
 
 # Invariants

@@ -153,6 +153,29 @@ def test_the_two_losses_of_the_digits():
     assert model.lower_loss(batch).item() == pytest.approx(np.log(2) / 2)
 
 
+def without_weights(samples, weight):
+    """Test accuracy of 500 gradient steps of the regression on these samples, all of one weight."""
+    model, test = Cleaning(len(samples.labels)), cleaning().test
+    batch = samples.features, samples.labels, torch.arange(len(samples.labels))
+    for _ in range(500):
+        loss = 2 * weight * model.lower_loss(batch) + 5e-4 * sum(
+            p.square().sum() for p in model.regression.parameters()
+        )
+        for p, g in zip(
+            model.regression.parameters(), torch.autograd.grad(loss, model.lower.parameters()), strict=True
+        ):
+            p.data.sub_(0.1 * g)
+    return model.evaluate((test.features, test.labels, None))["accuracy"].item()
+
+
+@needs_mnist
+@pytest.mark.slow
+def test_the_regression_without_weights():
+    data = cleaning()
+    assert without_weights(data.train, 0.5) == pytest.approx(0.8067, abs=0.001)
+    assert without_weights(data.validation, 1.0) == pytest.approx(0.8225, abs=0.001)
+
+
 def final(folder):
     return json.loads((folder / "summary.json").read_text())["final"]["test"]
 
