@@ -1752,9 +1752,7 @@ def optimizer(
     """x_i = proj(v_i - alpha_k clip(g_i(v_i), tau_k)); v_i = mean of x_{i-1}, x_i, x_{i+1}.
 
     Sun, Zhang, Chen, Li, 2023.
-    alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, ...  By default the sums of (alpha_k
-    tau_k)^2 and, for noise with a moment of any order d above 1, of alpha_k tau_k^(1-d) are finite: lr_decay -
-    tau_growth > 1/2 and lr_decay + (d-1) tau_growth > 1. .
+    alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, .
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own

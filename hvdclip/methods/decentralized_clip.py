@@ -1,6 +1,10 @@
 """Clipped steps, after each of which a rank averages with its two neighbours in a ring; no collective.
 
 Sun, Zhang, Chen, Li: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2023 (arXiv 2312.15847).
+
+The defaults keep two sums finite, as the usual proof wants: that of (alpha_k tau_k)^2 and, for noise with a moment of any
+order d above 1, that of alpha_k tau_k^(1-d), the bias of clipping. This asks for lr_decay - tau_growth > 1/2 and
+lr_decay + (d-1) tau_growth > 1; the paper's own conditions were not at hand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,11 +33,7 @@ class DecentralizedClip(Method):
     memory = "0"
 
     class Settings(CommonSettings):
-        """alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, ...
-
-        By default the sums of (alpha_k tau_k)^2 and, for noise with a moment of any order d above 1, of
-        alpha_k tau_k^(1-d) are finite: lr_decay - tau_growth > 1/2 and lr_decay + (d-1) tau_growth > 1.
-        """
+        """alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, ..."""
 
         tau: Positive = setting(description="tau, threshold on the gradient's norm in the first step", unit="g")
         lr_decay: Finite = setting(1.0, gt=0, le=1, description="power of k+1 by which the step size falls")
