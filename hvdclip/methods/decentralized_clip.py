@@ -2,8 +2,8 @@
 
 Sun, Zhang, Chen, Li: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2023 (arXiv 2312.15847).
 
-The defaults keep two sums finite, as the usual proof wants: that of (alpha_k tau_k)^2 and, for noise with a moment of any
-order d above 1, that of alpha_k tau_k^(1-d), the bias of clipping. This asks for lr_decay - tau_growth > 1/2 and
+The defaults keep two sums finite, as the usual proof wants: that of (alpha_k tau_k)^2 and, for noise with a moment of
+any order d above 1, that of alpha_k tau_k^(1-d), the bias of clipping. This asks for lr_decay - tau_growth > 1/2 and
 lr_decay + (d-1) tau_growth > 1; the paper's own conditions were not at hand.
 """
 
