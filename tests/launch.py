@@ -146,6 +146,7 @@ class Warm:
             [sys.executable, str(TESTS / "warm.py"), self.socket],
             # the order of sets differs between ranks, as it does between Pythons that start by themselves
             env=_environment("", {"PYTHONHASHSEED": str(number)}),
+            start_new_session=True,  # what interrupts the tests leaves it to kill its ranks
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

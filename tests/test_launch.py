@@ -1,5 +1,6 @@
 """What starts the ranks of other tests."""
 
+import contextlib
 import json
 import os
 import signal
@@ -115,6 +116,18 @@ def test_a_rank_that_is_forked_ends_with_what_its_launcher_ends(tmp_path, number
         assert job.finish(30, check=False).returncode == -number
     psutil.wait_procs([rank], timeout=10)
     assert not rank.is_running()
+
+
+@pytest.mark.ranks
+def test_what_a_rank_that_is_forked_has_started_ends_with_it():
+    source = """
+    import os, subprocess
+    print(subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL).pid, flush=True)
+    os._exit(0)
+    """
+    started = int(python_ranks(source, 1, "alone").stdout)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(started).wait(10)  # which raises an error where that is too short
 
 
 @pytest.mark.ranks

@@ -5,6 +5,7 @@ python tests/warm.py SOCKET     for tests/warm_rank.py; ends with its own input
 Of a rank's start the imports are almost all: a fork of them is a process of its own, as new as one that has made them.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -47,9 +48,11 @@ def rank(connection: socket.socket) -> dict[str, Any]:
     _, descriptors, *_ = socket.recv_fds(connection, 1, 4)
     with mmap.mmap(descriptors[3], 0) as text:
         asked = json.loads(text[:])
-    if pid := os.fork():
+    pid = os.fork()
+    with contextlib.suppress(OSError):  # by both, as either may be the first that needs it
+        os.setpgid(pid, pid)
+    if pid:
         tend(connection, pid)
-    os.setpgid(0, 0)
     connection.close()
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number)
@@ -63,13 +66,15 @@ def tend(connection: socket.socket, pid: int) -> None:
     end = os.pidfd_open(pid)
     while end not in select.select([connection, end], [], [])[0]:
         numbers = connection.recv(64)
-        if not numbers:
-            os.killpg(pid, signal.SIGKILL)
-            break
-        for number in numbers:
+        for number in numbers or [signal.SIGKILL]:
             os.kill(pid, number)
+        if not numbers:
+            break
     _, status = os.waitpid(pid, 0)
-    connection.sendall(str(status).encode())
+    with contextlib.suppress(OSError):
+        os.killpg(pid, signal.SIGKILL)  # a loader's workers, which outlive a rank that did not end them
+    with contextlib.suppress(OSError):
+        connection.sendall(str(status).encode())
     os._exit(0)
 
 

@@ -14,7 +14,7 @@ from hvdclip.averaging import starts_in_words
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 # settings of the average that a label names where they are set
-SHOWN = ("overlap", "delay", "compression", "node_interval")
+SHOWN = ("overlap", "delay", "merge_alpha", "compression", "fragments", "node_interval", "state_intervals")
 
 
 @dataclass(frozen=True)

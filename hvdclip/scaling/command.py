@@ -263,7 +263,13 @@ def _costs(config: Config, step_ms: float | None, named: str | None, folder: Pat
             raise ValueError(f"--ranks has {missing[0]}; allowed with {folder}: {', '.join(map(str, measured))}")
         return {folder.resolve().name: measured.__getitem__}
     method = Trainer(Job(config, SingleRank())).optimizer
-    payload = sum(tensor.numel() * tensor.element_size() for tensor in method.message.received)
+    sent = getattr(method.message, "received", None)
+    if sent is None:
+        raise ValueError(
+            f"--step-ms is given, but the messages of {method.name} with compression are no plain averages, whose time "
+            "follows from a link; allowed: --study, which measures them"
+        )
+    payload = sum(tensor.numel() * tensor.element_size() for tensor in sent)
     assert step_ms is not None
     step = step_ms / 1e3
     return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
