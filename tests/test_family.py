@@ -495,3 +495,18 @@ def test_evaluation_in_mid_round_is_of_the_ranks_drawn():
             return model.weight[0, 0].item()
 
     assert hvdclip.simulate(one, 4) == [pytest.approx(-0.1)] * 4
+
+
+def test_decentralized_clip_stays_in_its_ball():
+    def one(comm):
+        model = point(0.0)
+        optimizer = hvdclip.optimizer("decentralized_clip", model, comm=comm, lr=1.0, tau=10.0, radius=0.5)
+        lengths = []
+        for gradient in (0.0, -3.0, -3.0):
+            model.weight.grad = torch.full((1, 4), gradient, dtype=torch.float64)
+            optimizer.step()
+            lengths.append(model.weight.norm().item())
+        return lengths
+
+    for lengths in hvdclip.simulate(one, 3):
+        assert lengths == [0.0, pytest.approx(0.5), pytest.approx(0.5)]

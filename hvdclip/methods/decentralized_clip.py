@@ -85,7 +85,7 @@ class DecentralizedClip(Method):
             alpha, tau = k**-self.settings.lr_decay, self.settings.tau * k**self.settings.tau_growth
             self.move(g, alpha * self.clip_message(g, tau))  # x_i = v_i - alpha_k clip(g_i(v_i), tau_k)
             if self.settings.radius is not None:
-                self.x.mul_(at_most(self.settings.radius / on_host(self.x.norm()), 1.0))
+                self.x.mul_(at_most(on_host(self.settings.radius / self.x.norm()), 1.0))
 
     def after_step(self) -> None:
         self._neighbours.average_with_neighbours()  # v_i = sum_j A_ij x_j
