@@ -887,3 +887,25 @@ def test_like_modules_may_be_given():
         optimizer.step(lambda: lower(data).square().mean(), lambda: (lower(data) - upper(data)).square().mean())
     assert not any(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
     assert len(optimizer.buffers.tensors()) == 3 and all(p.grad is None for p in lower.parameters())
+
+
+def test_a_recurrent_lower_module():
+    torch.manual_seed(0)
+    lower, weights, data = nn.LSTM(3, 4, batch_first=True), nn.Parameter(torch.ones(5)), torch.randn(5, 6, 3)
+    _, _, optimizer = made(upper=[weights], below=lower, warm_start=1)
+
+    def of_weighted():
+        return (torch.sigmoid(weights)[:, None, None] * (lower(data)[0] - 1).square()).mean()
+
+    told = []
+    for _ in range(20):
+        optimizer.step(lambda: lower(data)[0].square().mean(), of_weighted)
+        told.append(optimizer.last_round["lower_loss"])
+    assert told[-1] < told[0] and len(weights.unique()) == 5
+
+
+def test_the_guides_script_tells_labels_that_mean_something(capsys):
+    script = (Path(__file__).parent.parent / "docs/bilevel.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(script, {})
+    with_meaning, without = map(float, capsys.readouterr().out.split())
+    assert with_meaning > 0.7 > 0.6 > without
