@@ -1745,12 +1745,13 @@ def optimizer(
     weight: float = 1.0,
     buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
     tau: float,
-    lr_decay: float = 0.8,
-    tau_growth: float = 0.2,
+    lr_decay: float = 1.0,
+    tau_growth: float = 0.4,
+    radius: float | None = None,
 ) -> Method:
-    """x_i = v_i - alpha_k clip(g_i(v_i), tau_k); v_i = mean of x_{i-1}, x_i, x_{i+1}.
+    """x_i = proj(v_i - alpha_k clip(g_i(v_i), tau_k)); v_i = mean of x_{i-1}, x_i, x_{i+1}.
 
-    Sun, Liu, Chen, 2023.
+    Sun, Zhang, Chen, Li, 2023.
     alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, .
 
     Args:
@@ -1767,6 +1768,466 @@ def optimizer(
         buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
             0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
         tau: tau, threshold on the gradient's norm in the first step; unit g
-        lr_decay: power of k+1 by which the step size falls; default 0.8
-        tau_growth: power of k+1 by which the threshold grows; default 0.2
+        lr_decay: power of k+1 by which the step size falls; default 1.0
+        tau_growth: power of k+1 by which the threshold grows; default 0.4
+        radius: of the ball around 0 onto which x_i is projected after its step; unit x; default None
+    """
+
+@overload
+def optimizer(
+    name: Literal["bo_rep"],
+    model_or_params: _Parameters,
+    *,
+    lower_parameters: _Parameters,
+    comm: Communicator | None = None,
+    module: nn.Module | None = None,
+    timeout: float | None = 600.0,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
+    lower: Literal["shared", "own"],
+    lower_lr: float,
+    lower_l2: float = 0.0,
+    warm_start: int = 3,
+    estimator: Literal["linear", "neumann"] = "linear",
+    z_lr: float | None = None,
+    theta: float | None = None,
+    terms: int = 3,
+    neumann_terms: Literal["sum", "drawn"] = "sum",
+    momentum_policy: Literal["keep", "average"] = "keep",
+    upper_step: Literal["normalized", "clipped", "plain"] = "normalized",
+    beta: float = 0.9,
+    lower_period: int = 2,
+    lower_steps: int = 3,
+    radius: float | None = None,
+    refine: Literal["steps", "epochs"] = "steps",
+    refine_steps: int | None = None,
+    refine_epochs: int | None = None,
+    refine_lr: float | None = None,
+    refine_radius: float | None = None,
+) -> Method:
+    """every T_y steps `lower_steps` times y_i = proj(y_i - alpha Gy); at (x_i, y_i): h = Fx - J z_i; z_i -= nu (H z_i -
+    Fy); m_i = beta m_i + (1-beta) h; x_i -= eta m_i/||m_i||; every I steps x_i = mean x (lower shared: y, z too).
+
+    Hao, Gong, Liu, ICLR 2024 (from abstract, reviews and code).
+    eta is lr, alpha is lower_lr, nu is z_lr, T_y is lower_period, I is interval.
+
+    Args:
+        model_or_params: the upper parameters x, as a module, parameters, or groups with an lr of their own
+        lower_parameters: the lower ones y, in the same forms
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
+        lower: one y for all ranks, averaged with x, or each rank its own
+        lower_lr: alpha, step size of y; unit y/g
+        lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
+        warm_start: steps at the start in which only y moves; unit steps; default 3
+        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default "linear"
+        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, terms of the sum; unit terms; default 3
+        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
+        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
+        upper_step: of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
+        beta: weight of the past in the momentum m; default 0.9
+        lower_period: T_y, steps from one refinement of y to the next; unit steps; default 2
+        lower_steps: steps of a refinement; unit steps; default 3
+        radius: R, of the ball around y before a refinement in which that stays; unit y; default None
+        refine: the warm start: plain steps, or epoch-SGD: refine_epochs, each twice as long; default "steps"
+        refine_steps: epochs: T1, steps of the first; unit steps; default None
+        refine_epochs: epochs: S, their number; unit epochs; default None
+        refine_lr: epochs: alpha1, step size of the first, halved in each; unit y/g; default None
+        refine_radius: epochs: D1, radius of the first's ball, sqrt(2) smaller in each; unit y; default None
+    """
+
+@overload
+def optimizer(
+    name: Literal["slip"],
+    model_or_params: _Parameters,
+    *,
+    lower_parameters: _Parameters,
+    comm: Communicator | None = None,
+    module: nn.Module | None = None,
+    timeout: float | None = 600.0,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
+    lower: Literal["shared", "own"],
+    lower_lr: float,
+    lower_l2: float = 0.0,
+    warm_start: int = 3,
+    estimator: Literal["linear", "neumann"] = "linear",
+    z_lr: float | None = None,
+    theta: float | None = None,
+    terms: int = 3,
+    neumann_terms: Literal["sum", "drawn"] = "sum",
+    momentum_policy: Literal["keep", "average"] = "keep",
+    upper_step: Literal["normalized", "clipped", "plain"] = "normalized",
+    beta: float = 0.9,
+    lower_first: bool = False,
+) -> Method:
+    """at (x_i, y_i, z_i): h = Fx - J z_i; z_i -= nu (H z_i - Fy); y_i -= alpha Gy; m_i = beta m_i + (1-beta) h; x_i -=
+    eta m_i/||m_i||; every I steps x_i = mean x (lower shared: y, z too).
+
+    Gong, Hao, Liu, ICML 2024 (from abstract and code).
+    eta is lr, alpha is lower_lr, nu is z_lr, I is interval.
+
+    Args:
+        model_or_params: the upper parameters x, as a module, parameters, or groups with an lr of their own
+        lower_parameters: the lower ones y, in the same forms
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
+        lower: one y for all ranks, averaged with x, or each rank its own
+        lower_lr: alpha, step size of y; unit y/g
+        lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
+        warm_start: steps at the start in which only y moves; unit steps; default 3
+        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default "linear"
+        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, terms of the sum; unit terms; default 3
+        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
+        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
+        upper_step: of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
+        beta: weight of the past in the momentum m; default 0.9
+        lower_first: y's step comes first, on a batch of its own, as in the authors' code; default False
+    """
+
+@overload
+def optimizer(
+    name: Literal["accbo"],
+    model_or_params: _Parameters,
+    *,
+    lower_parameters: _Parameters,
+    comm: Communicator | None = None,
+    module: nn.Module | None = None,
+    timeout: float | None = 600.0,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
+    gamma: float | None = None,
+    max_norm: float | None = None,
+    gamma_follows_lr: bool = True,
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
+    lower: Literal["shared", "own"],
+    lower_lr: float,
+    lower_l2: float = 0.0,
+    warm_start: int = 3,
+    estimator: Literal["linear", "neumann"] = "neumann",
+    z_lr: float | None = None,
+    theta: float | None = None,
+    terms: int = 3,
+    neumann_terms: Literal["sum", "drawn"] = "sum",
+    momentum_policy: Literal["keep", "average"] = "keep",
+    upper_step: Literal["normalized", "clipped", "plain"] = "normalized",
+    beta: float = 0.9,
+    lower_period: int = 1,
+    lower_steps: int = 1,
+    nesterov: float = 0.5,
+    tau: float = 0.5,
+) -> Method:
+    """every T_y steps `lower_steps` times u = y_i + nu_N (y_i - y_before), y_i = u - alpha Gy(x_i, u); y^_i = (1-tau)
+    y^_i + tau y_i; m_i = h(x_i, y^_i; B) + beta (m_i - h(x_old, y^_old; B)); x_i -= eta m_i/||m_i||; every I steps
+    x_i = mean x (lower shared: y, y_before, y^ too).
+
+    Gong, Hao, Liu, NeurIPS 2024 (from abstract and code).
+    eta is lr, alpha is lower_lr, T_y is lower_period, nu_N is nesterov, Q is terms, I is interval.
+
+    Args:
+        model_or_params: the upper parameters x, as a module, parameters, or groups with an lr of their own
+        lower_parameters: the lower ones y, in the same forms
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
+        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
+        lower: one y for all ranks, averaged with x, or each rank its own
+        lower_lr: alpha, step size of y; unit y/g
+        lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
+        warm_start: steps at the start in which only y moves; unit steps; default 3
+        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default
+            "neumann"
+        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, terms of the sum; unit terms; default 3
+        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
+        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
+        upper_step: of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
+        beta: weight of the past in the momentum m; default 0.9
+        lower_period: T_y, steps from one group of y's steps to the next; unit steps; default 1
+        lower_steps: steps of y in a group; unit steps; default 1
+        nesterov: nu_N, weight of the last move of y in the next; default 0.5
+        tau: weight of y in its running mean y^; default 0.5
+    """
+
+@overload
+def optimizer(
+    name: Literal["adambo"],
+    model_or_params: _Parameters,
+    *,
+    lower_parameters: _Parameters,
+    comm: Communicator | None = None,
+    module: nn.Module | None = None,
+    timeout: float | None = 600.0,
+    lr: float,
+    weight_decay: float = 0.0,
+    weight_decay_on: Literal["all", "weights"] = "all",
+    on_nonfinite: Literal["raise", "skip"] = "raise",
+    weight: float = 1.0,
+    buffer_policy: _BufferPolicy | dict[str, _BufferPolicy] = "average",
+    outer: Literal["none", "sgd", "nesterov", "adam"] = "none",
+    outer_lr: float | None = None,
+    outer_momentum: float = 0.9,
+    outer_beta1: float = 0.9,
+    outer_beta2: float = 0.99,
+    interval: int | dict[int, int] | Literal["auto"] = 1,
+    warmup_steps: int = 0,
+    lr_policy: Literal["same", "own"] = "same",
+    drift: bool = True,
+    drift_budget: float | None = None,
+    warmup: Literal["average", "gradients"] = "average",
+    overlap: Literal["none", "delayed"] = "none",
+    delay: int | None = None,
+    merge_alpha: float | None = None,
+    compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = "none",
+    top_share: float = 0.01,
+    node_interval: int | None = None,
+    averaging: Literal["whole", "fragments"] = "whole",
+    fragments: int | None = None,
+    lower: Literal["shared", "own"],
+    lower_lr: float,
+    lower_l2: float = 0.0,
+    warm_start: int = 3,
+    estimator: Literal["linear", "neumann"] = "neumann",
+    z_lr: float | None = None,
+    theta: float | None = None,
+    terms: int = 3,
+    neumann_terms: Literal["sum", "drawn"] = "sum",
+    momentum_policy: Literal["keep", "average"] = "keep",
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-08,
+    lower_first: bool = False,
+) -> Method:
+    """at (x_i, y_i): h; y_i -= alpha Gy; m_i, v_i = Adam's moments of h; x_i -= eta m_i^/(sqrt(v_i^) + eps); every I
+    steps x_i = mean x (lower shared: y too).
+
+    Gong, Hao, Liu, 2025, TMLR 2026 (from abstract, reviews and code).
+    eta is lr, alpha is lower_lr, Q is terms, I is interval; weight decay is AdamW's.
+
+    Args:
+        model_or_params: the upper parameters x, as a module, parameters, or groups with an lr of their own
+        lower_parameters: the lower ones y, in the same forms
+        comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank
+        module: whose buffers take part, where model_or_params are parameters or groups; default none
+        timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
+        lr: eta, the step size; unit x/g
+        weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
+        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
+            "all"
+        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
+        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
+            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
+        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
+        outer_momentum: its momentum (sgd, nesterov); default 0.9
+        outer_beta1: its decay rate of the first moment (adam); default 0.9
+        outer_beta2: its decay rate of the second moment (adam); default 0.99
+        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        warmup_steps: steps at the start in which I is 1; unit steps; default 0
+        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
+        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
+        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
+        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+            "none"
+        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
+        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+            default None
+        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        top_share: topk: share of the entries that are sent; default 0.01
+        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
+        fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
+        lower: one y for all ranks, averaged with x, or each rank its own
+        lower_lr: alpha, step size of y; unit y/g
+        lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
+        warm_start: steps at the start in which only y moves; unit steps; default 3
+        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default
+            "neumann"
+        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, terms of the sum; unit terms; default 3
+        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
+        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
+        beta1: decay rate of the first moment m; default 0.9
+        beta2: decay rate of the second moment v; default 0.999
+        eps: eps, added to sqrt(v^); unit g; default 1e-08
+        lower_first: y's step comes first, on a batch of its own, as in the authors' code; default False
     """

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 import hvdclip
+from hvdclip.engine import Bilevel
 from hvdclip.methods import METHODS, Method
 from hvdclip.settings import BufferPolicy
 
@@ -32,6 +33,11 @@ ARGUMENTS = (
     f"{INDENT}comm: the ranks, or a process set of Horovod; default Horovod's where it is initialised, else one rank",
     f"{INDENT}module: whose buffers take part, where model_or_params are parameters or groups; default none",
     f"{INDENT}timeout: the seconds for which a rank waits in one collective before it ends; None for no limit",
+)
+ARGUMENTS_OF_TWO_LEVELS = (
+    f"{INDENT}model_or_params: the upper parameters x, as a module, parameters, or groups with an lr of their own",
+    f"{INDENT}lower_parameters: the lower ones y, in the same forms",
+    *ARGUMENTS[1:],
 )
 
 HEAD = '''\
@@ -87,6 +93,7 @@ def _overload(method: type[Method]) -> str:
         f'name: Literal["{method.name}"]',
         "model_or_params: _Parameters",
         "*",
+        *(["lower_parameters: _Parameters"] if issubclass(method, Bilevel) else []),
         "comm: Communicator | None = None",
         "module: nn.Module | None = None",
         "timeout: float | None = 600.0",
@@ -102,7 +109,7 @@ def _words(method: type[Method]) -> Iterator[str]:
     yield ""
     for text in (method.paper, (method.Settings.__doc__ or "").rstrip(".")):
         yield from wrap(f"{text}.", WIDTH - len(INDENT))
-    yield from ["", "Args:", *ARGUMENTS]
+    yield from ["", "Args:", *(ARGUMENTS_OF_TWO_LEVELS if issubclass(method, Bilevel) else ARGUMENTS)]
     for name, field in method.Settings.model_fields.items():
         text = f"{name}: {field.description}{_unit(field)}{_default(field, '; default ')}"
         yield from wrap(text, WIDTH - len(INDENT), initial_indent=INDENT, subsequent_indent=2 * INDENT)

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
+from hvdclip.engine import Bilevel
 from hvdclip.methods import METHODS, LocalMethod
 
 Settings = dict[str, Any]
+# those that take one loss; tests/bilevel.py has the others
+OF_ONE_LOSS = {name: method for name, method in METHODS.items() if not issubclass(method, Bilevel)}
 
 WEIGHTS = (1.0, 3.0, 2.0, 0.5)  # of the ranks
 DECAY: Settings = {"weight_decay": 0.1}
@@ -185,7 +188,11 @@ ALGORITHMS: dict[str, Row] = {
     ),
     "decentralized_clip": Row(
         {"tau": 0.1},
-        compared=[{"tau": 1.0}, {"tau": 0.5, "lr_decay": 0.7, "tau_growth": 0.1} | DECAY],
+        compared=[
+            {"tau": 1.0},
+            {"tau": 0.5, "lr_decay": 0.7, "tau_growth": 0.1} | DECAY,
+            {"tau": 1.0, "radius": 2.0},
+        ],
         saved=[{"tau": 1.0}],
         killed={"tau": 1.0},
         collectives=0,

@@ -93,7 +93,7 @@ def expected(ranks: int, algorithm: str, settings: dict[str, Any]) -> np.ndarray
     if algorithm == "bucket_clip":
         rules["buckets"] = [slice(SIZE - second, SIZE), slice(0, SIZE - second)]
     if algorithm == "decentralized_clip":
-        rules = {"lr_decay": 0.8, "tau_growth": 0.2} | rules
+        rules = {"lr_decay": 1.0, "tau_growth": 0.4} | rules
     if "outer" in rules and rules["outer"] != "adam":
         rules = {"outer_momentum": METHODS["celgc"].Settings.model_fields["outer_momentum"].default} | rules
     x = reference.run(

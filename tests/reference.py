@@ -414,6 +414,8 @@ def decentralized_clip(job: Job, r: Rank) -> None:
     g = job.fresh(r)
     s = min(1.0, tau * inverse(norm(g))) if norm(g) > 0 else 1.0
     job.move(r, s * (g + job.wd * r.x) / (k + 1) ** ss["lr_decay"])
+    if "radius" in ss:
+        r.x = r.x * min(1.0, ss["radius"] / norm(r.x))
 
 
 def mix(job: Job) -> None:

@@ -10,7 +10,7 @@ import follow
 import numpy as np
 import pytest
 import torch
-from algorithms import ALGORITHMS, is_local, settings_of
+from algorithms import ALGORITHMS, OF_ONE_LOSS, is_local, settings_of
 from averaging_cases import (
     ALPHA,
     BASE,
@@ -59,7 +59,7 @@ COMPRESSIONS = {
     "int4": INT4,
     "topk": TOPK,
 }
-ONLY_X = [name for name, method in METHODS.items() if "overlap" in method.Settings.model_fields]
+ONLY_X = [name for name, method in OF_ONE_LOSS.items() if "overlap" in method.Settings.model_fields]
 
 
 def on_ranks(fn, ranks=4):
@@ -734,7 +734,7 @@ def test_parameters_of_several_dtypes(extra, dtypes, off):
 
 
 FIRST_CASES = {algorithm: settings for _, algorithm, settings in reversed(list(all_cases()))}
-LOCAL = sorted(filter(is_local, METHODS))
+LOCAL = sorted(filter(is_local, OF_ONE_LOSS))
 
 
 @pytest.mark.parametrize("algorithm", LOCAL)
@@ -894,7 +894,7 @@ def test_a_method_whose_steps_start_from_the_mean_is_not_delayed():
 
 
 def test_methods_that_send_only_x_take_them():
-    assert set(ONLY_X) == set(filter(is_local, METHODS)) - set(SENDS_MORE)
+    assert set(ONLY_X) == set(filter(is_local, OF_ONE_LOSS)) - set(SENDS_MORE)
 
 
 def test_warm_up_by_gradients_needs_one_gradient_a_step():

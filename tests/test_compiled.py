@@ -12,6 +12,7 @@ import cases
 import compiled_training
 import pytest
 import torch
+from algorithms import OF_ONE_LOSS
 from compiled_training import (
     AVERAGES,
     Training,
@@ -66,7 +67,7 @@ def of_methods():
     for _, algorithm, settings in cases.cases():
         if settings.get("interval") != 1 and "weights" not in settings:
             found.setdefault(algorithm, settings)
-    assert found.keys() == METHODS.keys()
+    assert found.keys() == OF_ONE_LOSS.keys()
     return found
 
 
@@ -77,7 +78,7 @@ def test_a_training_is_compiled_here():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", METHODS)
+@pytest.mark.parametrize("algorithm", OF_ONE_LOSS)
 def test_every_method(algorithm):
     settings = of_methods()[algorithm]
     check(algorithm, settings, with_closure, ranks=2)

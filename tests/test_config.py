@@ -74,8 +74,8 @@ def test_every_configuration_that_comes_along_is_good(file):
         ({"model": {"name": "lstm", "hidden": "big"}}, "model.hidden is 'big'; allowed: a valid integer"),
         (
             {"model": "transformer"},
-            "model.name is 'transformer'; allowed: awd_lstm, lstm, gpt, cnn, mlp, resnet, point, a classifier of "
-            "torchvision (resnet50, ...) or my",
+            "model.name is 'transformer'; allowed: awd_lstm, lstm, gpt, cnn, mlp, resnet, cleaning, point, a "
+            "classifier of torchvision (resnet50, ...) or my",
         ),
         ({"model": "no.such:thing"}, "model: 'no.such:thing' cannot be imported: No module named 'no'"),
         ({"model": 5}, "model is 5; allowed: a name, or name and settings"),

@@ -320,8 +320,8 @@ def test_quantiles_at_the_edges():
         ("norm_ec", {"alpha": 0.1, "beta": -1.0}, "beta is -1.0; allowed: greater than 0"),
         (
             "decentralized_clip",
-            {"tau": 1.0, "tau_growth": 0.4},
-            "lr_decay is 0.8 and tau_growth 0.4; allowed",
+            {"tau": 1.0, "tau_growth": 0.6},
+            "lr_decay is 1.0 and tau_growth 0.6; allowed",
         ),
         ("decentralized_clip", {"tau": 1.0, "interval": 2}, "interval: unknown setting"),
         ("bucket_clip", {"gamma": 1.0, "interval": 2}, "interval: unknown setting"),
@@ -495,3 +495,18 @@ def test_evaluation_in_mid_round_is_of_the_ranks_drawn():
             return model.weight[0, 0].item()
 
     assert hvdclip.simulate(one, 4) == [pytest.approx(-0.1)] * 4
+
+
+def test_decentralized_clip_stays_in_its_ball():
+    def one(comm):
+        model = point(0.0)
+        optimizer = hvdclip.optimizer("decentralized_clip", model, comm=comm, lr=1.0, tau=10.0, radius=0.5)
+        lengths = []
+        for gradient in (0.0, -3.0, -3.0):
+            model.weight.grad = torch.full((1, 4), gradient, dtype=torch.float64)
+            optimizer.step()
+            lengths.append(model.weight.norm().item())
+        return lengths
+
+    for lengths in hvdclip.simulate(one, 3):
+        assert lengths == [0.0, pytest.approx(0.5), pytest.approx(0.5)]

@@ -45,6 +45,8 @@ SHORTER = {
     "hvdclip bench scaling": "--steps 4 --blocks 1",
     "slurm/scaling.sbatch": "--steps 4 --blocks 1",
     "jobs/bench_links.sh": "--shape small --steps 4 --blocks 1",
+    "configs/bilevel_cosh.yaml": "train.steps=40 train.evaluate_every_steps=20",
+    "configs/cleaning.yaml": "train.steps=20 train.evaluate_every_steps=10 algorithm.warm_start=4",
     "jobs/time_to_perplexity.sh": "1gbit model.hidden=16 train.steps=8 train.evaluate_every_steps=4",
 }
 # what a reader waits for, or does, before the next command
@@ -143,7 +145,7 @@ LOCAL = [page for page in PAGES if scripts(page, cluster=False)]
 @pytest.mark.parametrize("page", LOCAL)
 def test_a_pages_commands_run(page, project):
     script = scripts(page, cluster=False)
-    if page in ("images.md", "wikitext2.md") and "HVDCLIP_DATA" not in os.environ:
+    if page in ("bilevel.md", "images.md", "wikitext2.md") and "HVDCLIP_DATA" not in os.environ:
         pytest.skip("HVDCLIP_DATA names no folder with the data of this page")
     if WITH_A_CLUSTER_OF_THEIR_OWN in script and os.geteuid() != 0:
         pytest.skip("emulated nodes need root")

@@ -764,3 +764,40 @@ def test_the_scale_of_the_loss_does_not_matter(method, ranks, seed, eta, interva
         return train(ranks, algorithm, STEPS, Problem(ranks, seed), scale=scale, lr=eta, **chosen | local).x
 
     np.testing.assert_allclose(run(scale), run(1.0), **CLIPPING)
+
+
+SCALED = {
+    "adam_prox": ({"name": "adam_prox", "eps": 1e-30, "weight_decay": 0.02}, (0.27049716, 0.37835918, 1.77120659)),
+    "AdamW": (
+        {"name": "local_sgd", "inner": functools.partial(torch.optim.AdamW, eps=1e-30), "weight_decay": 0.02 / 0.05},
+        (0.2705336, 0.37917761, 1.77268906),
+    ),
+    "Adam with L2": (
+        {"name": "local_sgd", "inner": functools.partial(torch.optim.Adam, eps=1e-30), "weight_decay": 0.02},
+        (0.27445639, 0.46949515, 1.88510503),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_the_scale_of_each_entrys_gradient_does_not_matter(name):
+    """But for Adam with L2: the decay is then of another size beside the gradient."""
+    chosen, expected = SCALED[name]
+
+    def end(scales):
+        x = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
+        rest = {key: value for key, value in chosen.items() if key != "name"}
+        optimizer = hvdclip.optimizer(chosen["name"], [x], lr=0.05, **rest)
+        for t in range(1, 201):
+            optimizer.param_groups[0]["lr"] = 0.05 * (1 - t / 400)
+            at, a = x.detach(), torch.tensor([1.0, 10.0, 0.1], dtype=torch.float64)
+            x.grad = torch.tensor(scales, dtype=torch.float64) * (a * (at - 0.5) + 0.3 * torch.sin(3 * at))
+            optimizer.step()
+        return x.detach().numpy()
+
+    plain, scaled = end((1.0, 1.0, 1.0)), end((0.01, 1.0, 100.0))
+    np.testing.assert_allclose(plain, expected, rtol=0, atol=1e-8)
+    if name == "Adam with L2":
+        assert abs(scaled - plain).max() == pytest.approx(0.145, abs=1e-3)
+    else:
+        np.testing.assert_allclose(scaled, plain, rtol=0, atol=1e-12)

@@ -35,6 +35,28 @@ def test_clip21_reaches_the_minimum_of_two_quadratics_that_cancel():
             assert f"{x[k - 1, 0]:.{len(printed) - 6}e}" == printed
 
 
+BIASED = {
+    "clip_then_average": ({"max_norm": 1.0}, {1: 0.7, 2: 0.52, 3: 0.412, 10: 0.2545349632, 20: 0.2500274212, 60: 0.25}),
+    "celgc": ({"max_norm": 1.0, "interval": 1}, {1: 0.7, 2: 0.52, 3: 0.412, 10: 0.2545349632, 60: 0.25}),
+    "clip21": ({"tau": 1.0}, {1: 0.7, 2: 0.42, 3: 0.21, 10: 1.640625e-3, 20: 1.6022e-6, 60: 0.0}),
+    "naive_parallel_clip": ({"max_norm": 1.0}, {1: 0.5, 2: 0.25, 3: 0.125, 10: 9.765625e-4, 20: 9.5367e-7, 60: 0.0}),
+}
+
+
+@pytest.mark.parametrize("algorithm", BIASED)
+def test_the_bias_of_clipping_each_ranks_gradient(algorithm):
+    settings, expected = BIASED[algorithm]
+    job = ({"name": algorithm, "lr": 0.5} | settings, {"name": "biased"}, 60)
+    x = follow(job, Stack(5)).mean(axis=1)[:, 0]
+    np.testing.assert_allclose([x[k - 1] for k in expected], list(expected.values()), rtol=0, atol=2e-10)
+
+
+@pytest.mark.parametrize(("c", "end"), [(0.25, 0.4375), (0.5, 0.375), (1.0, 0.25), (2.0, 0.0), (4.0, 0.0)])
+def test_where_clipping_each_ranks_gradient_ends(c, end):
+    x = follow(({"name": "clip_then_average", "lr": 0.5, "max_norm": c}, {"name": "biased"}, 200), Stack(5))
+    assert x[-1].mean() == pytest.approx(end, abs=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("heterogeneity", QUARTICS)
 def test_the_two_quartics(heterogeneity):

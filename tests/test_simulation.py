@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from algorithms import ALGORITHMS, settings_of
+from algorithms import ALGORITHMS, OF_ONE_LOSS, settings_of
 from command import hvdclip
 from launch import run_ranks
 
 from hvdclip import simulation
 from hvdclip.config import ConfigError, check
-from hvdclip.methods import METHODS
 from hvdclip.simulation.run import one_by_one, stacked, vectorises
 from hvdclip.simulation.trace import Trace
 
@@ -42,11 +41,11 @@ def same(one, other):
 
 
 def test_all_are_vectorised_but_those_that_cannot_be():
-    assert {name for name in METHODS if not vectorises(config(name))} == IN_TURNS
+    assert {name for name in OF_ONE_LOSS if not vectorises(config(name))} == IN_TURNS
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("name", sorted(set(METHODS) - IN_TURNS))
+@pytest.mark.parametrize("name", sorted(set(OF_ONE_LOSS) - IN_TURNS))
 def test_stacked_ranks_go_the_way_of_ranks_that_take_turns(name, ranks):
     same(stacked(config(name), ranks, 2), one_by_one(config(name), ranks, 2))
 
@@ -100,7 +99,7 @@ def test_real_ranks_train_every_algorithm_to_the_same_values(tmp_path):
     script = Path(__file__).parent / "algorithms_alike.py"
     run_ranks([sys.executable, str(script), str(tmp_path / "found.json")], 2, timeout=200)
     found = json.loads((tmp_path / "found.json").read_text())
-    assert set(found) == set(METHODS)
+    assert set(found) == set(OF_ONE_LOSS)
     for name, rows in found.items():
         trace = simulation.run(config(name), 2)
         steps, values, norms = zip(*rows, strict=True)

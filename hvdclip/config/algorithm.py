@@ -11,6 +11,7 @@ from hvdclip.comm import SingleRank
 from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, with_name
 from hvdclip.config.references import import_function
+from hvdclip.engine import Bilevel
 from hvdclip.methods import METHODS, Method, optimizer, register
 from hvdclip.settings.inner import OTHERS
 from hvdclip.settings.mistakes import message_of
@@ -52,8 +53,9 @@ def try_method(method: type[Method], settings: dict[str, Any], mistakes: list[st
     numbers = nn.ParameterList(torch.zeros(shape) for shape in shapes)
     # patterns of names fit the run's model, not these numbers
     with_ours = {k: value for k, value in settings.items() if k not in ("name", "buffer_policy")} | of_the_run
+    lower = nn.ParameterList([torch.zeros(2, 2)]) if issubclass(method, Bilevel) else None
     try:
-        return optimizer(method.name, numbers, comm=SingleRank(), **with_ours)
+        return optimizer(method.name, numbers, lower_parameters=lower, comm=SingleRank(), **with_ours)
     except Exception as error:
         if ":" not in settings["name"]:
             mistakes.append(f"algorithm: {message_of(error)}")

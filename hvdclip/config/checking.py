@@ -9,7 +9,14 @@ from typing import Any
 
 from hvdclip import data, models
 from hvdclip.config.algorithm import check_algorithm, try_method
-from hvdclip.config.combinations import check_for_data, check_for_method, check_for_model, check_pair, fill_window
+from hvdclip.config.combinations import (
+    check_for_data,
+    check_for_levels,
+    check_for_method,
+    check_for_model,
+    check_pair,
+    fill_window,
+)
 from hvdclip.config.configuration import Config
 from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, name_of, part
@@ -21,11 +28,13 @@ from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
 
 Settings = dict[str, Any]
+# what a problem learns from the run: the number of ranks, and whether they share its lower parameters
+OF_THE_ALGORITHM = ("ranks", "lower")
 
 REQUIRED = ("algorithm", "model", "data", "train")
 # the sections whose settings are the same for every job
 PLAIN: dict[str, type[Section]] = {"train": Train, "checkpoint": Checkpoint, "log": Log, "comm": Comm}
-SOURCES: dict[str, Callable[..., Any]] = {**data.CORPORA, **data.LABELLED, **PROBLEMS}
+SOURCES: dict[str, Callable[..., Any]] = {**data.CORPORA, **data.LABELLED, **data.BILEVEL, **PROBLEMS}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -45,7 +54,7 @@ def check(raw: dict[str, Any]) -> Config:
     model = check_named(raw.get("model"), "model", models.MODELS, mistakes, FROM_DATA, models.find, CLASSIFIERS)
     model_fits = try_model(model, mistakes)
     read = read_as(name_of(raw.get("data")), raw.get("data"), model.get("name"))
-    source = check_named(raw.get("data"), "data", SOURCES, mistakes, exclude=("ranks",), read=read)
+    source = check_named(raw.get("data"), "data", SOURCES, mistakes, exclude=OF_THE_ALGORITHM, read=read)
     mistakes += fill_window(read, source, model)
     try_problem(source, mistakes)
     mistakes += check_pair(model.get("name"), source.get("name"))
@@ -86,6 +95,8 @@ def _combined(
         return
     yield from check_for_data(train, algorithm, source)
     yield from check_for_model(train, model, source)
+    if method is not None:
+        yield from check_for_levels(train, method, source)
     if method is not None and len(algorithm) > 1:
         refused: list[str] = []
         tried = try_method(method, algorithm, refused)

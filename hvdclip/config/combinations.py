@@ -12,14 +12,18 @@ from hvdclip.config.references import import_function
 from hvdclip.config.sections import Section, Train, Windows
 from hvdclip.data.sources import NAMES as STAGED
 from hvdclip.data.vision import why_not
+from hvdclip.engine import Bilevel
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
+from hvdclip.problems import Bilevel as TwoLevels
 from hvdclip.torch_private import BatchNorm
 
 # What means something to labelled samples and data of one's own only, and what nothing to problems.
 FOR_OWN = ("loss",)
 FOR_SAMPLES = ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm")
 FOR_DATA = (*FOR_SAMPLES, "precision", "compile")
+# problems of upper and lower parameters
+OF_TWO_LEVELS = [name for name, made in PROBLEMS.items() if isinstance(made, type) and issubclass(made, TwoLevels)]
 NO_BATCH_NORM = "train.sync_batch_norm is True, but the model has no batch norm; allowed: False"
 NO_CONVOLUTIONS = "train.channels_last is True, but the model has no convolutions of images; allowed: False"
 
@@ -30,6 +34,7 @@ def check_pair(model: str | None, source: str | None) -> Iterator[str]:
         return
     groups = (
         (PROBLEMS, ["point"]),
+        (data.BILEVEL, ["cleaning"]),
         (data.LABELLED, models.SAMPLES),
         (data.IN_WINDOWS, models.STATELESS),
         (data.CORPORA, models.LANGUAGE),
@@ -62,7 +67,7 @@ def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, An
     """What the train section and the algorithm ask of the data."""
     name = source.get("name", "")
     if name and ":" not in name:
-        others = FOR_DATA if name in PROBLEMS else FOR_SAMPLES if name in data.CORPORA else ()
+        others = FOR_DATA if name in PROBLEMS or name in data.BILEVEL else FOR_SAMPLES if name in data.CORPORA else ()
         in_pieces = ("accumulate",) if "window" in source else ()  # of which each has whole sequences
         yield from _unused(train, name, [key for key in (*FOR_OWN, *others) if key not in in_pieces])
     elif ":" in train.loss:
@@ -119,6 +124,24 @@ def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any])
         yield NO_BATCH_NORM
     if train.channels_last and not any(p.dim() == 4 for p in made.parameters()):
         yield NO_CONVOLUTIONS
+
+
+def check_for_levels(train: Train, method: type[Method], source: dict[str, Any]) -> Iterator[str]:
+    """What an algorithm of two levels, and one of one level, ask of data and training."""
+    name, of_data = method.name, source.get("name", ":")
+    if not issubclass(method, Bilevel):
+        if of_data in data.BILEVEL:
+            yield f"data.name is {of_data!r}; allowed with {name}: other data, since this is for bilevel algorithms"
+        return
+    named = [*OF_TWO_LEVELS, *data.BILEVEL]
+    if ":" not in of_data and of_data not in named:
+        yield f"data.name is {of_data!r}; allowed with {name}: {', '.join(named)} or my.module:loaders"
+    if train.steps is None or train.evaluate_every_steps is None:
+        yield f"train: {name} reads two kinds of batches; give steps and evaluate_every_steps"
+    for key in ("accumulate", "compile", "nt_asgd", "loss") if ":" in of_data else ("nt_asgd",):
+        default, value = Train.model_fields[key].default, getattr(train, key)
+        if value != default:
+            yield f"train.{key} is {value}; allowed with {name}: {default}"
 
 
 def check_for_method(train: Train, method: Method) -> Iterator[str]:

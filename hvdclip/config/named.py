@@ -19,7 +19,7 @@ from hvdclip.problems import PROBLEMS
 
 CLASSIFIERS = ", a classifier of torchvision (resnet50, ...)"
 # what a model learns from its data
-FROM_DATA = ("vocabulary", "start", "shape", "classes")
+FROM_DATA = ("vocabulary", "start", "lower_start", "shape", "classes", "samples", "features")
 
 
 def read_as(source: Any, given: Any, model: Any) -> type[Section]:

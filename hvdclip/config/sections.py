@@ -16,7 +16,8 @@ from hvdclip.settings.numbers import FiniteNumber
 
 SECTIONS: dict[str, str] = {
     "algorithm": "the method by name and its settings (hvdclip algorithms)",
-    "model": "awd_lstm, lstm, gpt, cnn, mlp, resnet, point, a name of torchvision's, or my.module:build; its settings",
+    "model": "awd_lstm, lstm, gpt, cnn, mlp, resnet, cleaning, point, a name of torchvision's, or my.module:build; its "
+    "settings",
     "data": "a text, labelled samples, a problem with a known answer, or my.module:loaders",
     "train": "how long, seed, schedule",
     "checkpoint": "how often the run is saved, so that it can be resumed",

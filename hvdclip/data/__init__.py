@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import corpus, stdlib
+from .cleaning import FlippedLabels, cleaning
 from .columns import block, cut, even_lengths, sequence_lengths, windows
 from .corpus import Corpus
 from .drawn_windows import even_starts, shard, starts, windows_at
@@ -15,6 +16,7 @@ from .synthetic import synthetic
 from .token_files import check_ids, tokens
 
 __all__ = [
+    "BILEVEL",
     "BY_TORCHVISION",
     "CORPORA",
     "FROM_FILES",
@@ -53,6 +55,9 @@ LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
     "mnist": mnist,
     "synthetic": synthetic,
 }
+
+# what bilevel algorithms train on
+BILEVEL: dict[str, Callable[..., FlippedLabels]] = {"cleaning": cleaning}
 
 # those of LABELLED whose samples are read from files one by one, and never are all in memory
 FROM_FILES = ("image_folder",)

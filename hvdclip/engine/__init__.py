@@ -2,10 +2,11 @@
 
 from hvdclip.engine.agreement import Disagreement, check_agreement
 from hvdclip.engine.averages import Assembly
+from hvdclip.engine.bilevel import Bilevel
 from hvdclip.engine.descent import inverse
 from hvdclip.engine.gradient import GradientMethod
 from hvdclip.engine.groups import Parameters
-from hvdclip.engine.handed import Handed
+from hvdclip.engine.handed import Handed, TwoLevels
 from hvdclip.engine.local import LocalMethod
 from hvdclip.engine.method import Method, NonFiniteGradient
 from hvdclip.engine.sgd import Direction
@@ -18,6 +19,7 @@ __all__ = [
     "OWN",
     "TRAVELS",
     "Assembly",
+    "Bilevel",
     "Direction",
     "Disagreement",
     "GradientMethod",
@@ -28,6 +30,7 @@ __all__ = [
     "Parameters",
     "Sharing",
     "StepLeftOut",
+    "TwoLevels",
     "Types",
     "check_agreement",
     "inverse",

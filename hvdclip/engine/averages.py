@@ -55,6 +55,7 @@ class Assembly:
         self.intervals = self._intervals()
         self.moving = MovingBuffers(method.buffers)
         self.riders: list[Rider] = [self.moving if self.is_delayed else method.buffers, method.statistics]
+        self.riders += method.further_riders()
         if isinstance(self.intervals, MeasuredIntervals):
             self.riders.append(self.intervals)
         self.vectors = self._vectors()
@@ -77,7 +78,7 @@ class Assembly:
         method, travels = self.method, self.method.named(Sharing.TRAVELS)
         if self.is_delayed or self.ways.compression != "none":
             return self._exchange_of(method.space, {"x": method.space.vector()} | self.vectors)
-        message = method.message_of(1 + len(travels), self.riders)
+        message = method.message_of([method.space, *map(method.space_of, travels)], self.riders)
         self.vectors |= dict(zip(travels, message.vectors[1:], strict=True))
         plain = InPlace(message, message.vectors[0])
         if self.states is None:

@@ -148,6 +148,10 @@ def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]
     """Make the method again on the list of groups as `change` leaves it, and continue as it was."""
     if method.participation.joined:
         raise RuntimeError("inside join() parameters can be neither added nor unfrozen: do it after")
+    if len(method.spaces) > 1:
+        raise RuntimeError(
+            f"parameters cannot be added to {method.name}, or unfrozen; allowed: all of them when the optimizer is made"
+        )
     state, before, groups = saved.collected(method), dict(method.__dict__), method.param_groups
     old, inner = [(group, list(group["params"])) for group in groups], cast(Any, method.optimizers.get("inner"))
     try:

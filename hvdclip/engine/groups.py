@@ -18,6 +18,8 @@ KEYS = ("params", "lr", "weight_decay", "name", "lr_scale")
 # of hvdclip's own SGD, where it has a momentum; by torch's names, so that schedulers find them
 SGD_KEYS = ("momentum", "dampening", "nesterov")
 NAMES = "param_names"  # torch's key for the names of a group's parameters
+ROLE = "role"  # of a group in bilevel training: UPPER or LOWER
+UPPER, LOWER = "upper", "lower"
 LIMITS = {"lr": float("inf"), "weight_decay": float("inf"), "momentum": 1.0}  # allowed are numbers from 0 to below that
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hvdclip.averaging import NodeAverage
 from hvdclip.comm import Communicator
 from hvdclip.engine.agreement import check_agreement
-from hvdclip.engine.groups import KEYS, NAMES, Parameters, module_of, trainable_groups
+from hvdclip.engine.groups import KEYS, LOWER, NAMES, ROLE, UPPER, Parameters, module_of, trainable_groups
 from hvdclip.engine.inner import inner_of
 from hvdclip.engine.split import by_shape
 from hvdclip.flat import Space
@@ -80,6 +80,43 @@ class Handed:
         return inner_of(settings, groups, space)
 
 
+class TwoLevels(Handed):
+    """The groups of the upper parameters, then those of the lower ones, each with its role.
+
+    ValueError for a parameter that is in both, or lower groups with a weight decay or without a step.
+    """
+
+    def __init__(self, upper: Parameters, lower: Parameters, settings: Any, module: nn.Module | None = None):
+        self.frozen: list[list[Any]] = []
+        below = settings.model_copy(update={"weight_decay_on": "all", "weight_decay": 0.0})
+        above = trainable_groups(upper, settings, self.frozen)
+        found = trainable_groups(lower, below, self.frozen)
+        own = {"lr": settings.lower_lr, "weight_decay": 0.0}
+        self.groups = [group | {ROLE: UPPER} for group in above] + [own | group | {ROLE: LOWER} for group in found]
+        self.module = _module_of_both(upper, lower) if module is None else module_of([], self.groups, module)
+        self.share, self.label = 1.0, ""
+        self.node: NodeAverage | None = None
+        self._check(len(above))
+
+    def _check(self, above: int) -> None:
+        upper, lower = self.groups[:above], self.groups[above:]
+        for name, group in (("upper", upper[0]), ("lower", lower[0])):
+            if group.get("lr") == 0:
+                raise ValueError(f"the first {name} parameter group's lr is 0; it carries the schedule: above 0")
+        for group in lower:
+            if group["weight_decay"]:
+                raise ValueError(
+                    f"weight_decay of a lower parameter group is {group['weight_decay']}; allowed: 0, and lower_l2, "
+                    "which second derivatives see too"
+                )
+        there = {id(parameter_of(entry)) for group in upper for entry in group["params"]}
+        both = [entry for group in lower for entry in group["params"] if id(parameter_of(entry)) in there]
+        if both:
+            raise ValueError(
+                f"{self.name_of(both[0])} is among the upper and among the lower parameters; allowed: in one of them"
+            )
+
+
 class Copied(Handed):
     """What a copy of a method is made from, which no other rank need know of: it is told what they have agreed on."""
 
@@ -89,7 +126,7 @@ class Copied(Handed):
         self.frozen = original.frozen
         self.node: NodeAverage | None = None
         # what else is in a group comes with the state
-        self.groups = [{key: group[key] for key in (*KEYS, NAMES, KIND) if key in group} for group in groups]
+        self.groups = [{key: group[key] for key in (*KEYS, NAMES, KIND, ROLE) if key in group} for group in groups]
 
     def share_of(self, weight: float, comm: Communicator) -> float:
         return self.share
@@ -120,6 +157,12 @@ class Grown(Handed):
     def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
         assert self._inner is not None
         return self._inner
+
+
+def _module_of_both(*given: Parameters) -> nn.Module | None:
+    """One module that holds those that were given, by the names of their levels; None if none was."""
+    modules = {level: each for level, each in zip((UPPER, LOWER), given, strict=True) if isinstance(each, nn.Module)}
+    return nn.ModuleDict(modules) if modules else None
 
 
 def parameter_of(entry: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -79,15 +79,18 @@ class Method(torch.optim.Optimizer):
         self.handed, module = handed, handed.module
         super().__init__(handed.groups, defaults_of(settings))
         self.settings, self.comm, self.types = settings, comm, types_of(comm)
-        self.space = self.types.space([p for group in self.param_groups for p in group["params"]])
-        take_from_others(self.space.parameters, self)
-        self.space.owner = Owner(module)
+        self.spaces = self._spaces()
+        self.space = self.spaces[0]
+        parameters = [p for space in self.spaces for p in space.parameters]
+        take_from_others(parameters, self)
+        for space in self.spaces:
+            space.owner = Owner(module)
         self.weight = handed.share_of(settings.weight, comm)
         self.buffers = Buffers(module, settings.buffer_policy, comm.rank, comm.size, self.weight)
         self.statistics = self.types.statistics(comm, len(self.space.parameters))
         frozen = [] if module is None else [p.data for p in module.parameters() if not p.requires_grad]
         self._beside_x = [*frozen, *self.buffers.tensors()]
-        self.kept = KeptBuffers(self.buffers, self.space.parameters, settings.on_nonfinite == "skip")
+        self.kept = KeptBuffers(self.buffers, parameters, settings.on_nonfinite == "skip")
         handed.agree(comm, self._what_must_agree())
         self.label = handed.label_of(comm)
         self.progress = Progress()
@@ -97,7 +100,7 @@ class Method(torch.optim.Optimizer):
         self.table = self._table()
         self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
         here = [*self.named(Sharing.OWN), *self.named(Sharing.COMMON)]  # those that travel lie in a message
-        self.vectors = {name: self.space.vector() for name in self.table if name in here}
+        self.vectors = {name: self.space_of(name).vector() for name in self.table if name in here}
 
     def _start(
         self,
@@ -111,13 +114,14 @@ class Method(torch.optim.Optimizer):
         """
         self.x = x
         self.vectors |= vectors or {}
-        self.space.bind(x)
-        self.handed.start_alike(self.comm, x.flats, self._beside_x)
+        for space, vector in zip(self.spaces, self.bound, strict=True):
+            space.bind(vector)
+        self.handed.start_alike(self.comm, [flat for vector in self.bound for flat in vector.flats], self._beside_x)
         self.kept.keep()
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
         self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
-        self.descent = Descent(x, self.param_groups, self.skip)
+        self.descent = self._descent()
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
             self.parts.append(self.sgd)
@@ -126,7 +130,8 @@ class Method(torch.optim.Optimizer):
         )
         self.set_up()
         self._show_state()
-        hold(self.space.parameters, self)
+        for space in self.spaces:
+            hold(space.parameters, self)
 
     # What an algorithm's file defines
 
@@ -153,6 +158,20 @@ class Method(torch.optim.Optimizer):
     def needs_closure(self) -> bool:
         """Whether some step needs more than one gradient."""
         return False
+
+    @property
+    def bound(self) -> Sequence[Vector]:
+        """The vectors of which parameters are views, one for each of `spaces`."""
+        return [self.x]
+
+    @property
+    def met(self) -> Sequence[Vector]:
+        """Those that are means over the ranks after an average: x, and what else of `bound`."""
+        return [self.x]
+
+    def space_of(self, name: str) -> Space:
+        """The space in which a vector of state lies."""
+        return self.space
 
     @property
     def changes(self) -> Sequence[str] | None:
@@ -187,6 +206,10 @@ class Method(torch.optim.Optimizer):
     def messages(self) -> Sequence[Priced]:
         """Those whose costs are a round's; the first is the round's own."""
         raise NotImplementedError
+
+    def further_riders(self) -> Sequence[Rider]:
+        """What travels in the tail of a round's message beside buffers and statistics."""
+        return ()
 
     def communication(self) -> str:
         """What is averaged, and when."""
@@ -248,12 +271,14 @@ class Method(torch.optim.Optimizer):
         space: Space | None = None,
         name: str = "main",
     ) -> Any:
-        """A message of that many vectors, or of another kind and what it is of.
+        """A message of that many vectors, or of one for each of some spaces, or of another kind and what it is of.
 
         `name` tells apart those that are under way at one time.
         """
-        make = kind or self.types.message
-        return make(space or self.space, content, riders, self.comm, self.weight, f"{self.label}.{name}")
+        space, rest = space or self.space, (riders, self.comm, self.weight, f"{self.label}.{name}")
+        if kind is not None:
+            return kind(space, content, *rest)
+        return self.types.message([space] * content if isinstance(content, int) else content, *rest)
 
     def fresh_gradient(self) -> Gradient:
         """One more gradient of this rank at its present parameters, of a batch of its own; .grad is overwritten.
@@ -281,7 +306,7 @@ class Method(torch.optim.Optimizer):
     @property
     def gamma(self) -> float | None:
         """The present cap on the length of a step; None for methods that do not clip."""
-        if not isinstance(self.settings, ThresholdSettings):
+        if not isinstance(self.settings, ThresholdSettings) or not self.settings.clips:
             return None
         eta = self.eta if self.settings.gamma_follows_lr else self.settings.lr
         return self.settings.threshold * eta
@@ -299,24 +324,16 @@ class Method(torch.optim.Optimizer):
         """One step from the gradients in .grad, or from those that closure() makes; returns the closure's loss."""
         if closure is None and self.needs_closure:
             raise TypeError(f"{self.name} needs a second gradient: call step(closure), without GradScaler")
-        if self.statistics.unfrozen and self.progress.steps_in_round == 0:
-            copies.unfreeze(self)
-        progress, self.gradients.closure, loss = self.progress, closure, None
-        progress.steps += 1
-        progress.steps_in_round += 1
-        self.skip.begin()
-        self.kept.begin(getattr(self, "found_inf", None) is not None)
-        if progress.steps_in_round == 1:
-            self._begin_round()
+        self._unfreeze()
+        self.gradients.closure, loss = closure, None
+        self._begin_step()
         if self.takes_part:
             loss = None if closure is None else self.gradients.evaluate()
             self._take(self._gradient())
             self.kept.put_back(self.skip.flag)
         else:
             self.sit_out()
-        self.after_step()
-        if self.ends_step:
-            self.kept.keep()
+        self._end_step()
         return loss
 
     @torch.no_grad()
@@ -362,9 +379,11 @@ class Method(torch.optim.Optimizer):
                 own = [buffer.clone() for buffer in self.buffers.tensors()]
                 share = self.participation.share(self.statistics)
                 weight = self.weight / share if self.takes_part else 0.0
-                mean = mean_over_ranks(self.x, self.space, [self.buffers], self.comm, weight)
+                means = mean_over_ranks(self.met, self.spaces[: len(self.met)], [self.buffers], self.comm, weight)
             try:
-                with self.x.replaced_by(mean):
+                with ExitStack() as replaced:
+                    for vector, mean in zip(self.met, means, strict=True):
+                        replaced.enter_context(vector.replaced_by(mean))
                     yield
             finally:
                 with torch.no_grad():
@@ -521,6 +540,13 @@ class Method(torch.optim.Optimizer):
 
     # Inside
 
+    def _spaces(self) -> list[Space]:
+        """Those of the parameters; the first one is of x."""
+        return [self.types.space([p for group in self.param_groups for p in group["params"]])]
+
+    def _descent(self) -> Descent:
+        return Descent(self.x, self.param_groups, self.skip)
+
     def _sgd_step(self, settings: SgdSettings) -> FusedSgd | InnerSgd:
         if settings.inner is None:
             return FusedSgd(self.descent, settings, self.vectors.get("momentum"))
@@ -534,7 +560,8 @@ class Method(torch.optim.Optimizer):
         """Let `state` have the vectors themselves, and an entry for each parameter: Horovod would fill an empty one."""
         if "inner" in self.optimizers:
             return  # whose state it is
-        here = {name: self.vectors[name] for name in self.table if name in self.vectors}
+        of_x = [name for name in self.table if name in self.vectors and self.space_of(name) is self.space]
+        here = {name: self.vectors[name] for name in of_x}
         named = {MOMENTUM if name == "momentum" else name: vector for name, vector in here.items()}
         shown = {
             p: Shown({name: in_own_storage(v.parts[i]) for name, v in named.items()})
@@ -542,6 +569,24 @@ class Method(torch.optim.Optimizer):
         }
         sgd = self.__dict__.get("sgd")
         self._state = State(shown, sgd.reset if isinstance(sgd, FusedSgd) else None)
+
+    def _unfreeze(self) -> None:
+        if self.statistics.unfrozen and self.progress.steps_in_round == 0:
+            copies.unfreeze(self)
+
+    def _begin_step(self) -> None:
+        progress = self.progress
+        progress.steps += 1
+        progress.steps_in_round += 1
+        self.skip.begin()
+        self.kept.begin(getattr(self, "found_inf", None) is not None)
+        if progress.steps_in_round == 1:
+            self._begin_round()
+
+    def _end_step(self) -> None:
+        self.after_step()
+        if self.ends_step:
+            self.kept.keep()
 
     def _begin_round(self) -> None:
         self.start_round()
@@ -573,7 +618,7 @@ class Method(torch.optim.Optimizer):
         return COMMON  # of the mean gradient
 
     def _what_must_agree(self) -> dict[str, Any]:
-        tensors = [*self.space.parameters, *self._beside_x]
+        tensors = [*(p for space in self.spaces for p in space.parameters), *self._beside_x]
         pairs = (zip(g["params"], g.get(NAMES, ()), strict=False) for g in self.param_groups)
         named = {id(p): name for pair in pairs for p, name in pair}
 

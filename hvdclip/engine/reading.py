@@ -44,11 +44,14 @@ class Gradients:
             number = on_host(torch.as_tensor(loss).detach().reshape(()))
             if isinstance(number, Tensor):
                 number = number.to(self.space.device)
-            bad = is_bad(number)
             self.statistics.add("loss", finite_or_zero(number))
-            self.statistics.add("losses", 1 - 1 * bad)
-            self._bad_loss = self._bad_loss | bad
+            self.statistics.add("losses", 1 - 1 * is_bad(number))
+            self.note_loss(number)
         self.statistics.add("samples", samples)
+
+    def note_loss(self, number: Scalar) -> None:
+        """A loss that is not finite spoils the next gradient."""
+        self._bad_loss = self._bad_loss | is_bad(number)
 
     def evaluate(self) -> Any:
         """Call the step's closure on a fresh batch; returns its loss."""
@@ -80,10 +83,14 @@ class Gradients:
     def take_further(self) -> Gradient:
         """A further gradient of the step, copied from .grad; the step is left out if it is not finite."""
         g = self.space.gradient([part.clone() for part in self.parts()])
-        bad = self._is_bad(g.norm())
+        self.look_at(g.norm())
+        return g
+
+    def look_at(self, norm: Scalar) -> None:
+        """Leave the step out if the norm of something more that it needs is not finite, or a loss since the last."""
+        bad = self._is_bad(norm)
         self.skip.also(bad)
         self.statistics.mark_failed(self.progress.steps_in_round, bad)
-        return g
 
     def parts(self) -> list[Tensor]:
         """What lies in .grad, zeros where there is nothing; TypeError for sparse gradients."""

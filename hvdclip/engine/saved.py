@@ -197,7 +197,9 @@ def load_common_state(method: Method, state: State, reset: bool) -> None:
 def _begun_anew(method: Method, state: State) -> State:
     """The state with all that a method keeps beside the common x as at the start, where this method still is."""
     now, own = collected(method), state["hvdclip"]
-    anew = {name: now["hvdclip"]["vectors"][name] for name in [*method.table, "error"] if name in own["vectors"]}
+    lasting = [name for name, vector in method.vectors.items() if any(vector is met for met in method.met)]
+    names = [name for name in [*method.table, "error"] if name in own["vectors"] and name not in lasting]
+    anew = {name: now["hvdclip"]["vectors"][name] for name in names}
     own = own | {
         key: now["hvdclip"][key] for key in ("numbers", "fresh", "intervals", "draws") if key in now["hvdclip"]
     }

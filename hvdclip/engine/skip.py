@@ -78,9 +78,11 @@ class Skip:
     def put_back(self, groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
         """Inside, a step may change these tensors, groups of one dtype; afterwards they are as before if left out."""
         before = [together(tensors) for tensors in groups]
-        yield
-        for tensors, kept in zip(groups, before, strict=True):
-            choose_(tensors, self.flag > 0, kept)
+        try:
+            yield
+        finally:
+            for tensors, kept in zip(groups, before, strict=True):
+                choose_(tensors, self.flag > 0, kept)
 
 
 def together(tensors: Sequence[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from hvdclip.torch_private import foreach_copy_, foreach_mul_
 
 
 class Message:
-    """`vectors` vectors of a space, then the riders in the tail.
+    """A vector of each of `spaces`, then the riders in the tail.
 
     float32 and float64 vectors lie in the message itself, so that averaging them needs no copy; float16 and bfloat16
     are averaged in float32 (Horovod sums no bfloat16, and float16 sums lose bits). The tail is float32 whatever the
@@ -25,8 +25,7 @@ class Message:
 
     def __init__(
         self,
-        space: Space,
-        vectors: int,
+        spaces: Sequence[Space],
         riders: Sequence[Rider],
         comm: Communicator,
         weight: float = 1.0,
@@ -34,27 +33,27 @@ class Message:
     ):
         self.comm, self.weight, self.name = comm, weight, name
         self.cost = Cost()
-        wire_of = {dtype: torch.promote_types(dtype, torch.float32) for dtype in space.numel}
+        wire_of = {dtype: torch.promote_types(dtype, torch.float32) for space in spaces for dtype in space.numel}
         tail_dtype = torch.float32 if torch.float32 in wire_of.values() else torch.float64
-        sizes = dict.fromkeys(wire_of.values(), 0)
-        for dtype, n in space.numel.items():
-            sizes[wire_of[dtype]] += vectors * n
+        sizes, device = dict.fromkeys(wire_of.values(), 0), spaces[0].device
+        for dtype, n in (pair for space in spaces for pair in space.numel.items()):
+            sizes[wire_of[dtype]] += n
         self.riders = Riders(riders)
         sizes[tail_dtype] += self.riders.size
-        self.wires = {dtype: torch.zeros(n, dtype=dtype, device=space.device) for dtype, n in sizes.items()}
+        self.wires = {dtype: torch.zeros(n, dtype=dtype, device=device) for dtype, n in sizes.items()}
         self._waiting: Waiting[None] = lambda: (None, Cost())
 
         used = dict.fromkeys(sizes, 0)
         self._staged: list[tuple[Tensor, Tensor]] = []
         self.vectors = []
-        for _ in range(vectors):
+        for space in spaces:
             flats = {}
             for dtype, n in space.numel.items():
                 wire = wire_of[dtype]
                 flats[dtype] = self.wires[wire][used[wire] : used[wire] + n]
                 used[wire] += n
                 if dtype != wire:
-                    half = torch.zeros(n, dtype=dtype, device=space.device)
+                    half = torch.zeros(n, dtype=dtype, device=device)
                     self._staged.append((half, flats[dtype]))
                     flats[dtype] = half
             self.vectors.append(space.vector(flats))
@@ -108,10 +107,11 @@ class Message:
 
 
 def mean_over_ranks(
-    x: Vector, space: Space, riders: Sequence[Rider], comm: Communicator, weight: float = 1.0
-) -> Vector:
-    """The mean of x over the ranks, for an evaluation; x stays, the riders take their means."""
-    message = Message(space, 1, riders, comm, weight)
-    message.vectors[0].copy_(x)
+    vectors: Sequence[Vector], spaces: Sequence[Space], riders: Sequence[Rider], comm: Communicator, weight: float = 1.0
+) -> list[Vector]:
+    """The means of vectors over the ranks, for an evaluation; they stay, the riders take their means."""
+    message = Message(spaces, riders, comm, weight)
+    for mean, vector in zip(message.vectors, vectors, strict=True):
+        mean.copy_(vector)
     message.average("evaluation")
-    return message.vectors[0]
+    return message.vectors

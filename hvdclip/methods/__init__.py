@@ -12,6 +12,7 @@ from hvdclip.engine import (
     COMMON,
     OWN,
     TRAVELS,
+    Bilevel,
     Disagreement,
     GradientMethod,
     Handed,
@@ -21,9 +22,13 @@ from hvdclip.engine import (
     Parameters,
     Sharing,
     StepLeftOut,
+    TwoLevels,
 )
 from hvdclip.engine.torch_optimizer import uncompiled
+from hvdclip.methods.accbo import AccBO
 from hvdclip.methods.adam_prox import AdamProx
+from hvdclip.methods.adambo import AdamBO
+from hvdclip.methods.bo_rep import BORep
 from hvdclip.methods.bucket_clip import BucketClip
 from hvdclip.methods.celgc import CELGC
 from hvdclip.methods.clip21 import Clip21
@@ -48,6 +53,7 @@ from hvdclip.methods.scaffold import Scaffold
 from hvdclip.methods.scaffold_clip import ScaffoldClip
 from hvdclip.methods.sgdol import SGDOL
 from hvdclip.methods.sketched import Sketched
+from hvdclip.methods.slip import Slip
 from hvdclip.methods.spider_clip import SpiderClip
 from hvdclip.settings import (
     AveragingSettings,
@@ -113,6 +119,10 @@ METHODS: dict[str, type[Method]] = {
         NormEC,
         EF21Norm,
         DecentralizedClip,
+        BORep,
+        Slip,
+        AccBO,
+        AdamBO,
     )
 }
 
@@ -146,6 +156,7 @@ def optimizer(
     model_or_params: Parameters,
     *,
     comm: Communicator | None = None,
+    lower_parameters: Parameters | None = None,
     module: nn.Module | None = None,
     timeout: float | None = 600.0,
     **settings: Any,
@@ -156,10 +167,11 @@ def optimizer(
     buffers (batch norm's statistics) take part in the averages, and they and its frozen parameters start from rank 0's.
     Beside parameters or groups give `module=` for that: without it they stay each rank's own, and nobody can tell that
     there are some. `comm` defaults to Horovod where it is initialised, else one rank; it may be a process set of
-    Horovod that this rank is in. A rank that waits longer than `timeout` seconds in one collective says so and ends;
-    None lets it wait. The settings are those that `hvdclip algorithms` lists. Raises ValueError or TypeError naming the
-    setting, its value and what is allowed, and RuntimeError where a launcher announces several ranks and Horovod is not
-    initialised, or has each as a world of its own.
+    Horovod that this rank is in. Bilevel algorithms train `model_or_params` as the upper parameters, and
+    `lower_parameters`, given in the same forms, as the lower ones. A rank that waits longer than `timeout` seconds in
+    one collective says so and ends; None lets it wait. The settings are those that `hvdclip algorithms` lists. Raises
+    ValueError or TypeError naming the setting, its value and what is allowed, and RuntimeError where a launcher
+    announces several ranks and Horovod is not initialised, or has each as a world of its own.
     """
     chosen = method(name)
     try:
@@ -168,5 +180,17 @@ def optimizer(
         raise one_line(error, chosen.Settings, prefix=name) from None
     ranks = communicator(comm)
     ranks.watch(timeout)
-    handed = model_or_params if module is None else Handed(model_or_params, checked, module)
-    return chosen(handed, checked, ranks)
+    return chosen(_handed(chosen, model_or_params, lower_parameters, checked, module), checked, ranks)
+
+
+def _handed(
+    chosen: type[Method], upper: Parameters, lower: Parameters | None, settings: Any, module: nn.Module | None
+) -> Handed:
+    """What the method trains; TypeError where lower parameters are missing, or of no use."""
+    is_bilevel = issubclass(chosen, Bilevel)
+    if is_bilevel != (lower is not None):
+        allowed = "lower_parameters=..., a module, parameters or groups" if is_bilevel else "no lower_parameters"
+        raise TypeError(
+            f"{chosen.name}: lower_parameters is {'missing' if is_bilevel else 'given'}; allowed: {allowed}"
+        )
+    return TwoLevels(upper, lower, settings, module) if lower is not None else Handed(upper, settings, module)

@@ -1,6 +1,10 @@
 """Clipped steps, after each of which a rank averages with its two neighbours in a ring; no collective.
 
-Sun, Liu, Chen: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2023.
+Sun, Zhang, Chen, Li: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2023 (arXiv 2312.15847).
+
+The defaults keep two sums finite, as the usual proof wants: that of (alpha_k tau_k)^2 and, for noise with a moment of
+any order d above 1, that of alpha_k tau_k^(1-d), the bias of clipping. This asks for lr_decay - tau_growth > 1/2 and
+lr_decay + (d-1) tau_growth > 1; the paper's own conditions were not at hand.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +17,7 @@ from typing_extensions import Self
 
 from hvdclip.engine import Method, NonFiniteGradient, StepLeftOut
 from hvdclip.flat import Gradient
+from hvdclip.flat.scalars import at_most, on_host
 from hvdclip.settings import CommonSettings, Finite, Positive, setting
 
 # Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
@@ -22,8 +27,8 @@ STEPS_BETWEEN_REQUESTS = 10
 class DecentralizedClip(Method):
     # The metrics are of this rank's own gradients; `samples` takes the others' to be as many.
     name = "decentralized_clip"
-    formula = "x_i = v_i - alpha_k clip(g_i(v_i), tau_k); v_i = mean of x_{i-1}, x_i, x_{i+1}"
-    paper = "Sun, Liu, Chen, 2023"
+    formula = "x_i = proj(v_i - alpha_k clip(g_i(v_i), tau_k)); v_i = mean of x_{i-1}, x_i, x_{i+1}"
+    paper = "Sun, Zhang, Chen, Li, 2023"
     message_size = "P to each of 2 neighbours every step"
     memory = "0"
 
@@ -31,8 +36,11 @@ class DecentralizedClip(Method):
         """alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, ..."""
 
         tau: Positive = setting(description="tau, threshold on the gradient's norm in the first step", unit="g")
-        lr_decay: Finite = setting(0.8, gt=0, le=1, description="power of k+1 by which the step size falls")
-        tau_growth: Finite = setting(0.2, ge=0, description="power of k+1 by which the threshold grows")
+        lr_decay: Finite = setting(1.0, gt=0, le=1, description="power of k+1 by which the step size falls")
+        tau_growth: Finite = setting(0.4, ge=0, description="power of k+1 by which the threshold grows")
+        radius: Finite | None = setting(
+            None, gt=0, description="of the ball around 0 onto which x_i is projected after its step", unit="x"
+        )
 
         @model_validator(mode="after")
         def _squares_have_a_sum(self) -> Self:
@@ -76,6 +84,8 @@ class DecentralizedClip(Method):
             k = self.steps  # from 1 in the first step
             alpha, tau = k**-self.settings.lr_decay, self.settings.tau * k**self.settings.tau_growth
             self.move(g, alpha * self.clip_message(g, tau))  # x_i = v_i - alpha_k clip(g_i(v_i), tau_k)
+            if self.settings.radius is not None:
+                self.x.mul_(at_most(on_host(self.settings.radius / self.x.norm()), 1.0))
 
     def after_step(self) -> None:
         self._neighbours.average_with_neighbours()  # v_i = sum_j A_ij x_j

@@ -4,7 +4,8 @@ A recurrent language model is called as `model(tokens, state) -> (logits, state,
 logits (time, batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the
 state of zeros. One without a state, a gpt, is called as `model(tokens) -> logits`: tokens (batch, time), logits (batch,
 time, vocabulary). An mlp, a cnn, a resnet and torchvision's classifiers (by their names there, say resnet50) take
-labelled samples of a shape. A point is the model of a problem: one vector `model.x`.
+labelled samples of a shape. `cleaning` is the model of the bilevel data of that name. A point
+is the model of a problem: one vector `model.x`.
 """
 
 import copy
@@ -16,6 +17,7 @@ from torch import nn
 
 from . import torchvisions
 from .awd_lstm import AWDLSTM
+from .cleaning import Cleaning
 from .cnn import CNN
 from .gpt import GPT
 from .lstm import LSTM
@@ -27,7 +29,8 @@ RECURRENT: dict[str, Callable[..., nn.Module]] = {"awd_lstm": AWDLSTM, "lstm": L
 STATELESS: dict[str, Callable[..., nn.Module]] = {"gpt": GPT}
 LANGUAGE: dict[str, Callable[..., nn.Module]] = RECURRENT | STATELESS
 SAMPLES: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "mlp": MLP, "resnet": ResNet}
-MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | SAMPLES | {"point": Point}
+BILEVEL: dict[str, Callable[..., nn.Module]] = {"cleaning": Cleaning}
+MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | SAMPLES | BILEVEL | {"point": Point}
 
 
 def build(name: str, *arguments: Any, **settings: Any) -> nn.Module:

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 
 class Point(nn.Module):
-    """One float64 vector x, of whatever shape the start has."""
+    """One float64 vector x, of whatever shape the start has; for a bilevel problem y too."""
 
-    def __init__(self, start: Tensor):
+    def __init__(self, start: Tensor, lower_start: Tensor | None = None):
         super().__init__()
         self.x = nn.Parameter(start.detach().to(torch.float64).clone())
+        if lower_start is not None:
+            self.y = nn.Parameter(lower_start.detach().to(torch.float64).clone())
+            self.upper, self.lower = [self.x], [self.y]
 
     def forward(self) -> Tensor:
         return self.x

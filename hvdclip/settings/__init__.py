@@ -1,6 +1,12 @@
 """The settings of algorithms, in groups that they share, and what is said of wrong ones."""
 
-from hvdclip.settings.averaging import AveragingSettings, LocalSgdSettings
+from hvdclip.settings.averaging import (
+    ESTIMATORS,
+    AveragingSettings,
+    BilevelSettings,
+    LocalSgdSettings,
+    UpperStepSettings,
+)
 from hvdclip.settings.groups import (
     BufferPolicy,
     ClippedSgdSettings,
@@ -16,7 +22,9 @@ from hvdclip.settings.groups import (
 from hvdclip.settings.inner import ByShape
 
 __all__ = [
+    "ESTIMATORS",
     "AveragingSettings",
+    "BilevelSettings",
     "BufferPolicy",
     "ByShape",
     "ClippedSgdSettings",
@@ -28,5 +36,6 @@ __all__ = [
     "Positive",
     "SgdSettings",
     "ThresholdSettings",
+    "UpperStepSettings",
     "setting",
 ]

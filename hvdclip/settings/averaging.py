@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from hvdclip.settings.groups import Finite, LocalSettings, SgdSettings, setting
+from hvdclip.settings.groups import Finite, LocalSettings, SgdSettings, ThresholdSettings, setting
 
 PLAIN = {
     "averaging": "whole",
@@ -17,6 +17,9 @@ PLAIN = {
     "warmup": "average",
     "state_intervals": None,
 }
+
+
+ESTIMATORS = "of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers"
 
 
 class AveragingSettings(LocalSettings):
@@ -122,6 +125,68 @@ class AveragingSettings(LocalSettings):
         if self.compression != "topk" and "top_share" in self.model_fields_set and self.top_share != 0.01:
             raise ValueError(f"top_share is {self.top_share}, but compression is {self.compression!r}; allowed: topk")
         return self
+
+
+class BilevelSettings(AveragingSettings):
+    """Bilevel methods: upper parameters x, and lower ones y, which minimise a loss of their own."""
+
+    lower: Literal["shared", "own"] = setting(description="one y for all ranks, averaged with x, or each rank its own")
+    lower_lr: Finite = setting(gt=0, description="alpha, step size of y", unit="y/g")
+    lower_l2: Finite = setting(0.0, ge=0, description="lambda, adds lambda/2 ||y||^2 to the lower loss", unit="g/y")
+    warm_start: int = setting(3, ge=0, description="steps at the start in which only y moves", unit="steps")
+    estimator: Literal["linear", "neumann"] = setting("linear", description=ESTIMATORS)
+    z_lr: Finite | None = setting(None, gt=0, description="linear: nu, step size of z; default lower_lr", unit="y/g")
+    theta: Finite | None = setting(None, gt=0, description="neumann: step of the sum; default lower_lr", unit="y/g")
+    terms: int = setting(3, ge=1, description="neumann: Q, terms of the sum", unit="terms")
+    neumann_terms: Literal["sum", "drawn"] = setting(
+        "sum", description="neumann: all terms, or one of them, drawn, times their number"
+    )
+    momentum_policy: Literal["keep", "average"] = setting(
+        "keep", description="m (and v) at an average; average makes the message longer"
+    )
+
+    @model_validator(mode="after")
+    def _travels_plainly(self) -> Self:
+        if self.lower == "shared" and self.outer != "none":
+            raise ValueError(f"outer is {self.outer!r}; allowed with lower shared: none, since more than x is averaged")
+        for name in self.beyond_plain if self.lower == "shared" or self.momentum_policy == "average" else ():
+            raise ValueError(
+                f"{name} is {getattr(self, name)!r}; allowed: {PLAIN[name] or 'none'}, or lower own with "
+                "momentum_policy keep, since more than x is averaged"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _estimator_reads_it(self) -> Self:
+        for name, estimator in (("z_lr", "linear"), ("theta", "neumann")):
+            if getattr(self, name) is not None and self.estimator != estimator:
+                raise ValueError(f"{name} is {getattr(self, name)}, but estimator is {self.estimator!r}; allowed: none")
+        if self.neumann_terms != "sum" and self.estimator != "neumann":
+            raise ValueError("neumann_terms is 'drawn', but estimator is 'linear'; allowed: sum")
+        return self
+
+
+class UpperStepSettings(BilevelSettings, ThresholdSettings):
+    """Those whose upper step is along a momentum."""
+
+    upper_step: Literal["normalized", "clipped", "plain"] = setting(
+        "normalized", description="of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m"
+    )
+    beta: Finite = setting(0.9, ge=0, lt=1, description="weight of the past in the momentum m")
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Self:
+        given = (self.gamma is not None) + (self.max_norm is not None)
+        if given != self.clips:
+            raise ValueError(
+                f"upper_step is {self.upper_step!r}; allowed with it: "
+                + ("exactly one of gamma and max_norm" if self.clips else "no gamma, no max_norm")
+            )
+        return self
+
+    @property
+    def clips(self) -> bool:
+        return self.upper_step == "clipped"
 
 
 class LocalSgdSettings(AveragingSettings, SgdSettings):

@@ -225,6 +225,11 @@ class ThresholdSettings(CommonSettings):
         return self
 
     @property
+    def clips(self) -> bool:
+        """Whether there is a threshold."""
+        return True
+
+    @property
     def threshold(self) -> float:
         """c = gamma/eta at the constructor's lr, the threshold on the norm."""
         return self.max_norm if self.max_norm is not None else self.gamma / self.lr  # type: ignore[operator]

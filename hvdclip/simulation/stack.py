@@ -112,18 +112,17 @@ class StackedMessage(Message):
 
     def __init__(
         self,
-        space: StackedSpace,
-        vectors: int,
+        spaces: Sequence[Space],
         riders: Sequence[Rider],
         comm: Communicator,
         weight: float = 1.0,
         name: str = "",
     ):
         self.comm, self.cost = comm, Cost()
-        self.vectors = [space.vector() for _ in range(vectors)]
+        self.vectors = [space.vector() for space in spaces]
         self.statistics = [rider for rider in riders if isinstance(rider, StackedStatistics)]
-        itemsize = space.parameters[0].element_size()
-        self.payload = (vectors * space.size + sum(rider.size for rider in riders)) * itemsize
+        itemsize = spaces[0].parameters[0].element_size()
+        self.payload = (sum(space.size for space in spaces) + sum(rider.size for rider in riders)) * itemsize
 
     def start(self, purpose: str = "round", meanwhile: bool = True) -> None:
         self.purpose = purpose

@@ -72,6 +72,7 @@ class NonMonotoneAverage:
             return
         mean = self.mean
         if self.form == "per_step":
-            mean = mean_over_ranks(mean, self.optimizer.space, [], self.optimizer.comm, self.optimizer.weight)
+            of_x = [self.optimizer.space]
+            (mean,) = mean_over_ranks([mean], of_x, [], self.optimizer.comm, self.optimizer.weight)
         with self.optimizer.x.replaced_by(mean):
             yield

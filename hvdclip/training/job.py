@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ from hvdclip import data, models
 from hvdclip.comm import Communicator
 from hvdclip.config import NO_CONVOLUTIONS, Config, import_function
 from hvdclip.data import Labelled, Samples
-from hvdclip.engine import check_agreement
-from hvdclip.problems import PROBLEMS
+from hvdclip.engine import Bilevel, check_agreement
+from hvdclip.methods import METHODS
+from hvdclip.problems import PROBLEMS, Problem
+from hvdclip.problems import Bilevel as TwoLevels
+from hvdclip.training.bilevel import BilevelProblem, Cleaning, OwnBilevel, checked
 from hvdclip.training.classification import Classification
 from hvdclip.training.language_model import LanguageModelling
 from hvdclip.training.precision import Precision
@@ -75,7 +79,7 @@ class Job:
             self.comm,
             settings | {"the code of hvdclip": code_sha256()[:12], **versions(), what: read, "the model's": shapes},
         )
-        if isinstance(self.task, Supervised):
+        if isinstance(self.task, Supervised | OwnBilevel):
             self.task.even_out(self.comm)
 
 
@@ -83,15 +87,22 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     """The task of the data section, and what of it must be the same on all ranks."""
     settings = dict(config.data)
     name = settings.pop("name")
+    is_bilevel = issubclass(METHODS[config.algorithm["name"]], Bilevel)
     if ":" in name:
         loaders = import_function(name)(rank=comm.rank, ranks=comm.size, **settings)
+        if is_bilevel:
+            return OwnBilevel(loaders, device), ("the loaders' splits", ", ".join(loaders))
         kind = WithOwnLoss if ":" in config.train.loss else Supervised
         supervised = kind(loaders, config.train.loss, device, config.train.label_smoothing)
         return supervised, ("the loaders' splits", ", ".join(loaders))
+    if name in data.BILEVEL:
+        flipped = data.BILEVEL[name](**settings)
+        return Cleaning(flipped, device, comm.rank, comm.size), (f"the data of {name} (a checksum)", flipped.checksum)
     if name in PROBLEMS:
-        problem = PROBLEMS[name](ranks, **settings)
+        of_problem = _problem_task(PROBLEMS[name], ranks, settings, config, comm.rank)
+        problem = of_problem.problem
         at_start = f"{problem.value(problem.start).item():.9g}"  # processors differ in the last digits
-        return ProblemTask(problem, config.train.seed, comm.rank), (f"the value of {name} at its start", at_start)
+        return of_problem, (f"the value of {name} at its start", at_start)
     if name in data.LABELLED:
         samples = data.LABELLED[name](**settings)
         checksums = [split.checksum for split in samples.values()]
@@ -110,6 +121,17 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
     return task, (f"the text of {name} (its checksum)", corpus.checksum)
 
 
+def _problem_task(
+    made_by: Callable[..., Problem], ranks: int, settings: dict[str, Any], config: Config, rank: int
+) -> ProblemTask:
+    """That of a problem, whose lower parameters are the run's own if the algorithm trains them."""
+    if "lower" in config.algorithm:
+        problem = made_by(ranks, lower=config.algorithm["lower"], **settings)
+        assert isinstance(problem, TwoLevels), "the configuration has been checked"
+        return BilevelProblem(problem, config.train.seed, rank)
+    return ProblemTask(made_by(ranks, **settings), config.train.seed, rank)
+
+
 def _keep_on(device: torch.device, samples: Samples) -> Samples:
     assert isinstance(samples, Labelled), "the configuration has been checked"
     return samples.to(device)
@@ -125,8 +147,14 @@ def build_model(config: Config, task: Task) -> nn.Module:
         settings |= {"shape": task.data["train"].shape, "classes": task.data["train"].classes}
     if isinstance(task, ProblemTask):
         settings["start"] = task.problem.start
+    if isinstance(task, BilevelProblem):
+        settings["lower_start"] = task.problem.lower_start
+    if isinstance(task, Cleaning):
+        settings["samples"] = len(task.data.right)
     if ":" in name:
         model = import_function(name)(**settings)
+        if isinstance(task, OwnBilevel):
+            return checked(model, name)
         if isinstance(task, LanguageModelling) and not hasattr(model, "initial_state"):
             raise ValueError(f"model.name is {name!r}, which has no initial_state; allowed: with data.window set")
         return model

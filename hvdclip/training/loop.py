@@ -17,6 +17,7 @@ from hvdclip.config import Train, check_for_method
 from hvdclip.methods import NonFiniteGradient, optimizer
 from hvdclip.training import randomness, state
 from hvdclip.training.asgd import NonMonotoneAverage
+from hvdclip.training.bilevel import BilevelTask, TwoLosses, levels_of
 from hvdclip.training.checkpointing import Checkpoints
 from hvdclip.training.display import Silent
 from hvdclip.training.evaluation import evaluate
@@ -44,7 +45,7 @@ class Trainer:
         if "noise_seed" in settings:
             settings["noise_seed"] += train.seed
         # without a timeout: a training has a watch of its own
-        self.optimizer = optimizer(settings.pop("name"), self.model, comm=comm, timeout=None, **settings)
+        self.optimizer = optimizer(settings.pop("name"), **self._parameters(), comm=comm, timeout=None, **settings)
         # one initial model for all, but dropout of each rank's own
         randomness.seed_everything(train.seed + 1 + comm.rank)
         self.schedule = Schedule(self.optimizer, train)
@@ -54,6 +55,7 @@ class Trainer:
         self._check(train)
         self.batches_due = sum(self.task.epoch_steps(epoch) for epoch in range(train.epochs or 0))
         self.stream = Stream(self.task)
+        self.losses = TwoLosses(self) if isinstance(self.task, BilevelTask) else None
         self._drawn: randomness.State = {}
         self.evaluations: list[dict[str, Any]] = []
         self.last_line: dict[str, Any] | None = None  # of the metrics
@@ -80,6 +82,13 @@ class Trainer:
             "task": Part(self.task.state_dict, self.task.load_state_dict, state.leave),
             "random": Part(randomness.get_state, randomness.set_state, self._draw_anew),
         }
+
+    def _parameters(self) -> dict[str, Any]:
+        """What the optimizer trains."""
+        if not isinstance(self.task, BilevelTask):
+            return {"model_or_params": self.model}
+        upper, lower = levels_of(self.model)
+        return {"model_or_params": upper, "lower_parameters": lower, "module": self.model}
 
     def _draw_anew(self, _: randomness.State) -> None:
         """Random numbers of ranks that were not there: others than at the start, the same each time."""
@@ -152,7 +161,10 @@ class Trainer:
         """One step from the next batch; whether it ends an epoch."""
         epochs = self.stream.epochs
         self.schedule.set(self.optimizer.steps, self.stream.epoch)
-        self.precision.step(self.optimizer, self._closure)
+        if self.losses is None:
+            self.precision.step(self.optimizer, self._closure)
+        else:
+            self.optimizer.step(self.losses.upper, self.losses.lower)  # type: ignore[call-arg, arg-type]
         if self.asgd:
             self.asgd.after_step()
         return self.stream.epochs > epochs
