@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-STAMP = (PROJECT / ".venv/.setup").read_text() if (PROJECT / ".venv/.setup").exists() else ""
+VENV = PROJECT / os.environ.get("HVDCLIP_VENV", ".venv")
+STAMP = (VENV / ".setup").read_text() if (VENV / ".setup").exists() else ""
 PYTHON = os.path.realpath(sys.executable)
 NAME = f"python3.{sys.version_info[1]}"
 TOOLS = "awk bash basename cat cut df dirname env flock grep id mkdir mktemp mv rm sed sha256sum tail tee timeout uname"
@@ -203,4 +204,4 @@ def test_second_setup_is_short(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout == f"setup: all is there, in {PROJECT}/.venv\n", done
+    assert done.stdout == f"setup: all is there, in {VENV}\n", done

@@ -27,6 +27,8 @@ def read_as(source: Any, given: Any, model: Any) -> type[Section]:
 
     A text goes in windows to a model without a state. If the model is the user's own, a given `window` says so.
     """
+    if not isinstance(source, str):
+        return Section
     if source in data.LABELLED:
         return Shards
     if source not in data.CORPORA:
