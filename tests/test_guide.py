@@ -113,7 +113,7 @@ def _less_data(whole, folder):
 def _smaller(config):
     if isinstance(config["data"], str):
         return config
-    if config["model"]["name"] == "gpt":
+    if isinstance(config["model"], dict) and config["model"]["name"] == "gpt":
         config["model"] |= {"context": 16, "width": 16, "layers": 1, "heads": 2}
         config["data"] |= {"batch": 2, "evaluation_windows": 20}
         config["train"] |= {"steps": 64, "warmup_steps": 4, "evaluate_every_steps": 32}
