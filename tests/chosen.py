@@ -50,7 +50,7 @@ CHOSEN = {
         test_watch_own_loop.py::test_a_start_that_one_rank_makes_is_named
         """,
     "resume": """
-        test_resume.py::test_a_killed_run_goes_on_to_the_bit[celgc, language model]
+        test_resume.py::test_a_killed_run_goes_on_to_the_bit[celgc, language model, streaming]
         test_resume.py::test_a_killed_run_goes_on_to_the_bit[scaffold]
         test_resume.py::test_another_number_of_ranks_is_said_aloud_or_refused
         test_elastic.py::test_a_stop_is_saved_and_resumed
