@@ -82,9 +82,9 @@ def test_a_submitted_job_is_the_same_as_under_mpirun(slurm_cluster, tmp_path, no
     job = re.findall(r"submitted job (\d+): on (\d) nodes", said)[0]
     assert job[1] == str(nodes)
     watched = slurm_cluster.run("hvdclip", "watch", str(tmp_path / "slurm"), "--every=0.5", timeout=90).splitlines()
-    assert watched[0].startswith(f"job {job[0]}: {job[0]} ") and "done at step 16; step 16 round " in watched[-1], (
-        watched
-    )
+    assert "done at step 16; step 16 round " in watched[-1], watched
+    # a job of 16 steps may be over before the first look
+    assert watched[0].startswith(f"job {job[0]}: {job[0]} ") or len(watched) == 1, watched
     run_ranks(
         [HVDCLIP, "train", "configs/quickstart.yaml", *small, "--run-dir", str(tmp_path / "mpirun")],
         nodes * tasks,
