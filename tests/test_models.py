@@ -255,7 +255,7 @@ def test_loss_falls_on_a_repeated_text(name):
 
 
 def test_unknown_model_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown model 'gru': choose from awd_lstm, cnn, gpt, lstm"):
+    with pytest.raises(ValueError, match="unknown model 'gru': choose from awd_lstm, cleaning, cnn, gpt, lstm"):
         models.build("gru", VOCABULARY)
 
 

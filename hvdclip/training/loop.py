@@ -45,7 +45,7 @@ class Trainer:
         if "noise_seed" in settings:
             settings["noise_seed"] += train.seed
         # without a timeout: a training has a watch of its own
-        self.optimizer = optimizer(settings.pop("name"), **self._parameters(), comm=comm, timeout=None, **settings)
+        self.optimizer = optimizer(settings.pop("name"), **self._trained(), comm=comm, timeout=None, **settings)
         # one initial model for all, but dropout of each rank's own
         randomness.seed_everything(train.seed + 1 + comm.rank)
         self.schedule = Schedule(self.optimizer, train)
@@ -83,7 +83,7 @@ class Trainer:
             "random": Part(randomness.get_state, randomness.set_state, self._draw_anew),
         }
 
-    def _parameters(self) -> dict[str, Any]:
+    def _trained(self) -> dict[str, Any]:
         """What the optimizer trains."""
         if not isinstance(self.task, BilevelTask):
             return {"model_or_params": self.model}
