@@ -35,6 +35,10 @@ PROBLEM = [
     *("configs/quadratics.yaml", "data.dimension=40", "train.steps=3000", "train.evaluate_every_steps=500"),
     *("checkpoint.every_steps=100", "algorithm=null", "algorithm.lr=0.001"),
 ]
+BILEVEL = [
+    *("configs/bilevel_cosh.yaml", "train.steps=600", "train.evaluate_every_steps=200"),
+    *("checkpoint.every_steps=40", "algorithm.lr=0.05", "algorithm.estimator=linear"),
+]
 
 
 @dataclass
@@ -49,7 +53,7 @@ class Job:
 
     @property
     def arguments(self) -> list[str]:
-        settings = [f"algorithm.{setting}" for setting in (f"name={self.algorithm}", *SETTINGS[self.algorithm])]
+        settings = [f"algorithm.{setting}" for setting in (f"name={self.algorithm}", *SETTINGS.get(self.algorithm, ()))]
         return [*self.on, *settings, *self.more]
 
     def start(self, run: Path, *options: str) -> Launch:

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from command import hvdclip
 from disks import file_system
-from kills import HVDCLIP, LANGUAGE, PROBLEM, PROJECT, Job, has_come_to, read
+from kills import BILEVEL, HVDCLIP, LANGUAGE, PROBLEM, PROJECT, Job, has_come_to, read
 from launch import run_ranks
 
 from hvdclip.training.rundir import RunDirectory
@@ -24,6 +24,8 @@ JOBS = {
     "scaffold": Job("scaffold", PROBLEM),
     "clip21": Job("clip21", PROBLEM),
     "bucket_clip": Job("bucket_clip", LANGUAGE),
+    # half of the steps move y only
+    "accbo, bilevel": Job("accbo", BILEVEL, more=["algorithm.warm_start=300"]),
 }
 
 
