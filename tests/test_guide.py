@@ -90,7 +90,7 @@ def _as_run(command: str) -> str:
 @pytest.fixture
 def project(tmp_path):
     """The project's files, small configurations, and what the pages take to be there."""
-    for name in (".venv", "jobs", "slurm", "tests"):
+    for name in (".venv", "README.md", "docs", "jobs", "slurm", "tests"):
         (tmp_path / name).symlink_to(PROJECT / name)
     (tmp_path / "configs").mkdir()
     for file in (PROJECT / "configs").glob("*.yaml"):
