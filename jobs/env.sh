@@ -5,8 +5,10 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${HVDCLIP_VENV:-.venv}
 [[ $venv == /* ]] || venv=$root/$venv
 export PATH="$venv/bin:$PATH"
-# horovodrun_plainly N COMMAND...: rank 0 prints as if it were alone, where Open MPI would mark each of its lines.
+# horovodrun_plainly N COMMAND...: rank 0 prints as if it were alone, where Open MPI would mark each of its lines. On a
+# terminal nothing is between, since hvdclip's display needs the terminal itself.
 horovodrun_plainly() {
+  [[ ! -t 1 ]] || { horovodrun -np "$@"; return; }
   horovodrun -np "$@" 2> >(sed -u 's/^\[1,0\]<stderr>: \?//' >&2) | sed -u 's/^\[1,0\]<stdout>: \?//'
 }
 if ((EUID == 0)); then

@@ -10,12 +10,9 @@ source jobs/env.sh
 
 runs=$(realpath -m "${RUNS:-runs}")
 
-# on a terminal hvdclip's display needs the terminal itself
-ranks() { if [[ -t 1 ]]; then horovodrun -np "$@"; else horovodrun_plainly "$@"; fi; }
-
 # train RUN [KEY=VALUE...]
 train() {
-  ranks 2 .venv/bin/hvdclip train configs/quickstart.yaml --overwrite --run-dir "$runs/$1" "${@:2}"
+  horovodrun_plainly 2 .venv/bin/hvdclip train configs/quickstart.yaml --overwrite --run-dir "$runs/$1" "${@:2}"
 }
 
 train quickstart-celgc "$@"

@@ -21,8 +21,8 @@ class Bilevel(Problem):
     """f_i(x, y) above g_i(x, y) = y'A_i y/2 - y'(B x + b_i); exact gradients.
 
     A_i = [[2, 1], [1, 3]] + stretch o_i diag(1, -1), B = [[1, 2], [0, 1]] and b_i = spread o_i (1, -2) with the offset
-    o_i = i - (N-1)/2. `lower` says whether all ranks share the y that minimises the mean of g_i, or each has its own.
-    As a problem of x alone, for other algorithms, it is f_i at that y.
+    o_i = i - (N-1)/2; f_i has a c_i = (1, -1) + spread o_i (1, 1). `lower` says whether all ranks share the y that
+    minimises the mean of g_i, or each has its own. As a problem of x alone, for other algorithms, it is f_i at that y.
     """
 
     lower_start = torch.zeros(2, dtype=torch.float64)  # y_0
@@ -41,6 +41,7 @@ class Bilevel(Problem):
         self._a = torch.stack([_numbers(2, 1), _numbers(1, 3)]) + across
         self._b = torch.stack([_numbers(1, 2), _numbers(0, 1)])
         self._shifts = spread * self.offsets[:, None] * _numbers(1, -2)
+        self._c = _numbers(1, -1) + spread * self.offsets[:, None] * _numbers(1, 1)
         if not bool((torch.linalg.eigvalsh(self._a) > 0).all()):
             raise ValueError(f"stretch is {stretch} on {ranks} ranks; allowed: where every lower loss is convex")
 
@@ -72,7 +73,7 @@ class Bilevel(Problem):
 
 
 class Quadratic(Bilevel):
-    """f_i = |y - c_i|^2/2 + mu/2 |x|^2 from x = (2, -1), with c_i = (1, -1) + spread o_i (1, 1)."""
+    """f_i = |y - c_i|^2/2 + mu/2 |x|^2 from x = (2, -1)."""
 
     start = _numbers(2, -1)
 
@@ -86,7 +87,6 @@ class Quadratic(Bilevel):
     ):
         super().__init__(ranks, lower, spread, stretch)
         self.mu = mu
-        self._c = _numbers(1, -1) + spread * self.offsets[:, None] * _numbers(1, 1)
 
     def upper_losses(self, x: Tensor, y: Tensor, ranks: slice) -> Tensor:
         return ((y - self._c[ranks]) ** 2).sum(dim=-1) / 2 + self.mu / 2 * (x**2).sum(dim=-1)
@@ -94,7 +94,7 @@ class Quadratic(Bilevel):
 
 class Cosh(Bilevel):
     """f_i = sum_k cosh(x_k - p_ik) + sum_k sqrt(1 + (y_k - c_ik)^2) from x = (8, -6), whose gradient has no Lipschitz
-    constant; c_i as in the quadratic, p_i = shift o_i (1, -1).
+    constant; p_i = shift o_i (1, -1).
     """
 
     start = _numbers(8, -6)
@@ -108,7 +108,6 @@ class Cosh(Bilevel):
         shift: FiniteNumber = 0.0,
     ):
         super().__init__(ranks, lower, spread, stretch)
-        self._c = _numbers(1, -1) + spread * self.offsets[:, None] * _numbers(1, 1)
         self._p = shift * self.offsets[:, None] * _numbers(1, -1)
 
     def upper_losses(self, x: Tensor, y: Tensor, ranks: slice) -> Tensor:

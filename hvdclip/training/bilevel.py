@@ -25,9 +25,16 @@ OF_MODEL = ("upper", "lower", "upper_loss", "lower_loss", "evaluate")
 
 
 class BilevelTask(Task):
-    """The lower batches are those of `batches`, and make the epochs; the upper ones are a stream of their own."""
+    """The lower batches, of the task `below`, make the epochs; the upper ones are a stream of their own."""
 
+    below: Task
     above: Stream
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        return self.below.batches(epoch, start)
+
+    def epoch_steps(self, epoch: int) -> int:
+        return self.below.epoch_steps(epoch)
 
     def upper_loss(self, model: Any, batch: Batch) -> Tensor:
         return number_of(model.upper_loss(batch.inputs), "upper_loss")
@@ -52,7 +59,8 @@ class BilevelProblem(BilevelTask, ProblemTask):
 
     def __init__(self, problem: BilevelFunction, seed: int, rank: int):
         ProblemTask.__init__(self, problem, seed, rank)
-        self.above = Stream(ProblemTask(problem, seed, rank))
+        self.below = ProblemTask(problem, seed, rank)
+        self.above = Stream(self.below)
 
     def upper_loss(self, model: Any, batch: Batch) -> Tensor:
         return self.problem.upper_loss(model.x, model.y, self.rank)
@@ -82,12 +90,6 @@ class Cleaning(BilevelTask):
         above = (data.validation.features[clean], data.validation.labels[clean], clean)
         self.below = Same(Batch(moved(below, device), None, len(self.places)))
         self.above = Stream(Same(Batch(moved(above, device), None, len(clean))))
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self.below.batches(epoch, start)
-
-    def epoch_steps(self, epoch: int) -> int:
-        return self.below.epoch_steps(epoch)
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
         """On the whole test set, since ranks may have parameters of their own; weights of this rank's samples."""
@@ -140,6 +142,8 @@ class Side(WithOwnLoss):
 class OwnBilevel(BilevelTask):
     """Loaders of one's own for the two levels and the test; the model says what the losses are."""
 
+    below: Side
+
     def __init__(self, loaders: Any, device: torch.device):
         if not isinstance(loaders, Mapping) or set(loaders) != set(SPLITS):
             raise ValueError(
@@ -150,12 +154,6 @@ class OwnBilevel(BilevelTask):
         self.side_above = Side(loaders["upper"], loaders["test"], device)
         self.above = Stream(self.side_above)
         self.test, self.device = loaders["test"], device
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        return self.below.batches(epoch, start)
-
-    def epoch_steps(self, epoch: int) -> int:
-        return self.below.epoch_steps(epoch)
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
         sums: dict[str, float] = {"loss": 0.0}

@@ -42,13 +42,10 @@ class Schedule:
         if train.schedule == "constant":
             return 1.0
         # from the end of the warm-up, which is in the run's own unit, or from where wsd begins to fall
-        done, whole, start = (step, train.steps, train.warmup_steps) if train.steps else self._epochs(epoch)
+        done = step if train.unit == "steps" else epoch
+        whole, start = getattr(train, train.unit), getattr(train, f"warmup_{train.unit}")
         if train.schedule == "wsd":
             start = whole * (1 - train.decay_share)
         share = max(0.0, (done - start) / (whole - start))
         left = (1 + math.cos(math.pi * share)) / 2 if train.schedule == "cosine" else 1 - share
         return train.final_share + (1 - train.final_share) * left
-
-    def _epochs(self, epoch: float) -> tuple[float, int, float]:
-        assert self.train.epochs is not None
-        return epoch, self.train.epochs, self.train.warmup_epochs
