@@ -90,41 +90,46 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        momentum: momentum of the direction; default 0.0
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
-        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
-            ...}; unit rounds; default None
+        momentum_policy: keep each rank's momentum at an average, average it (doubles the message), or reset it; default
+            "keep"
+        state_intervals: states of the inner optimizer to average with x, and how often: {state: rounds, ...}; unit
+            rounds; default None
     """
 
 @overload
@@ -183,46 +188,51 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        momentum: momentum of the direction; default 0.0
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
-        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
+        norm_of: which norm is clipped: of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
-        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
-            ...}; unit rounds; default None
+        momentum_policy: keep each rank's momentum at an average, average it (doubles the message), or reset it; default
+            "keep"
+        state_intervals: states of the inner optimizer to average with x, and how often: {state: rounds, ...}; unit
+            rounds; default None
     """
 
 @overload
@@ -278,41 +288,46 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        momentum: momentum of the direction; default 0.0
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        momentum_policy: the momentum buffers at an average; average doubles the message; default "keep"
-        state_intervals: states of the inner optimizer that are averaged with x, {state: rounds from one to the next,
-            ...}; unit rounds; default None
+        momentum_policy: keep each rank's momentum at an average, average it (doubles the message), or reset it; default
+            "keep"
+        state_intervals: states of the inner optimizer to average with x, and how often: {state: rounds, ...}; unit
+            rounds; default None
         mu: mu, weight of the proximal term mu/2 ||x - x_round||^2; unit g/x
     """
 
@@ -356,22 +371,24 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
         option: c_i+ from a fresh gradient at x_round, one more a round (I), or from the way (II); default "II"
     """
@@ -417,25 +434,27 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
     """
 
@@ -481,25 +500,27 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
     """
 
@@ -547,25 +568,27 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
         momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
         participants: S, ranks that take part in a round, drawn without replacement; unit ranks
         sampling_seed: a round's ranks are drawn from (sampling_seed, round); default 0
@@ -621,34 +644,38 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         delta: delta, the least share of eta that a step keeps
@@ -706,34 +733,38 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, weight of the past in the momentum; default 0.9
@@ -790,34 +821,38 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, weight of the past in the momentum; default 0.9
@@ -870,31 +905,35 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum: beta, momentum taken before the norm; default 0.0
@@ -950,31 +989,35 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, power of the norm
@@ -1032,31 +1075,35 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: multiplies the learnt step size eta_t; 1 is the paper's rule; unit 1; default 1.0
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         M: M, smoothness: eta_1 = 1/M, and no eta_t above 2/M; unit g/x; default 10.0
@@ -1113,31 +1160,35 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta1: decay rate of the first moment m; default 0.9
@@ -1197,34 +1248,38 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         anchor_every: q, steps from one large batch to the next; unit steps
@@ -1278,25 +1333,27 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
         width: b, floats of the sketch; unit floats
         sketch_seed: a round's sketch is drawn from (sketch_seed, round); default 0
         server_lr: step size of the server's step; unit x
@@ -1336,17 +1393,19 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        momentum: momentum of the direction; default 0.0
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
     """
 
 @overload
@@ -1384,21 +1443,23 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        momentum: momentum of the direction; default 0.0
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
-        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
+        norm_of: which norm is clipped: of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
     """
 
@@ -1438,21 +1499,23 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        momentum: momentum of the direction; default 0.0
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
-        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
+        norm_of: which norm is clipped: of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
         interval: I, gradients of each rank to a step of x; each counts as a step; unit steps; default 1
     """
@@ -1492,21 +1555,23 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        momentum: momentum of the direction; default 0.0
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
-        norm_of: clip by the norm of the raw gradient, or of the update with weight decay and momentum; default
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
+        norm_of: which norm is clipped: of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
     """
 
@@ -1545,20 +1610,22 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        momentum: momentum of the direction; default 0.0
+        momentum: momentum of the step; default 0.0
         dampening: dampening of the momentum; default 0.0
         nesterov: Nesterov's form of the momentum; default False
-        inner: a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; or two,
-            {matrices: ..., others: ...}; default None
+        inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
+            or two: {matrices: ..., others: ...}; default None
         bucket_mb: size at which a bucket closes; no tensor is split; unit MiB; default 25.0
     """
 
@@ -1590,12 +1657,14 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
         tau: tau, the norm that no message exceeds; unit g
     """
 
@@ -1631,12 +1700,14 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
         noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
             0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
@@ -1677,12 +1748,14 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
         noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
             0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
@@ -1720,12 +1793,14 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
         b: b, weight of the new gradient in u_i; default 0.9
         k: k, entries of a message; none: all of them; unit entries; default None
     """
@@ -1761,12 +1836,14 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
         tau: tau, threshold on the gradient's norm in the first step; unit g
         lr_decay: power of k+1 by which the step size falls; default 1.0
         tau_growth: power of k+1 by which the threshold grows; default 0.4
@@ -1845,47 +1922,52 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        lower: one y for all ranks, averaged with x, or each rank its own
-        lower_lr: alpha, step size of y; unit y/g
+        lower: shared: one y, averaged with x; own: each rank has its own y
+        lower_lr: alpha, the step size of y; unit y/g
         lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
         warm_start: steps at the start in which only y moves; unit steps; default 3
-        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default "linear"
-        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
-        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
-        terms: neumann: Q, terms of the sum; unit terms; default 3
-        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
-        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
-        upper_step: of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
+        estimator: how the hyper-gradient is estimated: by a vector z that follows H z = Fy, or a sum of `terms` powers;
+            default "linear"
+        z_lr: linear: nu, the step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: theta, the step size in the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, the number of terms; unit terms; default 3
+        neumann_terms: neumann: add all terms, or draw one and multiply it by `terms`; default "sum"
+        momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
+        upper_step: the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
         beta: weight of the past in the momentum m; default 0.9
         lower_period: T_y, steps from one refinement of y to the next; unit steps; default 2
         lower_steps: steps of a refinement; unit steps; default 3
@@ -1962,47 +2044,52 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        lower: one y for all ranks, averaged with x, or each rank its own
-        lower_lr: alpha, step size of y; unit y/g
+        lower: shared: one y, averaged with x; own: each rank has its own y
+        lower_lr: alpha, the step size of y; unit y/g
         lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
         warm_start: steps at the start in which only y moves; unit steps; default 3
-        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default "linear"
-        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
-        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
-        terms: neumann: Q, terms of the sum; unit terms; default 3
-        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
-        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
-        upper_step: of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
+        estimator: how the hyper-gradient is estimated: by a vector z that follows H z = Fy, or a sum of `terms` powers;
+            default "linear"
+        z_lr: linear: nu, the step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: theta, the step size in the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, the number of terms; unit terms; default 3
+        neumann_terms: neumann: add all terms, or draw one and multiply it by `terms`; default "sum"
+        momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
+        upper_step: the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
         beta: weight of the past in the momentum m; default 0.9
         lower_first: y's step comes first, on a batch of its own, as in the authors' code; default False
     """
@@ -2076,48 +2163,52 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        gamma: cap on the length of the step, min(lr, gamma/||g||); or max_norm; unit x; default None
-        max_norm: cap on the norm of the gradient; gamma = lr * max_norm; unit g; default None
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        gamma: upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm; unit x; default None
+        max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        lower: one y for all ranks, averaged with x, or each rank its own
-        lower_lr: alpha, step size of y; unit y/g
+        lower: shared: one y, averaged with x; own: each rank has its own y
+        lower_lr: alpha, the step size of y; unit y/g
         lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
         warm_start: steps at the start in which only y moves; unit steps; default 3
-        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default
-            "neumann"
-        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
-        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
-        terms: neumann: Q, terms of the sum; unit terms; default 3
-        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
-        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
-        upper_step: of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
+        estimator: how the hyper-gradient is estimated: by a vector z that follows H z = Fy, or a sum of `terms` powers;
+            default "neumann"
+        z_lr: linear: nu, the step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: theta, the step size in the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, the number of terms; unit terms; default 3
+        neumann_terms: neumann: add all terms, or draw one and multiply it by `terms`; default "sum"
+        momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
+        upper_step: the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
         beta: weight of the past in the momentum m; default 0.9
         lower_period: T_y, steps from one group of y's steps to the next; unit steps; default 1
         lower_steps: steps of y in a group; unit steps; default 1
@@ -2188,44 +2279,48 @@ def optimizer(
         timeout: the seconds for which a rank waits in one collective before it ends; None for no limit
         lr: eta, the step size; unit x/g
         weight_decay: wd, added to the direction as wd * x; unit g/x; default 0.0
-        weight_decay_on: all parameters, or those of several dimensions: not norms and biases; for a module; default
-            "all"
-        on_nonfinite: a non-finite gradient on one rank: an error on all ranks, or a step left out; default "raise"
-        weight: this rank's weight in every mean over the ranks, say its number of samples; default 1.0
-        buffer_policy: the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank
-            0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}; default "average"
-        outer: optimizer that takes x_round - mean x as its gradient after a round; default "none"
-        outer_lr: its step size; sgd without momentum and 1 is as without; unit 1 (adam: x); default None
-        outer_momentum: its momentum (sgd, nesterov); default 0.9
-        outer_beta1: its decay rate of the first moment (adam); default 0.9
-        outer_beta2: its decay rate of the second moment (adam); default 0.99
-        interval: I, local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
+        weight_decay_on: decay all parameters, or only those of several dimensions (no norms, no biases); needs a
+            module; default "all"
+        on_nonfinite: a gradient that is not finite on one rank: an error on all ranks, or that step is left out;
+            default "raise"
+        weight: this rank's weight in every mean over the ranks, for example its number of samples; default 1.0
+        buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
+            take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
+            default "average"
+        outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
+        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_momentum: momentum of outer (sgd, nesterov); default 0.9
+        outer_beta1: decay rate of outer's first moment (adam); default 0.9
+        outer_beta2: decay rate of outer's second moment (adam); default 0.99
+        interval: I, the local steps between two averages: a number, {from step: I, ...}, or auto; unit steps; default 1
         warmup_steps: steps at the start in which I is 1; unit steps; default 0
-        lr_policy: ranks that use different learning rates: an error, or each its own; default "same"
-        drift: measure ||x_i - mean x|| at each average, for one more copy of x and pass; default True
-        drift_budget: interval auto: largest drift that its choice may lead to; unit x; default None
-        warmup: during warmup_steps: averages of x every step, or steps from the mean gradient; default "average"
-        overlap: delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later; default
+        lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
+        drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
+        drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
+        warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
+        overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move, below I, default I - 1; 0: none; unit steps; default None
-        merge_alpha: alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot;
+        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
             default None
-        compression: of the way x - x_round that is exchanged, with error feedback; default "none"
+        merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
+            default None
+        compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I; I is plain; unit steps; default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
+            default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        lower: one y for all ranks, averaged with x, or each rank its own
-        lower_lr: alpha, step size of y; unit y/g
+        lower: shared: one y, averaged with x; own: each rank has its own y
+        lower_lr: alpha, the step size of y; unit y/g
         lower_l2: lambda, adds lambda/2 ||y||^2 to the lower loss; unit g/y; default 0.0
         warm_start: steps at the start in which only y moves; unit steps; default 3
-        estimator: of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers; default
-            "neumann"
-        z_lr: linear: nu, step size of z; default lower_lr; unit y/g; default None
-        theta: neumann: step of the sum; default lower_lr; unit y/g; default None
-        terms: neumann: Q, terms of the sum; unit terms; default 3
-        neumann_terms: neumann: all terms, or one of them, drawn, times their number; default "sum"
-        momentum_policy: m (and v) at an average; average makes the message longer; default "keep"
+        estimator: how the hyper-gradient is estimated: by a vector z that follows H z = Fy, or a sum of `terms` powers;
+            default "neumann"
+        z_lr: linear: nu, the step size of z; default lower_lr; unit y/g; default None
+        theta: neumann: theta, the step size in the sum; default lower_lr; unit y/g; default None
+        terms: neumann: Q, the number of terms; unit terms; default 3
+        neumann_terms: neumann: add all terms, or draw one and multiply it by `terms`; default "sum"
+        momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
         beta1: decay rate of the first moment m; default 0.9
         beta2: decay rate of the second moment v; default 0.999
         eps: eps, added to sqrt(v^); unit g; default 1e-08

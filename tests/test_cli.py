@@ -411,7 +411,7 @@ def test_lists():
     assert re.search(r"episode .*│ 2P every I .*│ 2P .*│ 1 a round", algorithms)
     settings = hvdclip("algorithms", "episode").stdout
     assert (
-        re.search(r"interval\s+│ 1\s+│ steps\s+│ I, local steps between two averages", settings)
+        re.search(r"interval\s+│ 1\s+│ steps\s+│ I, the local steps between two averages", settings)
         and "gamma_follows_lr" in settings
     )
     assert hvdclip("algorithms", "episod", check=False).returncode == 2

@@ -196,7 +196,7 @@ def test_a_file_is_utf_8_whatever_the_locale(tmp_path):
 def test_what_is_set_inside_and_beside_must_be_equal(key):
     inner = {"name": "AdamW", key: 0.001}
     both = {"name": "celgc", "lr": 0.1, "gamma": 0.5, "weight_decay": 0.1, "inner": inner}
-    said = f"algorithm: inner's {key} is 0.001, but {key} is 0.1; allowed: equal ones, or one of them"
+    said = f"algorithm: inner's {key} is 0.001, but {key} is 0.1; allowed: equal values, or only one of them"
     assert mistakes(changed(algorithm=both)) == [said]
     assert config.check(changed(algorithm=both | {key: 0.001})).algorithm[key] == 0.001
 

@@ -334,7 +334,7 @@ def test_parts_are_about_equally_large():
         ({"averaging": "parts", "fragments": 2}, "averaging is 'parts'; allowed: 'whole' or 'fragments'"),
         (
             {"averaging": "fragments", "fragments": 2, "momentum": 0.9, "momentum_policy": "average"},
-            "averaging is 'fragments', for x only; allowed momentum_policy: keep, reset",
+            "averaging is 'fragments', which averages only x; allowed momentum_policy: keep, reset",
         ),
     ],
     ids=str,
@@ -346,7 +346,7 @@ def test_wrong_settings_are_refused_in_a_line(settings, match):
 
 
 def test_fragments_need_no_common_x():
-    with pytest.raises(ValueError, match="averaging is 'fragments'; allowed: whole, since the local steps need"):
+    with pytest.raises(ValueError, match="averaging is 'fragments'; allowed: whole, because the local steps need"):
         hvdclip.optimizer("fedprox", Model(), lr=0.1, mu=0.1, interval=3, averaging="fragments", fragments=2)
 
 

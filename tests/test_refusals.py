@@ -36,7 +36,7 @@ def submit(config, *overrides):
         (
             TEXT,
             ["algorithm.interval=auto", "algorithm.drift_budget=1.0", "algorithm.drift=false"],
-            "algorithm: drift_budget is for interval: auto, with drift measured",
+            "algorithm: drift_budget is 1.0, which needs interval auto and drift True",
         ),
         (TEXT, ["log.drift=false"], "log.drift: set algorithm.drift instead"),
         (

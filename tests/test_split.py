@@ -238,7 +238,7 @@ def test_parameters_are_not_added():
 
 @needs_muon
 def test_a_job_of_yaml_takes_both():
-    mistakes = "inner.* others as told, but .*unexpected keyword argument 'bets'"
+    mistakes = "inner.* valid optimizer for others; .*unexpected keyword argument 'bets'"
     job = {
         "algorithm": {"name": "celgc", "lr": 0.01, "gamma": 0.1, "interval": 2, "inner": MUON},
         "model": {"name": "lstm", "hidden": 8, "embedding": 8},
@@ -259,15 +259,15 @@ def test_a_job_of_yaml_takes_both():
 
 
 REFUSED = [
-    ({"inner": {"matrices": "SGD"}}, "allowed: both of matrices and others, and nothing beside them"),
-    ({"inner": SGD | {"tables": "SGD"}}, "allowed: both of matrices and others, and nothing beside them"),
-    ({"inner": SGD | {"others": "AdamV"}}, "others as told, but 'AdamV': allowed are the optimizers of torch.optim"),
+    ({"inner": {"matrices": "SGD"}}, "allowed: exactly the keys matrices and others"),
+    ({"inner": SGD | {"tables": "SGD"}}, "allowed: exactly the keys matrices and others"),
+    ({"inner": SGD | {"others": "AdamV"}}, "a valid optimizer for others; 'AdamV': allowed are the optimizers of torch.optim"),
     ({"inner": SGD | {"others": None}}, "inner's others is none; allowed are a torch optimizer's class or name"),
     (
         {"inner": SGD | {"others": torch.optim.SGD([nn.Parameter(torch.zeros(1))])}},
         "inner's others is an instance of SGD; allowed",
     ),
-    ({"inner": SGD | {"matrices": "LBFGS"}}, "matrices of one gradient a step, not 'LBFGS'"),
+    ({"inner": SGD | {"matrices": "LBFGS"}}, "an optimizer for matrices that needs one gradient a step, not 'LBFGS'"),
     ({"inner": SGD | {"others": {"name": "AdamW", "weight_decay": 0.2}}, "weight_decay": 0.1}, "inner's weight_decay"),
     ({"inner": SGD, "model": nn.LayerNorm(3)}, "inner has matrices, but no parameter is one: allowed: AdamW as inner"),
     ({"inner": SGD, "model": list(fresh().parameters())}, "allowed: a module, module=, or groups that say 'inner'"),
@@ -301,6 +301,6 @@ def test_wrong_settings_are_refused_in_a_line(settings, match):
 @pytest.mark.parametrize("inner", ["Muon", MUON], ids=str)
 def test_a_torch_without_muon_says_so(inner, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(ValueError, match=r"allowed with torch 2\.9 or later; this is torch") as caught:
+    with pytest.raises(ValueError, match=r"Muon only with torch 2\.9 or later; this is torch") as caught:
         build(None, inner)
     assert "\n" not in str(caught.value)

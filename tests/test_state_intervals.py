@@ -183,13 +183,13 @@ class Factored(torch.optim.Optimizer):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"inner": None}, "state_intervals is .*, of an inner optimizer; inner is none"),
+        ({"inner": None}, "state_intervals is .*, but inner is none; allowed: none"),
         ({"intervals": {"exp": 2}}, "state_intervals has 'exp'; allowed with Adam: exp_avg, exp_avg_sq"),
         ({"intervals": {"step": 2}}, "state_intervals has 'step'; allowed with Adam: exp_avg, exp_avg_sq"),
         ({"intervals": {"exp_avg": 0}}, "exp_avg is 0; allowed: greater than or equal to 1"),
         ({"intervals": {}}, r"state_intervals is {}; allowed: {state: rounds, ...}, or none"),
-        ({"inner": "SGD"}, "state_intervals has 'exp_avg'; allowed with SGD: none, since it keeps nothing of"),
-        ({"inner": Factored}, "which states Factored has is seen in a step .*no names of layers"),
+        ({"inner": "SGD"}, "state_intervals has 'exp_avg'; allowed with SGD: none, because it has no state of"),
+        ({"inner": Factored}, "shows which states Factored has, but this step failed: .*no names of layers"),
         ({"overlap": "delayed"}, "overlap is 'delayed'; allowed with state_intervals: none"),
         ({"compression": "int8"}, "compression is 'int8'; allowed with state_intervals: none"),
         ({"averaging": "fragments", "fragments": 2}, "averaging is 'fragments'; allowed with state_intervals: whole"),

@@ -1,4 +1,4 @@
-"""Compressed averages: the update goes over the wire in few bytes."""
+"""Compressed averages: the update is sent in few bytes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hvdclip.settings import AveragingSettings
 
 
 class Compressed:
-    """The update x - x_round goes over the wire in few bytes; what they leave out is kept in `error` and sent later.
+    """Sends the update x - x_round in few bytes; `error` keeps what these omit, and it is sent later.
 
-    Error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019. What is lost when the owner of a
-    shard codes the mean again goes into its own error (as in Tang et al., DoubleSqueeze, ICML 2019), so that over a run
-    the means that were taken differ from the exact ones by the mean of the present errors only.
+    Error feedback: Seide et al., Interspeech 2014; Karimireddy et al., ICML 2019. The owner of a shard codes the mean
+    again, and what this loses goes into the owner's error (as in Tang et al., DoubleSqueeze, ICML 2019). So over a run
+    the means differ from the exact ones only by the mean of the current errors.
 
-    The mean is taken into `mean`, which may be `x_round` itself.
+    The mean is written into `mean`, which may be `x_round` itself.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ def compressed(
 ) -> Compressed:
     """The exchange of one of the compressions fp16, bf16, int8, int4 and topk; `message_of` makes its message."""
     generator, name = torch.Generator(space.device), settings.compression
-    # an outer step begins from the x_round of before
+    # an outer step starts from the previous x_round
     mean = x_round if settings.outer == "none" else space.vector()
     message: ShardedMessage | TopKMessage
     if name == "topk":

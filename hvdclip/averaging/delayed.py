@@ -1,4 +1,4 @@
-"""Delayed averages: ranks step on while their x is being averaged, and move by what the mean has changed.
+"""Delayed averages: ranks take steps while their x is averaged, and then move by mean x - snapshot.
 
 Wang, Liang, Joshi: Overlap Local-SGD. ICASSP 2020 (there with an anchor model).
 Douillard et al.: Streaming DiLoCo. 2025 (alpha).
@@ -18,11 +18,11 @@ from hvdclip.torch_private import foreach_copy_
 
 
 class Delayed(Plain):
-    """The mean is taken `delay` steps after a snapshot of x was handed over (I - 1 where that is None).
+    """The mean is taken `delay` steps after a snapshot of x was sent (I - 1 steps if `delay` is None).
 
-    x_global is what all ranks have of the snapshots then: their mean, or what an outer step from x_round makes of it;
-    it is the next x_round. x becomes x_global + (x - snapshot), which keeps the steps since then whole, or with an
-    `alpha` from 0 to 1, alpha * x + (1 - alpha) * x_global. An alpha above 0 leaves the ranks apart.
+    x_global is what all ranks then make of the snapshots: their mean, or the result of an outer step from x_round. It
+    is the next x_round. x becomes x_global + (x - snapshot), which keeps the steps since the snapshot in full. With an
+    `alpha` from 0 to 1 it becomes alpha * x + (1 - alpha) * x_global; an alpha above 0 leaves the ranks apart.
     """
 
     before: Vector
@@ -43,7 +43,7 @@ class Delayed(Plain):
         super().__init__(exchange, outer, before, drift)
         self.delay, self.alpha = delay, alpha
         self.moving, self.statistics, self.progress = moving, statistics, progress
-        self.under_way = False  # an average has been started and not been taken
+        self.under_way = False  # an average has been started and its mean not yet taken
         self._arrived = False
 
     def after_step(self, method: Steps, ends: bool) -> None:
@@ -63,7 +63,7 @@ class Delayed(Plain):
     def receive(self, method: Steps) -> None:
         self.wait()
         if self.alpha is None:
-            self.x.sub_(self.before)  # the steps since then
+            self.x.sub_(self.before)  # the steps since the snapshot
             self.x.add_(self.take_mean(method))
         else:
             self.x.lerp_(self.take_mean(method), 1 - self.alpha)
@@ -96,12 +96,14 @@ class Delayed(Plain):
         if saved is None:
             return
         if saved.get("statistics") != self.statistics.size:
-            raise ValueError("the average that was under way is laid out in another way: an older hvdclip saved it")
+            raise ValueError(
+                "the state has an unfinished average in the format of an older hvdclip, which this one cannot load"
+            )
         self.exchange.message.restore(saved["received"])
         foreach_copy_(self.before.flats, saved["snapshot"])
         self.moving.then = [tensor.to(self.before.flats[0].device) for tensor in saved["buffers"]]
         self.progress.closed = dict(saved["closed"])
 
     def _delay(self, method: Steps) -> int:
-        """Steps of the present round after which the average of the last one is taken."""
+        """Steps of the current round after which the last round's average is taken."""
         return method.interval - 1 if self.delay is None else min(self.delay, method.interval - 1)

@@ -1,4 +1,4 @@
-"""Exchanges: the way from the ranks' parameters to their mean."""
+"""Exchanges: how the mean is made from the ranks' parameters."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from hvdclip.messages import Message, ShardedMessage, TopKMessage
 
 
 class Exchange(Protocol):
-    """Hands x over to the other ranks, and takes what comes back."""
+    """Sends x to the other ranks, and takes what comes back."""
 
     @property
     def message(self) -> Message | ShardedMessage | TopKMessage:
-        """What goes to the others."""
+        """The message that goes to the others."""
 
     @property
     def x(self) -> Vector:
-        """The vector that the parameters are views of."""
+        """The vector whose views the parameters are."""
 
     def start(self, key: tuple[int, ...]) -> None:
-        """Hand over x; random numbers are drawn from (key, rank)."""
+        """Send x; random numbers are drawn from (key, rank)."""
 
     def wait(self) -> None:
-        """Wait for what the others have sent; nothing of this rank's changes by it."""
+        """Wait for what the others have sent; this rank's vectors do not change."""
 
     def finish(self) -> Vector:
-        """The mean of what was handed over, maybe in the memory of x or of the last mean; riders take theirs."""
+        """The mean of what was sent, possibly in the memory of x or of the last mean; riders take their values."""
 
     def apart(self) -> list[str]:
-        """What each rank keeps for itself, in words."""
+        """What each rank has that others do not, in words."""
 
 
 class InPlace:
-    """x lies in the message and becomes the mean in its place: nothing may move x meanwhile."""
+    """x is in the message, and the mean replaces it there: nothing may move x meanwhile."""
 
     def __init__(self, message: Message, x: Vector):
         self.message, self.x = message, x
@@ -53,7 +53,7 @@ class InPlace:
 
 
 class Copied:
-    """A copy of x is averaged; `meanwhile` says that x goes on until it is waited for."""
+    """Averages a copy of x; `meanwhile` says that x takes further steps until the mean is there."""
 
     def __init__(self, message: Message, x: Vector, meanwhile: bool):
         self.message, self.x, self.meanwhile = message, x, meanwhile

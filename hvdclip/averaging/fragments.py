@@ -1,4 +1,4 @@
-"""Fragments: each average takes one of F parts of x in turn, so that a message is a part of x only.
+"""Fragments: each average takes one of F parts of x in turn, so that a message contains only a part of x.
 
 Douillard et al.: Streaming DiLoCo. 2025.
 """
@@ -15,10 +15,10 @@ from hvdclip.flat import Vector
 
 
 class Fragments(Rule):
-    """Round r hands on to the rule of part r mod F; buffers and statistics go along in every round.
+    """Round r delegates to the rule of part r mod F; buffers and statistics travel in every round.
 
-    `rules` makes each part's rule with its message, when its turn comes: kept together, the messages would hold as much
-    memory as x. What lasts from turn to turn (x_round, errors, the outer step) lies outside them.
+    `rules` makes each part's rule with its message when it is that part's turn: all messages together would need as
+    much memory as x. What lasts from turn to turn (x_round, errors, the outer step) is kept outside of them.
     """
 
     settles = False
@@ -40,7 +40,7 @@ class Fragments(Rule):
 
     def end_round(self, method: Steps) -> None:
         self._turn_to(method.rounds % len(self.rules))
-        self.agree = False  # also for who asks while the round is completed, or if that raises
+        self.agree = False  # already now, for readers while the round is completed, and if that raises
         self.now.end_round(method)
         self.agree = len(self.rules) == 1 and self.now.agree
 
@@ -66,12 +66,12 @@ class Fragments(Rule):
 
     def _turn_to(self, turn: int) -> None:
         if turn != self.turn:
-            del self.now  # before its successor, so that one message is held at a time
+            del self.now  # before the next one is made, so that there is one message at a time
             self.turn, self.now = turn, self.rules[turn]()
 
 
 def fragments_of(sizes: Sequence[int], number: int) -> list[slice]:
-    """So many runs of consecutive tensors of these sizes, each run at least one, all about equally large."""
+    """Cut tensors of these sizes into `number` consecutive runs: none is empty, all are about equally large."""
     ends, bounds = list(accumulate(sizes)), [0]
     for k in range(1, number):
         wanted = ends[-1] * k / number

@@ -1,4 +1,4 @@
-"""Intervals: how many local steps a round takes, given in advance or chosen from what steps and averages cost."""
+"""Intervals: how many local steps a round takes, given in advance or chosen from the cost of steps and averages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 # The gain over I = 1 is at most 1 + T_comm/T_step; I = 19 T_comm/T_step gets 95 % of that.
 OF_BOUND = 19
-# Rounds from whose medians one choice is made.
+# One choice is made from the medians of this many rounds.
 WINDOW = 8
-# A choice that is as near as this to the present I, as a share of that, is not worth a change: times are noisy.
+# A choice that differs from the current I by less than this share does not change it: times are noisy.
 NEAR = 0.25
 
 
@@ -26,13 +26,13 @@ def starts_in_words(starts: Mapping[int, int]) -> str:
 
 
 class Intervals:
-    """I of each round, by the step at which it starts: that of the last of `starts` up to there."""
+    """I of each round, by the step at which the round starts: the I of the last of `starts` up to that step."""
 
     def __init__(self, starts: Mapping[int, int]):
         self.starts = dict(sorted(starts.items()))
 
     def at(self, step: int) -> int:
-        # from the end, where the present round is however long the log has become
+        # from the end, where the current round is, however long the log has become
         for start in reversed(self.starts):
             if start <= step:
                 return self.starts[start]
@@ -41,23 +41,23 @@ class Intervals:
 
 @dataclass
 class Window:
-    """What has been measured since the last choice, and what is on its way."""
+    """What has been measured since the last choice, and what the ranks are exchanging."""
 
-    rounds: list[tuple[float, float, float]] = field(default_factory=list)  # T_step, T_comm, drift for each local step
-    own: tuple[float, float] = (0.0, 0.0)  # this rank's seconds of a step and of the average in the last round
-    agreed: tuple[float, float] = (0.0, 0.0)  # the same over all ranks, of the round before
-    steps: int = 0  # of the last round
-    choice: int = 0  # of rank 0, on its way to all; 0 for no change
-    told: int = 0  # what all have been told
+    rounds: list[tuple[float, float, float]] = field(default_factory=list)  # T_step, T_comm, drift per local step
+    own: tuple[float, float] = (0.0, 0.0)  # this rank's seconds for a step and for the average in the last round
+    agreed: tuple[float, float] = (0.0, 0.0)  # the same over all ranks, for the round before
+    steps: int = 0  # in the last round
+    choice: int = 0  # by rank 0, on its way to all; 0: no change
+    told: int = 0  # the choice that has arrived at all ranks
     reason: str = ""  # of the last choice, on rank 0
 
 
 class MeasuredIntervals(Intervals):
-    """I from measured times, within a budget of drift; a rider of each round's message.
+    """Chooses I from measured times, within a budget of drift; a rider of each round's message.
 
-    In it travel the seconds of a step and of an average that each rank has measured in the round before, and rank 0's
-    choice, which all ranks take at the start of the next round; so they agree whatever their clocks say. `starts` is
-    the log of the choices.
+    It sends the seconds that each rank has measured for a step and an average of the previous round, and rank 0's
+    choice. All ranks use this choice from the start of the next round, so they agree whatever their clocks say.
+    `starts` is the log of the choices.
     """
 
     on_host = True
@@ -77,13 +77,13 @@ class MeasuredIntervals(Intervals):
     def unpack(self, tail: Tensor) -> None:
         told, *times = (tail * self.ranks).tolist()
         self.window.told = round(told)
-        # who comes last to an average waits for the others least: its time is that of the average itself
+        # the rank that comes last to an average hardly waits for others: its time is that of the average itself
         self.window.agreed = (sum(times[::2]) / self.ranks, min(times[1::2]))
 
     def after_round(self, step: int, steps: int, stepping: float, averaging: float, drift: float | None) -> str:
-        """Take this rank's seconds of a round of `steps` local steps that ended at `step`, and the drift before it.
+        """Take this rank's seconds for a round of `steps` local steps that ended at `step`, and the drift before it.
 
-        Returns why I changes here, on rank 0; "" where it does not.
+        Returns why I changes here, on rank 0; "" if it does not change.
         """
         present, reason = self.at(step - steps), "as in the log"
         if self.window.told and step > max(self.starts):
@@ -104,16 +104,16 @@ class MeasuredIntervals(Intervals):
         reason = f"19 T_comm/T_step = 19 * {t_comm:.3g} s / {t_step:.3g} s = {wanted:.3g}"
         if self.budget is not None and drift * chosen > self.budget:
             chosen = max(1, int(self.budget / drift))
-            reason += f", cut by drift_budget {self.budget:g} at a drift of {drift:.3g} a step"
+            reason += f", cut by drift_budget {self.budget:g} at a drift of {drift:.3g} per step"
         if abs(chosen - present) > NEAR * present:
             self.window.choice, self.window.reason = chosen, reason
 
     def follow(self, log: Mapping[int, int]) -> None:
-        """Repeat the choices of a log where it goes on after this one's, and choose again after its end."""
+        """Repeat the choices of a log that continues after this one's end, and choose again after the log's end."""
         self.starts |= {start: interval for start, interval in sorted(log.items()) if start > max(self.starts)}
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's state; numbers and words only."""
+        """This rank's state: numbers and words only."""
         return {"starts": dict(self.starts), "window": asdict(self.window)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The outer step: the way of a round, x_round - mean x, taken as a gradient by a second optimizer.
+"""The outer step: a second optimizer takes x_round - mean x, the change of a round, as its gradient.
 
 Reddi et al., ICLR 2021 (adaptive federated optimization); Douillard et al., DiLoCo, 2023 (Nesterov outside).
 """
@@ -15,11 +15,11 @@ from hvdclip.flat import Vector
 from hvdclip.settings.groups import OuterSettings
 
 Outer = Callable[[Vector, Sequence[int]], None]
-"""step(mean, alone) of an outer step"""
+"""The type of an outer step: step(mean, alone)."""
 
 
 class OuterStep:
-    """One outer optimizer, the same on all ranks, over x_round."""
+    """One outer optimizer over x_round, the same on all ranks."""
 
     def __init__(self, settings: OuterSettings, x_round: Vector):
         self.x_round = x_round
@@ -27,12 +27,13 @@ class OuterStep:
         self.optimizer = _build(settings, self._parameters)
 
     def begin(self) -> None:
-        """x_round is the ranks' common x."""
+        """Start from x_round, the ranks' common x."""
 
     def step(self, mean: Vector, alone: Sequence[int] = ()) -> None:
-        """From the mean over the ranks to the new x_round, which `mean` becomes too.
+        """Move x_round by the mean over the ranks; `mean` becomes the new x_round too.
 
-        The parameters at the places `alone`, for which no step of the round had a gradient, stay with all that is kept.
+        The parameters at the places `alone` had no gradient in any step of the round. They and their state do not
+        change.
         """
         kept = [(part, part.clone()) for place in alone for part in self._of(place)]
         for parameter, flat in zip(self._parameters, mean.flats, strict=True):
@@ -45,7 +46,7 @@ class OuterStep:
         mean.copy_(self.x_round)
 
     def _of(self, place: int) -> Iterator[Tensor]:
-        """What belongs to a parameter: its part of x_round, and of the tensors of state that are as long."""
+        """What belongs to a parameter: its part of x_round, and of the state's tensors that have the same length."""
         part = self.x_round.parts[place]
         for parameter, flat in zip(self._parameters, self.x_round.flats, strict=True):
             start = (part.data_ptr() - flat.data_ptr()) // flat.element_size()
@@ -61,22 +62,22 @@ class OuterStep:
 
 
 class OuterParts:
-    """Outer steps of several parts of x, which lie at these places, each from its own part of x_round.
+    """Outer steps of several parts of x, which are at these places, each from its own part of x_round.
 
-    A part's step leaves alone the parameters for which no step since its last one had a gradient.
+    A part's step does not change the parameters for which no step since the part's last average had a gradient.
     """
 
     def __init__(self, steps: Sequence[OuterStep], places: Sequence[slice]):
         self.steps, self.places = steps, places
-        self._moved: list[set[int]] = [set() for _ in steps]  # of each part, by steps since its last average
+        self._moved: list[set[int]] = [set() for _ in steps]  # for each part, by steps since its last average
 
     def begin(self) -> None:
-        """x_round is the ranks' common x."""
+        """Start from x_round, the ranks' common x."""
         for moved in self._moved:
             moved.clear()
 
     def step(self, part: int, mean: Vector, alone: Sequence[int] = ()) -> None:
-        """The step of one part, of whose x `mean` is the mean; `alone` are places in all of x, in the last round."""
+        """The step of one part, from its `mean`; `alone` are places in all of x, in the last round."""
         for moved, places in zip(self._moved, self.places, strict=True):
             moved.update({*range(places.start, places.stop)}.difference(alone))
         places, moved = self.places[part], self._moved[part]

@@ -1,4 +1,4 @@
-"""Who takes part in a round: every rank, or some that are drawn."""
+"""Who takes part in a round: all ranks, or some that are drawn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hvdclip.messages import Statistics
 
 
 class Everyone:
-    """All ranks, in every round; once they are joined, each until it leaves."""
+    """All ranks, in every round; inside join(), each rank until it leaves."""
 
     def __init__(self) -> None:
         self.joined = False
-        self._last: int | None = None  # the last round in which this rank has taken a step, once it has left
+        self._last: int | None = None  # the last round in which this rank took a step, once it has left
 
     @property
     def everyone(self) -> bool:
@@ -22,34 +22,34 @@ class Everyone:
         return not self.joined
 
     def join(self) -> None:
-        """From here on a rank may leave."""
+        """From now on ranks may leave."""
         self.joined, self._last = True, None
 
     def stay(self) -> None:
-        """All ranks take all steps again."""
+        """From now on all ranks take all steps again."""
         self.joined, self._last = False, None
 
     def leave(self, round: int, steps_in_round: int) -> None:
-        """This rank takes no more steps, after so many of a round (from 0)."""
+        """This rank takes no more steps; it leaves after so many steps of a round (from 0)."""
         self._last = round if steps_in_round else round - 1
 
     def includes(self, rank: int, round: int) -> bool:
-        """Whether a rank takes steps in a round."""
+        """Whether this rank takes steps in a round."""
         return self._last is None
 
     def counts(self, rank: int, round: int) -> bool:
-        """Whether its x counts in the average that ends the round."""
+        """Whether this rank's x counts in the average that ends the round."""
         return self._last is None or round <= self._last
 
     def share(self, statistics: Statistics) -> float:
-        """The ranks' share that counts in the last message."""
+        """The share of the ranks that counted in the last message."""
         return statistics.present if self.joined else 1.0
 
 
 class Sample:
     """S of N ranks, drawn without replacement from (seed, round); the same on all ranks.
 
-    Raises ValueError for more participants than ranks.
+    Raises ValueError if S is larger than the number of ranks.
     """
 
     everyone = joined = False
@@ -64,11 +64,11 @@ class Sample:
         return _draw(self.seed, round, self.ranks, self.participants)
 
     def includes(self, rank: int, round: int) -> bool:
-        """Whether a rank takes steps in a round."""
+        """Whether this rank takes steps in a round."""
         return rank in self.of_round(round)
 
     def counts(self, rank: int, round: int) -> bool:
-        """Whether its x counts in the average that ends the round."""
+        """Whether this rank's x counts in the average that ends the round."""
         return self.includes(rank, round)
 
     def share(self, statistics: Statistics) -> float:
@@ -79,7 +79,7 @@ class Sample:
 Participation = Everyone | Sample
 
 
-@lru_cache(maxsize=8)  # asked for at every step
+@lru_cache(maxsize=8)  # called at every step
 def _draw(seed: int, round: int, ranks: int, participants: int) -> tuple[int, ...]:
     drawn = np.random.default_rng((seed, round)).choice(ranks, participants, replace=False)
     return tuple(sorted(drawn.tolist()))

@@ -14,16 +14,16 @@ from hvdclip.flat import Vector
 
 
 class Plain(Rule):
-    """x becomes the mean over the ranks, or what an outer step makes of it.
+    """x becomes the mean over the ranks, or the result of an outer step from it.
 
-    `before` holds x as it was handed over, where that is needed; `drift` says that ||x_i - mean x|| is measured.
+    `before` is a copy of x before the average, if it is needed; `drift` says that ||x_i - mean x|| is measured.
     """
 
     def __init__(self, exchange: Exchange, outer: Outer | None, before: Vector | None, drift: bool):
         self.exchange, self.x = exchange, exchange.x
         self.outer, self.before, self.drift = outer, before, drift
-        self._handed_over = 0.0  # when that was
-        self._own: Vector | None = None  # x of a rank that does not count
+        self._handed_over = 0.0  # the time at which x was sent
+        self._own: Vector | None = None  # x of a rank that does not count in the average
 
     @property
     def messages(self) -> Sequence[Priced]:
@@ -37,8 +37,8 @@ class Plain(Rule):
         self.receive(method)
 
     def send(self, method: Steps) -> None:
-        """Hand over x."""
-        method.statistics.fold()  # waits for a device's steps, before the average's time begins
+        """Send x."""
+        method.statistics.fold()  # waits for the steps on a device, before the average's time begins
         self._handed_over = time.perf_counter()
         method.end_round()
         if self.before is not None:
@@ -50,7 +50,7 @@ class Plain(Rule):
         method.close_round()
 
     def receive(self, method: Steps) -> None:
-        """Take the mean of what was handed over."""
+        """Take the mean of what was sent."""
         self.exchange.wait()
         mean = self.take_mean(method)
         if mean is not self.x:
@@ -58,10 +58,10 @@ class Plain(Rule):
         self.complete(method)
 
     def take_mean(self, method: Steps) -> Vector:
-        """What x is to be, in the memory of x or of a message."""
+        """The new x, in the memory of x or of a message."""
         mean, share = self.exchange.finish(), method.participation.share(method.statistics)
         if share == 0:
-            assert self._own is not None  # no rank has taken a step: x is as it was
+            assert self._own is not None  # no rank has taken a step: x does not change
             mean.copy_(self._own)
         elif share != 1:
             mean.mul_(torch.tensor(1 / share, dtype=torch.float64))
@@ -74,6 +74,6 @@ class Plain(Rule):
         return mean
 
     def complete(self, method: Steps) -> None:
-        """All ranks have met."""
+        """Called when all ranks have met."""
         method.meet()
         method.complete_round(time.perf_counter() - self._handed_over)

@@ -14,8 +14,8 @@ from hvdclip.flat import Vector
 class Rounds:
     """When the ranks average, and how.
 
-    `vectors` are those of averages beside x; "x_round" is one of them where something needs x at the start of the
-    round, or while an average is under way the common x of before.
+    `vectors` are those that averages need besides x. "x_round" is one of them if something needs x from the start of
+    the round, or the last common x during an average.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Rounds:
 
     @property
     def interval(self) -> int:
-        """I of the present round."""
+        """I of the current round."""
         return self.intervals.at(self.progress.steps - self.progress.steps_in_round)
 
     def begin(self, method: Steps) -> None:
@@ -45,17 +45,17 @@ class Rounds:
                 self.outer.begin()
 
     def after_step(self, method: Steps) -> None:
-        """The communication that is due after a step of this rank, or one that it has sat out."""
+        """The communication that is due after a step of this rank, or after one that it did not take."""
         ends = self.progress.steps_in_round >= self.interval
         self.rule.after_step(method, ends)
         if ends:
             self.rule.end_round(method)
 
     def flush(self, method: Steps) -> None:
-        """Average what is not averaged yet, so that all ranks hold the same x.
+        """Average what is not averaged yet, so that all ranks have the same x.
 
-        The incomplete round ends as all do. If that leaves ranks apart, x becomes its mean in one more average, in
-        which there is neither an outer step nor a code, and which is no round's.
+        The incomplete round ends as all rounds do. If ranks still differ afterwards, x becomes its mean in one more
+        average, which has no outer step and no compression, and belongs to no round.
         """
         self.rule.flush(method)
         if not self.rule.agree:
@@ -66,14 +66,14 @@ class Rounds:
             self.rule.agree = True
 
     def choose_interval(self, metrics: dict[str, Any], steps: int, step: int) -> str | None:
-        """Take the metrics of a complete round of so many steps, at a step; why I changes here, where it does."""
+        """Take the metrics of a complete round of so many steps, at a step; returns why I changes here, if it does."""
         if not isinstance(self.intervals, MeasuredIntervals):
             return None
         stepping = metrics["round_s"] - self.seconds
         return self.intervals.after_round(step, steps, stepping, self.seconds, metrics["drift"]) or None
 
     def apart(self) -> list[str]:
-        """What each rank keeps for itself beside x, in words."""
+        """What each rank has besides x that others do not, in words."""
         measured = isinstance(self.intervals, MeasuredIntervals)
         return [*self.rule.apart(), *(["times by which interval auto chooses"] if measured else [])]
 
@@ -90,6 +90,6 @@ class Rounds:
         if isinstance(self.intervals, MeasuredIntervals) and "intervals" in state:
             self.intervals.load_state_dict(state["intervals"])
         self.rule.load_state_dict(state)
-        self.rule.agree = state.get("fragments_agree", state["agree"])  # as older releases call it
+        self.rule.agree = state.get("fragments_agree", state["agree"])  # the name in older releases
         for message, cost in zip(self.rule.messages, state.get("costs", ()), strict=False):
             message.cost = Cost(*cost)

@@ -1,4 +1,4 @@
-"""What every averaging rule offers: a class for each way in which local steps meet the other ranks'."""
+"""What every averaging rule offers: one class for each way in which ranks average their local steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hvdclip.messages import Message, Rider, Statistics
 
 
 class Priced(Protocol):
-    """What has a cost, as a message has: that of its last average."""
+    """What has a cost, as a message has: the cost of its last average."""
 
     cost: Cost
 
@@ -26,7 +26,7 @@ class Progress(Protocol):
 
 
 class Steps(Protocol):
-    """What a rule asks of the local method whose x it averages."""
+    """What a rule needs from the local method whose x it averages."""
 
     x: Vector
     statistics: Statistics
@@ -42,23 +42,23 @@ class Steps(Protocol):
 
     @property
     def steps_in_round(self) -> int:
-        """Those of the present round."""
+        """Local steps of the current round."""
 
     @property
     def rounds(self) -> int:
-        """Rounds that are complete."""
+        """Complete rounds."""
 
     @property
     def interval(self) -> int:
-        """I of the present round."""
+        """I of the current round."""
 
     @property
     def seed(self) -> int:
-        """From it and the round's number random numbers of an average are drawn."""
+        """Random numbers of an average are drawn from this and the round's number."""
 
     @property
     def counts(self) -> bool:
-        """Whether this rank's x counts in the average that ends the present round."""
+        """Whether this rank's x counts in the average that ends the current round."""
 
     def message_of(
         self, content: int, riders: Sequence[Rider] = (), *, space: Space | None = None, name: str = "main"
@@ -69,40 +69,40 @@ class Steps(Protocol):
         """Move this rank's x by g, unless its step is left out."""
 
     def take_common_step(self, g: Gradient) -> None:
-        """Move the ranks' common x by the mean gradient g, unless that of some rank is not finite."""
+        """Move the ranks' common x by the mean gradient g, unless some rank's gradient is not finite."""
 
     def end_round(self) -> None:
         """The algorithm's own end of a round, before x is averaged."""
 
     def close_round(self) -> None:
-        """Put down what the round's metrics say of its steps; the next begins."""
+        """Record the metrics of the round's steps; the next round begins."""
 
     def complete_round(self, seconds: float) -> None:
-        """The round's average has been taken, which kept this rank for so many seconds."""
+        """Called after the round's average, which took so many seconds of this rank."""
 
     def meet(self) -> None:
-        """x and what travels with it are means over the ranks."""
+        """Called when x and what travels with it are means over the ranks."""
 
 
 class Rule:
-    """A way to average x over the ranks every I local steps. It keeps no method: each call is handed it.
+    """A way to average x over the ranks every I local steps. It does not store the method: each call gets it.
 
     The calls of a round: for each local step `step` and `after_step`, then `end_round`.
     """
 
     x: Vector
-    under_way = False  # an average has been started and not been taken
-    settles = True  # after `end_round` all ranks hold the same x
-    agree = True  # the last average that was taken has left all ranks with the same x, but for their steps since then
+    under_way = False  # an average has been started and its mean not yet taken
+    settles = True  # after `end_round` all ranks have the same x
+    agree = True  # after the last average all ranks had the same x
 
     @property
     def is_common(self) -> bool:
-        """Whether all ranks hold the same x, but for their steps of the present round."""
+        """Whether all ranks have the same x, apart from their steps of the current round."""
         return self.agree and not self.under_way
 
     @property
     def messages(self) -> Sequence[Priced]:
-        """Those whose costs are a round's."""
+        """The messages whose costs count as the round's."""
         raise NotImplementedError
 
     def step(self, method: Steps, g: Gradient) -> None:
@@ -113,28 +113,28 @@ class Rule:
         """What is due between two steps; `ends` says that the round ends here."""
 
     def end_round(self, method: Steps) -> None:
-        """Average after the round's last step, or begin to."""
+        """Average after the round's last step, or start to."""
         raise NotImplementedError
 
     def take(self, method: Steps) -> None:
-        """Take the average that is under way, if there is one."""
+        """Take the mean of the average that is under way, if there is one."""
 
     def flush(self, method: Steps) -> None:
-        """Take what is under way, and end the round if it has begun; `agree` says whether all ranks then hold one x."""
+        """Take what is under way, and end a round that has begun; `agree` says whether all ranks then have one x."""
         self.take(method)
         if method.steps_in_round:
             self.end_round(method)
             self.take(method)
 
     def agrees(self, method: Steps) -> bool:
-        """Whether all ranks hold the same x now."""
+        """Whether all ranks have the same x now."""
         return method.steps_in_round == 0 and self.is_common
 
     def wait(self) -> None:
-        """Wait for what is under way; x stays as it is."""
+        """Wait for what is under way; x does not change."""
 
     def apart(self) -> list[str]:
-        """What each rank keeps for itself beside x, in words."""
+        """What each rank has besides x that others do not, in words."""
         return []
 
     def apart_in_x(self) -> list[str]:
@@ -145,11 +145,11 @@ class Rule:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there; ValueError if that is impossible."""
+        """Continue from a saved state; ValueError if that is impossible."""
 
 
 class Wrapper(Rule):
-    """A rule around another one, which does all that this one does not say."""
+    """A rule around another one, which does everything that this one does not."""
 
     def __init__(self, rule: Rule):
         self.rule, self.x, self.settles = rule, rule.x, rule.settles

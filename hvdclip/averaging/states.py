@@ -1,4 +1,4 @@
-"""Averages of an inner optimizer's states: each every so many rounds of its own, in the round's message.
+"""Averages of an inner optimizer's states, each every so many rounds, in the round's message.
 
 Iacob et al.: DES-LOC. 2025.
 """
@@ -17,13 +17,13 @@ from hvdclip.averaging.exchange import InPlace
 from hvdclip.flat import Vector
 from hvdclip.messages import Message
 
-SHAPE = (3, 2)  # of the parameter on which states are looked up; no counter of steps has it
+SHAPE = (3, 2)  # shape of the parameter that shows which states there are; no counter of steps has this shape
 
 
 class States:
-    """The states of an optimizer by their names, and in which rounds they are due.
+    """The states of an optimizer by their names, and the rounds in which they are due.
 
-    A parameter's state is averaged once all ranks have it. Until then each keeps its own, and a rank whose steps have
+    A parameter's state is averaged once all ranks have it. Until then each rank uses its own. A rank whose steps have
     all been left out has none.
     """
 
@@ -33,24 +33,24 @@ class States:
         self.intervals, self.parameters = intervals, parameters
 
     def find_in(self, optimizer: torch.optim.Optimizer, known_as: str) -> None:
-        """They are this optimizer's; ValueError for a name that it does not have."""
+        """Use this optimizer's states; ValueError for a name that it does not have."""
         self.optimizer, there = optimizer, names_of(optimizer, known_as, self.parameters[0].device)
         for name in self.intervals:
             if name not in there:
-                allowed = ", ".join(there) or "none, since it keeps nothing of a parameter's shape"
+                allowed = ", ".join(there) or "none, because it has no state of a parameter's shape"
                 raise ValueError(f"state_intervals has {name!r}; allowed with {known_as}: {allowed}")
 
     def due(self, round: int) -> list[str]:
-        """Those that the average at the end of a round (from 0) takes."""
+        """The states that the average at the end of a round (from 0) takes."""
         return [name for name, interval in self.intervals.items() if (round + 1) % interval == 0]
 
     def put(self, name: str, vector: Vector) -> None:
-        """Copy a state of all parameters into a vector, NaN for those that have none yet."""
+        """Copy a state of all parameters into a vector, with NaN for parameters that have none yet."""
         for part, state in zip(vector.parts, self._of(name), strict=True):
             part.fill_(torch.nan) if state is None else part.copy_(state)
 
     def take(self, name: str, mean: Vector) -> None:
-        """A state becomes its mean, where that is of all ranks."""
+        """A state becomes its mean, if all ranks had it."""
         for part, state in zip(mean.parts, self._of(name), strict=True):
             if state is not None:
                 state.copy_(torch.where(part.isnan(), state, part))
@@ -60,9 +60,9 @@ class States:
 
 
 class StatesToo:
-    """x is averaged in its place; with states that are due, a copy of it is, in one message with them.
+    """Averages x in place; in rounds with states that are due, a copy of x in one message with them.
 
-    That message is made for the round, so that no memory is kept for states which seldom travel.
+    That message is made for the round, so that states that seldom travel take no memory permanently.
     """
 
     def __init__(self, plain: InPlace, states: States, message_of: Callable[[int], Message]):
@@ -97,20 +97,20 @@ class StatesToo:
 
 
 def names_of(optimizer: torch.optim.Optimizer, known_as: str, device: torch.device) -> list[str]:
-    """The names of the states that are like their parameter; ValueError where a first step does not show them."""
+    """The names of the states with the shape of their parameter; ValueError if a first step does not show them."""
     try:
         states = _after_a_step(optimizer, device)
     except Exception as error:
         raise ValueError(
-            f"state_intervals: which states {known_as} has is seen in a step on a parameter of its "
-            f"own, but there it says: {error}"
+            f"state_intervals: a trial step on a small parameter shows which states {known_as} has, "
+            f"but this step failed: {error}"
         ) from None
     like = (name for state in states for name, value in state.items() if getattr(value, "shape", None) == SHAPE)
     return list(dict.fromkeys(like))
 
 
 def _after_a_step(optimizer: torch.optim.Optimizer, device: torch.device) -> list[dict[str, Any]]:
-    """The state of a parameter in each of the optimizer's groups, which a copy of it has moved."""
+    """The state of a parameter in each of the optimizer's groups, after a step of a copy of the optimizer."""
     probe = copy.copy(optimizer)
     probe.__dict__ = optimizer.__dict__ | probe.__dict__
     parameters = [nn.Parameter(torch.zeros(SHAPE, device=device)) for _ in optimizer.param_groups]

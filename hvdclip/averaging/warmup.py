@@ -1,4 +1,4 @@
-"""A warm-up in which all ranks step together, from the mean of their gradients."""
+"""A warm-up in which all ranks step together, along the mean of their gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hvdclip.messages import Message
 
 
 class GradientWarmup(Wrapper):
-    """In the first `steps` steps gradients are averaged, so that the ranks' x stay the same; then another rule."""
+    """In the first `steps` steps gradients are averaged, so the ranks have the same x; then another rule applies."""
 
     def __init__(self, rule: Rule, message: Message, steps: int):
         super().__init__(rule)
@@ -26,7 +26,7 @@ class GradientWarmup(Wrapper):
         if not self._lasts(method):
             self.rule.step(method, g)
             return
-        method.statistics.fold()  # waits for a device's gradient, before the average's time begins
+        method.statistics.fold()  # waits for the gradient on a device, before the average's time begins
         start = time.perf_counter()
         mean = self.message.vectors[0].copy_(g)
         self.message.average()

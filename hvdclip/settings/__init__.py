@@ -1,4 +1,4 @@
-"""The settings of algorithms, in groups that they share, and what is said of wrong ones."""
+"""The settings of algorithms, in groups that they share, and the messages for wrong ones."""
 
 from hvdclip.settings.averaging import (
     ESTIMATORS,

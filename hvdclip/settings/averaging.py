@@ -1,4 +1,4 @@
-"""The settings of averages, for methods whose one message is x."""
+"""The settings of averages, for methods that send only x."""
 
 from __future__ import annotations
 
@@ -19,33 +19,40 @@ PLAIN = {
 }
 
 
-ESTIMATORS = "of the hyper-gradient: a vector z that follows H z = Fy, or a sum of `terms` powers"
+ESTIMATORS = "how the hyper-gradient is estimated: by a vector z that follows H z = Fy, or a sum of `terms` powers"
 
 
 class AveragingSettings(LocalSettings):
-    """Local methods that send nothing but x."""
+    """Local methods that send only x."""
 
     warmup: Literal["average", "gradients"] = setting(
-        "average", description="during warmup_steps: averages of x every step, or steps from the mean gradient"
+        "average", description="during warmup_steps: average x at every step, or step along the mean gradient"
     )
     overlap: Literal["none", "delayed"] = setting(
-        "none", description="delayed: x goes on during its average and moves by mean x - snapshot `delay` steps later"
+        "none",
+        description="delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot",
     )
     delay: int | None = setting(
-        None, ge=0, description="steps from the snapshot to that move, below I, default I - 1; 0: none", unit="steps"
+        None,
+        ge=0,
+        description="steps from the snapshot to that move; below I; default I - 1; 0: wait for the average",
+        unit="steps",
     )
     merge_alpha: Finite | None = setting(
         None,
         ge=0,
         le=1,
-        description="alpha, delayed x becomes alpha * x + (1 - alpha) * mean x; default: it moves by mean x - snapshot",
+        description="alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot",
     )
     compression: Literal["none", "fp16", "bf16", "int8", "int4", "topk"] = setting(
-        "none", description="of the way x - x_round that is exchanged, with error feedback"
+        "none", description="compression of the update x - x_round that is sent, with error feedback"
     )
     top_share: Finite = setting(0.01, gt=0, le=1, description="topk: share of the entries that are sent")
     node_interval: int | None = setting(
-        None, ge=1, description="I1, local steps between averages inside a node; divides I; I is plain", unit="steps"
+        None,
+        ge=1,
+        description="I1, local steps between averages inside a node; divides I, which is one number",
+        unit="steps",
     )
 
     averaging: Literal["whole", "fragments"] = setting(
@@ -61,12 +68,12 @@ class AveragingSettings(LocalSettings):
 
     @property
     def beyond_plain(self) -> list[str]:
-        """The names of those of `PLAIN` that are set to something else."""
+        """The names of the settings in `PLAIN` that have another value."""
         return [name for name, plain in PLAIN.items() if getattr(self, name, plain) != plain]
 
     @property
     def _intervals_to_fit(self) -> list[int]:
-        # rounds of one step, as in a warm-up, have no inside
+        # rounds of one step, as in a warm-up, contain no inner averages
         return [interval for interval in self.intervals if interval > 1] or [1]
 
     @model_validator(mode="after")
@@ -76,10 +83,10 @@ class AveragingSettings(LocalSettings):
         if self.merge_alpha is not None and self.overlap == "none":
             raise ValueError(f"merge_alpha is {self.merge_alpha}, but overlap is 'none'; allowed: overlap delayed")
         if self.overlap == "delayed" and self.interval == "auto":
-            raise ValueError("overlap is 'delayed', which hides the time that interval auto goes by; allowed: numbers")
+            raise ValueError("overlap is 'delayed', which hides the times that interval auto needs; allowed: numbers")
         if self.overlap == "delayed" and self.delay is None and max(self.intervals) == 1:
             raise ValueError(
-                "overlap is 'delayed', but interval 1 has no steps to hide an average behind; allowed: none, or an "
+                "overlap is 'delayed', but interval 1 has no steps during an average; allowed: none, or an "
                 "interval above 1"
             )
         for interval in self._intervals_to_fit:
@@ -91,11 +98,11 @@ class AveragingSettings(LocalSettings):
     @model_validator(mode="after")
     def _node_interval_divides(self) -> Self:
         if self.node_interval is not None and self.interval == "auto":
-            raise ValueError("node_interval must divide interval, which auto chooses; allowed: numbers")
+            raise ValueError("node_interval must divide interval, but interval is auto; allowed: a number")
         for interval in self._intervals_to_fit:
             if self.node_interval is not None and interval % self.node_interval:
                 raise ValueError(
-                    f"node_interval is {self.node_interval}, interval {interval}; allowed are divisors of interval"
+                    f"node_interval is {self.node_interval}, interval {interval}; allowed: divisors of interval"
                 )
         return self
 
@@ -113,8 +120,8 @@ class AveragingSettings(LocalSettings):
         for name in ("overlap", "averaging") if self.needs_x_round else ():
             if getattr(self, name) != PLAIN[name]:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed: {PLAIN[name]}, since the local steps need the common "
-                    "x at the start of their round"
+                    f"{name} is {getattr(self, name)!r}; allowed: {PLAIN[name]}, because the local steps need the "
+                    "common x at the start of their round"
                 )
         return self
 
@@ -128,31 +135,39 @@ class AveragingSettings(LocalSettings):
 
 
 class BilevelSettings(AveragingSettings):
-    """Bilevel methods: upper parameters x, and lower ones y, which minimise a loss of their own."""
+    """Bilevel methods: upper parameters x, and lower parameters y, which minimise a loss of their own."""
 
-    lower: Literal["shared", "own"] = setting(description="one y for all ranks, averaged with x, or each rank its own")
-    lower_lr: Finite = setting(gt=0, description="alpha, step size of y", unit="y/g")
+    lower: Literal["shared", "own"] = setting(
+        description="shared: one y, averaged with x; own: each rank has its own y"
+    )
+    lower_lr: Finite = setting(gt=0, description="alpha, the step size of y", unit="y/g")
     lower_l2: Finite = setting(0.0, ge=0, description="lambda, adds lambda/2 ||y||^2 to the lower loss", unit="g/y")
     warm_start: int = setting(3, ge=0, description="steps at the start in which only y moves", unit="steps")
     estimator: Literal["linear", "neumann"] = setting("linear", description=ESTIMATORS)
-    z_lr: Finite | None = setting(None, gt=0, description="linear: nu, step size of z; default lower_lr", unit="y/g")
-    theta: Finite | None = setting(None, gt=0, description="neumann: step of the sum; default lower_lr", unit="y/g")
-    terms: int = setting(3, ge=1, description="neumann: Q, terms of the sum", unit="terms")
+    z_lr: Finite | None = setting(
+        None, gt=0, description="linear: nu, the step size of z; default lower_lr", unit="y/g"
+    )
+    theta: Finite | None = setting(
+        None, gt=0, description="neumann: theta, the step size in the sum; default lower_lr", unit="y/g"
+    )
+    terms: int = setting(3, ge=1, description="neumann: Q, the number of terms", unit="terms")
     neumann_terms: Literal["sum", "drawn"] = setting(
-        "sum", description="neumann: all terms, or one of them, drawn, times their number"
+        "sum", description="neumann: add all terms, or draw one and multiply it by `terms`"
     )
     momentum_policy: Literal["keep", "average"] = setting(
-        "keep", description="m (and v) at an average; average makes the message longer"
+        "keep", description="keep each rank's m (and v) at an average, or average them too (longer messages)"
     )
 
     @model_validator(mode="after")
     def _travels_plainly(self) -> Self:
         if self.lower == "shared" and self.outer != "none":
-            raise ValueError(f"outer is {self.outer!r}; allowed with lower shared: none, since more than x is averaged")
+            raise ValueError(
+                f"outer is {self.outer!r}; allowed with lower shared: none, because more than x is averaged"
+            )
         for name in self.beyond_plain if self.lower == "shared" or self.momentum_policy == "average" else ():
             raise ValueError(
                 f"{name} is {getattr(self, name)!r}; allowed: {PLAIN[name] or 'none'}, or lower own with "
-                "momentum_policy keep, since more than x is averaged"
+                "momentum_policy keep, because more than x is averaged"
             )
         return self
 
@@ -167,10 +182,10 @@ class BilevelSettings(AveragingSettings):
 
 
 class UpperStepSettings(BilevelSettings, ThresholdSettings):
-    """Those whose upper step is along a momentum."""
+    """Bilevel methods whose upper step is along a momentum."""
 
     upper_step: Literal["normalized", "clipped", "plain"] = setting(
-        "normalized", description="of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m"
+        "normalized", description="the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m"
     )
     beta: Finite = setting(0.9, ge=0, lt=1, description="weight of the past in the momentum m")
 
@@ -179,7 +194,7 @@ class UpperStepSettings(BilevelSettings, ThresholdSettings):
         given = (self.gamma is not None) + (self.max_norm is not None)
         if given != self.clips:
             raise ValueError(
-                f"upper_step is {self.upper_step!r}; allowed with it: "
+                f"upper_step is {self.upper_step!r}; allowed: "
                 + ("exactly one of gamma and max_norm" if self.clips else "no gamma, no max_norm")
             )
         return self
@@ -193,11 +208,11 @@ class LocalSgdSettings(AveragingSettings, SgdSettings):
     """Local methods with an SGD step."""
 
     momentum_policy: Literal["keep", "average", "reset"] = setting(
-        "keep", description="the momentum buffers at an average; average doubles the message"
+        "keep", description="keep each rank's momentum at an average, average it (doubles the message), or reset it"
     )
     state_intervals: dict[str, Annotated[int, Field(ge=1)]] | None = setting(
         None,
-        description="states of the inner optimizer that are averaged with x, {state: rounds from one to the next, ...}",
+        description="states of the inner optimizer to average with x, and how often: {state: rounds, ...}",
         unit="rounds",
     )
 
@@ -206,7 +221,9 @@ class LocalSgdSettings(AveragingSettings, SgdSettings):
         if self.momentum_policy != "keep" and self.momentum == 0:
             raise ValueError(f"momentum_policy is {self.momentum_policy!r}, which needs momentum > 0")
         for name in self.beyond_plain if self.momentum_policy == "average" else ():
-            raise ValueError(f"{name} is {getattr(self, name)!r}, for x only; allowed momentum_policy: keep, reset")
+            raise ValueError(
+                f"{name} is {getattr(self, name)!r}, which averages only x; allowed momentum_policy: keep, reset"
+            )
         return self
 
     @model_validator(mode="after")
@@ -214,7 +231,7 @@ class LocalSgdSettings(AveragingSettings, SgdSettings):
         if self.state_intervals == {}:
             raise ValueError("state_intervals is {}; allowed: {state: rounds, ...}, or none")
         if self.state_intervals is not None and self.inner is None:
-            raise ValueError(f"state_intervals is {self.state_intervals}, of an inner optimizer; inner is none")
+            raise ValueError(f"state_intervals is {self.state_intervals}, but inner is none; allowed: none")
         for name in ("overlap", "averaging", "compression") if self.state_intervals is not None else ():
             if getattr(self, name) != PLAIN[name]:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed with state_intervals: {PLAIN[name]}")

@@ -1,4 +1,4 @@
-"""The settings that methods share, each group once; a method's own Settings class puts its groups together."""
+"""The settings that methods share, each group once; a method's own Settings class combines its groups."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ BufferPolicy = Literal["average", "keep", "broadcast"]
 
 
 def setting(default: Any = ..., *, description: str, unit: str = "", **limits: Any) -> Any:
-    """A setting; in its unit x stands for that of the parameters, g for that of the gradient."""
+    """A setting; in its unit x is the unit of the parameters, and g that of the gradient."""
     return Field(default, description=description, json_schema_extra={"unit": unit}, **limits)
 
 
 def _pythons(value: Any) -> Any:
-    """Numbers of NumPy's as numbers of Python's."""
+    """NumPy's numbers as Python's numbers."""
     if isinstance(value, dict):
         return {_pythons(key): _pythons(inner) for key, inner in value.items()}
     return value.item() if isinstance(value, np.generic) else value
@@ -30,27 +30,30 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class CommonSettings(BaseModel):
-    """What every method has."""
+    """The settings that every method has."""
 
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, frozen=True)
 
     lr: Finite = setting(gt=0, description="eta, the step size", unit="x/g")
     weight_decay: Finite = setting(0.0, ge=0, description="wd, added to the direction as wd * x", unit="g/x")
     weight_decay_on: Literal["all", "weights"] = setting(
-        "all", description="all parameters, or those of several dimensions: not norms and biases; for a module"
+        "all",
+        description="decay all parameters, or only those of several dimensions (no norms, no biases); needs a module",
     )
     on_nonfinite: Literal["raise", "skip"] = setting(
-        "raise", description="a non-finite gradient on one rank: an error on all ranks, or a step left out"
+        "raise",
+        description="a gradient that is not finite on one rank: an error on all ranks, or that step is left out",
     )
     weight: Positive = setting(
         1.0,
-        description="this rank's weight in every mean over the ranks, say its number of samples",
+        description="this rank's weight in every mean over the ranks, for example its number of samples",
         allow_inf_nan=False,
     )
     buffer_policy: BufferPolicy | dict[str, BufferPolicy] = setting(
         "average",
-        description="the module's buffers at an average: batch-norm statistics averaged and others rank 0's, all rank "
-        "0's (broadcast), all each rank's own (keep), or {pattern of names: policy, ...}",
+        description="the module's buffers at an average: average batch-norm statistics and take others from rank 0, "
+        "take "
+        "all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...}",
     )
 
     @field_validator("buffer_policy", mode="before")
@@ -59,7 +62,7 @@ class CommonSettings(BaseModel):
         given = policy if isinstance(policy, dict) else {"": policy}
         if not all(isinstance(name, str) and way in get_args(BufferPolicy) for name, way in given.items()):
             raise ValueError(
-                "allowed are 'average', 'keep' or 'broadcast', or {pattern of buffers' names: one of these, ...}"
+                "allowed are 'average', 'keep', 'broadcast', or {pattern of buffers' names: one of these, ...}"
             )
         return policy
 
@@ -73,14 +76,14 @@ class OuterSettings(CommonSettings):
     """The outer step; without one, x becomes the mean of the ranks' x."""
 
     outer: Literal["none", "sgd", "nesterov", "adam"] = setting(
-        "none", description="optimizer that takes x_round - mean x as its gradient after a round"
+        "none", description="optimizer that steps after each round with x_round - mean x as its gradient"
     )
     outer_lr: Finite | None = setting(
-        None, gt=0, description="its step size; sgd without momentum and 1 is as without", unit="1 (adam: x)"
+        None, gt=0, description="step size of outer; sgd with 1 and no momentum changes nothing", unit="1 (adam: x)"
     )
-    outer_momentum: Finite = setting(0.9, ge=0, lt=1, description="its momentum (sgd, nesterov)")
-    outer_beta1: Finite = setting(0.9, ge=0, lt=1, description="its decay rate of the first moment (adam)")
-    outer_beta2: Finite = setting(0.99, ge=0, lt=1, description="its decay rate of the second moment (adam)")
+    outer_momentum: Finite = setting(0.9, ge=0, lt=1, description="momentum of outer (sgd, nesterov)")
+    outer_beta1: Finite = setting(0.9, ge=0, lt=1, description="decay rate of outer's first moment (adam)")
+    outer_beta2: Finite = setting(0.99, ge=0, lt=1, description="decay rate of outer's second moment (adam)")
 
     @model_validator(mode="after")
     def _outer_is_whole(self) -> Self:
@@ -88,7 +91,9 @@ class OuterSettings(CommonSettings):
         for name in ("lr", "momentum", "beta1", "beta2"):
             field = f"outer_{name}"
             if name not in used and getattr(self, field) != OuterSettings.model_fields[field].default:
-                raise ValueError(f"{field} is {getattr(self, field)}, but outer is {self.outer!r}, which has none")
+                raise ValueError(
+                    f"{field} is {getattr(self, field)}, but outer is {self.outer!r}, which does not use it"
+                )
         if self.outer != "none" and self.outer_lr is None:
             raise ValueError(f"outer is {self.outer!r}, which needs outer_lr")
         if self.outer == "nesterov" and self.outer_momentum == 0:
@@ -100,15 +105,17 @@ class LocalSettings(OuterSettings):
     """Local methods: an average of the parameters every I steps."""
 
     interval: int | dict[int, int] | Literal["auto"] = setting(
-        1, description="I, local steps between two averages: a number, {from step: I, ...}, or auto", unit="steps"
+        1, description="I, the local steps between two averages: a number, {from step: I, ...}, or auto", unit="steps"
     )
     warmup_steps: int = setting(0, ge=0, description="steps at the start in which I is 1", unit="steps")
     lr_policy: Literal["same", "own"] = setting(
-        "same", description="ranks that use different learning rates: an error, or each its own"
+        "same", description="same: different learning rates are an error; own: each rank may have its own"
     )
-    drift: bool = setting(True, description="measure ||x_i - mean x|| at each average, for one more copy of x and pass")
+    drift: bool = setting(
+        True, description="measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it"
+    )
     drift_budget: Finite | None = setting(
-        None, gt=0, description="interval auto: largest drift that its choice may lead to", unit="x"
+        None, gt=0, description="interval auto: the largest drift that a choice of I may lead to", unit="x"
     )
 
     @field_validator("interval", mode="before")
@@ -117,13 +124,13 @@ class LocalSettings(OuterSettings):
         given = interval if isinstance(interval, dict) else {0: interval}
         whole = all(type(number) is int for pair in given.items() for number in pair)
         if interval != "auto" and not (whole and 0 in given and min(given) == 0 and min(given.values()) >= 1):
-            raise ValueError("allowed are integers from 1, {0: I, from step: I, ...} of such, and auto")
+            raise ValueError("allowed are integers from 1, {0: I, from step: I, ...} with such integers, and auto")
         return interval
 
     @model_validator(mode="after")
     def _budget_is_for_auto(self) -> Self:
         if self.drift_budget is not None and not (self.interval == "auto" and self.drift):
-            raise ValueError("drift_budget is for interval: auto, with drift measured")
+            raise ValueError(f"drift_budget is {self.drift_budget}, which needs interval auto and drift True")
         return self
 
     @model_validator(mode="after")
@@ -131,8 +138,7 @@ class LocalSettings(OuterSettings):
         first = {self._given[start] for start in self._given if start < self.warmup_steps}
         if self.warms_up_by_averages and first == {1} and self.interval != "auto":
             raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, but interval is 1 until then anyway; allowed: 0, or an interval "
-                "above 1"
+                f"warmup_steps is {self.warmup_steps}, but interval is 1 until then; allowed: 0, or an interval above 1"
             )
         return self
 
@@ -153,7 +159,7 @@ class LocalSettings(OuterSettings):
 
     @property
     def starts(self) -> dict[int, int]:
-        """I by the step from which on it holds."""
+        """I by the first step at which it applies."""
         given = self._given
         if not self.warmup_steps:
             return given
@@ -163,25 +169,25 @@ class LocalSettings(OuterSettings):
 
     @property
     def intervals(self) -> list[int]:
-        """All I that are given in advance."""
+        """All values of I that are known in advance."""
         return list(self.starts.values())
 
 
 class SgdSettings(CommonSettings):
     """Methods whose step is that of SGD, or of any torch optimizer."""
 
-    momentum: Finite = setting(0.0, ge=0, lt=1, description="momentum of the direction")
+    momentum: Finite = setting(0.0, ge=0, lt=1, description="momentum of the step")
     dampening: Finite = setting(0.0, ge=0, le=1, description="dampening of the momentum")
     nesterov: bool = setting(False, description="Nesterov's form of the momentum")
     inner: Any = setting(
         None,
-        description="a torch optimizer (class, name in torch.optim, {name: ..., settings}, or instance) for the step; "
-        "or two, {matrices: ..., others: ...}",
+        description="a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or "
+        "instance); or two: {matrices: ..., others: ...}",
     )
 
     @property
     def clips_update(self) -> bool:
-        """Whether the norm is that of the update; else that of the raw gradient."""
+        """Whether clipping uses the norm of the update; otherwise that of the raw gradient."""
         return False
 
     @field_validator("inner")
@@ -192,29 +198,31 @@ class SgdSettings(CommonSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
-            raise ValueError("nesterov: true needs momentum > 0 and dampening 0")
-        # of two optimizers each may have a learning rate of its own
+            raise ValueError("nesterov is True, which needs momentum > 0 and dampening 0")
+        # each of two optimizers may have its own learning rate
         makers = list(self.inner.parts.values()) if isinstance(self.inner, ByShape) else [self.inner]
         for key in ({"weight_decay"} & self.model_fields_set) | ({"lr"} if len(makers) == 1 else set()):
             given = getattr(self, key)
             for own in (getattr(maker, "keywords", {}).get(key, given) for maker in makers):
                 if own != given:
                     raise ValueError(
-                        f"inner's {key} is {own}, but {key} is {given}; allowed: equal ones, or one of them"
+                        f"inner's {key} is {own}, but {key} is {given}; allowed: equal values, or only one of them"
                     )
         if self.inner is not None and (self.momentum or self.nesterov or self.dampening):
-            raise ValueError("momentum, dampening and nesterov belong to the inner optimizer when there is one")
+            raise ValueError(
+                "with inner, allowed are momentum, dampening and nesterov as settings of the inner optimizer"
+            )
         return self
 
 
 class ThresholdSettings(CommonSettings):
-    """Methods with a threshold, in the papers' spelling (gamma) or torch's (max_norm)."""
+    """Methods with a threshold, named as in the papers (gamma) or as in torch (max_norm)."""
 
     gamma: Positive | None = setting(
-        None, description="cap on the length of the step, min(lr, gamma/||g||); or max_norm", unit="x"
+        None, description="upper limit on the length of the step, min(lr, gamma/||g||); or give max_norm", unit="x"
     )
     max_norm: Positive | None = setting(
-        None, description="cap on the norm of the gradient; gamma = lr * max_norm", unit="g"
+        None, description="upper limit on the norm of the gradient; gamma = lr * max_norm", unit="g"
     )
     gamma_follows_lr: bool = setting(True, description="learning-rate schedules scale gamma with lr")
 
@@ -231,7 +239,7 @@ class ThresholdSettings(CommonSettings):
 
     @property
     def threshold(self) -> float:
-        """c = gamma/eta at the constructor's lr, the threshold on the norm."""
+        """c = gamma/eta at the constructor's lr: the threshold on the norm."""
         return self.max_norm if self.max_norm is not None else self.gamma / self.lr  # type: ignore[operator]
 
 
@@ -239,7 +247,8 @@ class ClippedSgdSettings(SgdSettings, ThresholdSettings):
     """Methods that clip and then take an SGD step."""
 
     norm_of: Literal["gradient", "update"] = setting(
-        "gradient", description="clip by the norm of the raw gradient, or of the update with weight decay and momentum"
+        "gradient",
+        description="which norm is clipped: of the raw gradient, or of the update with weight decay and momentum",
     )
 
     @property
@@ -249,5 +258,5 @@ class ClippedSgdSettings(SgdSettings, ThresholdSettings):
     @model_validator(mode="after")
     def _norm_is_known(self) -> Self:
         if self.inner is not None and self.norm_of == "update":
-            raise ValueError("norm_of: update is not known before an inner optimizer's step; allowed is gradient")
+            raise ValueError("norm_of is 'update', which is not known before the step of inner; allowed: gradient")
         return self

@@ -15,7 +15,7 @@ def lines(error: ValidationError, model: type[BaseModel], path: str = "") -> lis
 
 
 def one_line(error: ValidationError, model: type[BaseModel], prefix: str) -> ValueError | TypeError:
-    """The mistakes as one exception: TypeError where a name or type is wrong, else ValueError."""
+    """The mistakes as one exception: TypeError if a name or type is wrong, otherwise ValueError."""
     types = {mistake["type"] for mistake in error.errors(include_url=False)}
     wrong_type = all(t == "extra_forbidden" or t.endswith("_type") or t == "missing" for t in types)
     return (TypeError if wrong_type else ValueError)(f"{prefix}: " + "; ".join(lines(error, model)))
@@ -41,7 +41,7 @@ def _line(mistake: Any, model: type[BaseModel], path: str) -> str:
 def describe(model: type[BaseModel]) -> str:
     """The settings of a model with their defaults, in one line."""
     if not model.model_fields:
-        return "none, it has no settings"
+        return "none: it has no settings"
     return ", ".join(
         name if field.is_required() else f"{name} ({default_in_words(field)})"
         for name, field in model.model_fields.items()
@@ -49,7 +49,7 @@ def describe(model: type[BaseModel]) -> str:
 
 
 def default_in_words(field: FieldInfo) -> str:
-    """A setting's default; "none" where it is left out."""
+    """A setting's default; "none" if it is not set."""
     default = field.get_default(call_default_factory=True)
     return "none" if default is None else str(default)
 
@@ -68,7 +68,7 @@ def _owner(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
 
 
 def message_of(error: BaseException) -> str:
-    """What an error says, with the file where there is one."""
+    """An error's message, with the file if it names one."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Kinds of numbers that settings are."""
+"""Kinds of numbers in settings."""
 
 from __future__ import annotations
 
