@@ -857,7 +857,7 @@ def test_wrong_calls_are_refused_in_a_line():
         (lambda: torch.stack([f(), f()]), g, r"the upper loss is a tensor of shape \(2,\); allowed"),
         (f, lambda: g().detach(), r"the lower loss is a tensor of shape \(\) without a graph"),
         (f, lambda: nn.Parameter(torch.ones(1)).sum(), "the lower loss does not depend on the lower parameters"),
-        (lambda: nn.Parameter(torch.ones(1)).sum(), g, "the upper loss depends neither on the upper nor on the lower"),
+        (lambda: nn.Parameter(torch.ones(1)).sum(), g, "the upper loss does not depend on the upper or the lower"),
     ):
         optimizer = hvdclip.optimizer(
             "slip", [x], lower_parameters=[y], lower="own", lr=0.1, lower_lr=0.1, warm_start=0
@@ -868,7 +868,7 @@ def test_wrong_calls_are_refused_in_a_line():
     _, _, optimizer = made()
     with pytest.raises(RuntimeError, match="parameters cannot be added to slip, or unfrozen"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
-    with pytest.raises(ValueError, match=r"join\(\) is for plain averages"), optimizer.join():
+    with pytest.raises(ValueError, match=r"join\(\) works with plain averages"), optimizer.join():
         pass
 
 

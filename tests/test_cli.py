@@ -319,7 +319,7 @@ def test_hosts_with_different_text_are_refused(tmp_path):
     done = run_ranks([*command, "--run-dir", str(tmp_path / "run")], 2, cwd=PROJECT, check=False)
     assert done.returncode == 2
     said = done.stderr + done.stdout
-    assert "ranks disagree on the text of ptb (its checksum); allowed is one value for all" in said
+    assert "ranks disagree on the text of ptb (its checksum); allowed: one value for all" in said
     assert len(re.findall(r"hvdclip:   [01] +\S+ +[0-9a-f]{37}\.\.\.", said)) == 2, "who has what"
 
 

@@ -357,7 +357,7 @@ def test_parameters_are_added_where_no_outer_step_has_parts(extra):
     optimizer.synchronize()
     more, before = nn.Parameter(torch.ones(3, dtype=torch.float64)), model.x
     if extra:
-        with pytest.raises(RuntimeError, match="cannot be added or unfrozen with averaging: fragments and an outer"):
+        with pytest.raises(RuntimeError, match="averaging fragments with an outer step cannot add or unfreeze"):
             optimizer.add_param_group({"params": [more]})
         assert len(optimizer.space.parameters) == len(SIZES)
     else:

@@ -154,7 +154,7 @@ def test_any_torch_optimizer_takes_the_clipped_gradient(inner, built):
 
 
 def test_an_inner_optimizer_of_ones_own_over_other_parameters_is_refused():
-    with pytest.raises(ValueError, match="inner is an optimizer over other parameters"):
+    with pytest.raises(ValueError, match="inner is an optimizer of other parameters"):
         hvdclip.optimizer("celgc", network(), lr=0.1, gamma=1.0, inner=torch.optim.Adam(network().parameters(), lr=0.1))
 
 
@@ -1034,7 +1034,7 @@ def test_wrong_parameters(given, error, said):
     ("chosen", "said"),
     [
         ({"inner": torch.optim.LBFGS}, "inner is LBFGS"),
-        ({"inner": torch.optim.Rprop, "weight_decay": 0.1}, "inner, Rprop, has none"),
+        ({"inner": torch.optim.Rprop, "weight_decay": 0.1}, "inner, Rprop, does not have it"),
         ({"momentum_policy": "average"}, "needs momentum > 0"),
     ],
 )
@@ -1045,7 +1045,7 @@ def test_settings_that_would_be_ignored_are_refused(chosen, said):
 
 def test_an_inner_optimizer_with_another_lr_is_refused():
     model = network()
-    with pytest.raises(ValueError, match=r"inner's lr is 0\.001, lr is 1\.0; they must be equal"):
+    with pytest.raises(ValueError, match=r"inner's lr is 0\.001, lr is 1\.0; allowed: equal values"):
         hvdclip.optimizer("local_sgd", model, lr=1.0, inner=torch.optim.Adam(model.parameters(), lr=0.001))
 
 

@@ -183,7 +183,7 @@ def test_another_number_of_ranks_is_said_aloud_or_refused(run):
     (momentum / "summary.json").unlink()
     assert refused(momentum, "algorithm.momentum=0.9", ranks=2) == [
         "hvdclip: the run was on 1 rank and cannot go on on 2: each rank of celgc keeps its own momentum; "
-        "checkpoint.other_ranks: reset begins that anew"
+        "checkpoint.other_ranks: reset starts without it"
     ]
     said = resume(momentum, "algorithm.momentum=0.9", "checkpoint.other_ranks=reset", ranks=2)
     assert "goes on from step 32" in said and read(momentum)["step"] == 40

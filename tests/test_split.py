@@ -232,7 +232,7 @@ def test_a_state_of_other_groups_is_refused():
 
 def test_parameters_are_not_added():
     _, optimizer = build(None, SGD)
-    with pytest.raises(ValueError, match="inner has matrices and others: allowed are all parameters when"):
+    with pytest.raises(ValueError, match="inner has matrices and others; allowed: all parameters when"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2, 2))]})
 
 
@@ -280,11 +280,11 @@ REFUSED = [
 OF_MUON = [
     (
         {"inner": "Muon"},
-        r"Muon is for matrices, and a parameter has shape \(8,\); allowed: inner {matrices: {name: Muon",
+        r"Muon is for matrices, but a parameter has shape \(8,\); allowed: inner {matrices: {name: Muon",
     ),
     (
         {"inner": MUON, "model": [{"params": [nn.Parameter(torch.zeros(2))], "inner": "matrices"}]},
-        r"Muon is for matrices, and a parameter has shape \(2,\)",
+        r"Muon is for matrices, but a parameter has shape \(2,\)",
     ),
 ]
 

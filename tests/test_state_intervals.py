@@ -166,7 +166,7 @@ def test_other_ranks_cannot_have_what_is_not_averaged_in_each_round():
 
 def test_ranks_do_not_join():
     _, optimizer = build(None, BOTH)
-    with pytest.raises(ValueError, match=r"join\(\) is for plain averages"), optimizer.join():
+    with pytest.raises(ValueError, match=r"join\(\) works with plain averages"), optimizer.join():
         pass
 
 

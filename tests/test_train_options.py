@@ -175,7 +175,7 @@ def test_weight_decay_on_weights_leaves_norms_and_biases_alone():
     ]
     expected = after_three_steps(theirs, model_or_params=groups)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    with pytest.raises(ValueError, match="weight_decay_on is 'weights'; allowed: all, but for a module"):
+    with pytest.raises(ValueError, match="weight_decay_on is 'weights'; allowed: all; or pass a module"):
         after_three_steps(theirs, model_or_params=list(theirs.parameters()), weight_decay_on="weights")
 
 

@@ -1,4 +1,4 @@
-"""What every algorithm stands on: a torch optimizer over one vector x, its gradients, steps, rounds and state."""
+"""The base of every algorithm: a torch optimizer over one vector x, its gradients, steps, rounds and state."""
 
 from hvdclip.engine.agreement import Disagreement, check_agreement
 from hvdclip.engine.averages import Assembly

@@ -1,4 +1,4 @@
-"""What all ranks must have alike, compared before the first message, which would hang or mix up what differs."""
+"""Compares what must be equal on all ranks before the first message, which would otherwise hang or mix up data."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from hvdclip.comm import Communicator
 
 WIDEST = 40
-# What schedulers and users change in mid-run beside lr, with factors so that one change does not undo another.
+# What schedulers and users change in mid-run besides lr, with factors so that one change does not undo another.
 MOVES = {"weight_decay": 0.7548776662, "momentum": 0.5698402910, "betas": 0.4301597090}
 
 
 class Disagreement(ValueError):
-    """Ranks differ in what must be alike; raised on every rank. The message is a table of who has what."""
+    """Ranks differ in what must be equal; raised on every rank. The message is a table of who has what."""
 
 
 def check_agreement(comm: Communicator, mine: dict[str, Any]) -> None:
@@ -27,16 +27,16 @@ def check_agreement(comm: Communicator, mine: dict[str, Any]) -> None:
         if any(value != values[0] for value in values):
             differing[key] = [_short(value) for value in _where_lists_part(values)]
     if differing:
-        title = f"ranks disagree on {', '.join(differing)}; allowed is one value for all"
+        title = f"ranks disagree on {', '.join(differing)}; allowed: one value for all"
         raise Disagreement("\n".join([title, *_table(hosts, differing)]))
 
 
 def check_steps(steps: dict[int, int]) -> None:
-    """Disagreement on all ranks where some have left an average, or its ranks have taken other numbers of steps."""
+    """Disagreement on all ranks if some have left an average, or its ranks have taken different numbers of steps."""
     if gone := [rank for rank, step in steps.items() if step == 0]:
         left = ", ".join(map(str, gone))
         raise Disagreement(
-            f"an average without rank {left}, which has left (hvd.join()?), would scale the parameters down; call "
+            f"rank {left} has left (hvd.join()?), and an average without it would scale the parameters down; call "
             "optimizer.join() on all ranks instead, around the loop"
         )
     if steps:
@@ -47,12 +47,13 @@ def check_steps(steps: dict[int, int]) -> None:
 
 
 def check_groups(comm: Communicator, groups: Sequence[dict[str, Any]], same_lr: bool) -> None:
-    """Disagreement on all ranks, which all call it, where they have changed their parameter groups in unlike ways."""
+    """Raise Disagreement on all ranks if they have changed their parameter groups differently; all ranks call it."""
     for rates in zip(*comm.gather([float(group["lr"]) for group in groups]), strict=True):
         if same_lr and len(set(rates)) > 1:
             raise Disagreement(
-                f"ranks use different learning rates: {_least_and_most(dict(enumerate(rates)))}; give schedulers what "
-                "is the same on all ranks, such as optimizer.last_round['loss'], or set lr_policy: own (local methods)"
+                f"ranks use different learning rates: {_least_and_most(dict(enumerate(rates)))}; give schedulers a "
+                "value that is the same on all ranks, such as optimizer.last_round['loss'], or set lr_policy: own "
+                "(local methods)"
             )
     moves = [{key: group[key] for key in MOVES if key in group} for group in groups]
     mine = {f"{key} of parameter group {k}": value for k, group in enumerate(moves) for key, value in group.items()}
@@ -60,7 +61,7 @@ def check_groups(comm: Communicator, groups: Sequence[dict[str, Any]], same_lr: 
 
 
 def number_of(groups: Sequence[dict[str, Any]], same_lr: bool) -> float:
-    """What moves x in the groups as one number, which differs between ranks once one of them has changed some of it."""
+    """What moves x in the groups, as one number; it differs between ranks once one of them has changed something."""
     number = 0.0
     for group in groups:
         number += group["lr"] if same_lr else 0.0
@@ -77,7 +78,7 @@ def _least_and_most(values: dict[int, Any]) -> str:
 
 
 def kind(inner: Any) -> str:
-    """An inner optimizer in words that are the same on all ranks; "none" where there is none."""
+    """An inner optimizer in words that are the same on all ranks; "none" if there is none."""
     if inner is None:
         return "none"
     inner = getattr(inner, "func", inner)
@@ -85,7 +86,7 @@ def kind(inner: Any) -> str:
 
 
 def _table(hosts: Sequence[str], differing: dict[str, list[str]]) -> list[str]:
-    """A line for the ranks of each host that have the same."""
+    """One line for the ranks of each host that have the same values."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for rank, row in enumerate(zip(hosts, *differing.values(), strict=True)):
         alike.setdefault(row, []).append(rank)
@@ -96,11 +97,11 @@ def _table(hosts: Sequence[str], differing: dict[str, list[str]]) -> list[str]:
 
 
 def _where_lists_part(values: Sequence[Any]) -> Sequence[Any]:
-    """The values; of lists that differ the first entries in which they do, or their lengths."""
+    """The values; of lists that differ, the first entries that differ, or their lengths."""
     if not all(isinstance(value, list) for value in values):
         return values
     if len({len(value) for value in values}) > 1:
-        return [f"{len(value)} of them" for value in values]
+        return [f"{len(value)} entries" for value in values]
     return next(entries for entries in zip(*values, strict=True) if any(entry != entries[0] for entry in entries))
 
 

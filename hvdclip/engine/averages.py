@@ -1,4 +1,4 @@
-"""How a local method averages, put together from its settings: one rule, maybe in others that wrap it."""
+"""How a local method averages, assembled from its settings: one rule, possibly inside others that wrap it."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ DEFAULTS = AveragingSettings(lr=1.0)
 class Assembly:
     """The parts of a method's rounds, made in the order in which they need each other.
 
-    `vectors` are those that averaging needs beside x, and those that travel with it. Raises ValueError where the
-    settings do not fit what the method sends.
+    `vectors` are those that averaging needs besides x, and those that travel with x. Raises ValueError if the settings
+    do not fit what the method sends.
     """
 
     def __init__(self, method: LocalMethod):
@@ -69,12 +69,12 @@ class Assembly:
         return self.ways.overlap == "delayed"
 
     def rounds(self) -> Rounds:
-        """All of them together."""
+        """All parts together."""
         rule = self._wrapped(self._rule())
         return Rounds(self.intervals, rule, self.vectors, self.outer, torch.initial_seed(), self.method.progress)
 
     def exchange(self) -> Exchange:
-        """The way from the ranks' x to its mean."""
+        """The exchange that makes the mean of the ranks' x."""
         method, travels = self.method, self.method.named(Sharing.TRAVELS)
         if self.is_delayed or self.ways.compression != "none":
             return self._exchange_of(method.space, {"x": method.space.vector()} | self.vectors)
@@ -86,7 +86,7 @@ class Assembly:
         return StatesToo(plain, self.states, partial(method.message_of, riders=self.riders))
 
     def _exchange_of(self, space: Space, vectors: dict[str, Vector]) -> Exchange:
-        """That of vectors which lie apart from the message."""
+        """The exchange of vectors that are stored outside of the message."""
         if self.ways.compression == "none":
             return Copied(self.method.message_of(1, self.riders, space=space), vectors["x"], self.is_delayed)
         given = (vectors[name] for name in ("x", "x_round", "error"))
@@ -96,7 +96,7 @@ class Assembly:
         for name in self.ways.beyond_plain if self.method.named(Sharing.TRAVELS) else ():
             raise ValueError(
                 f"{name} is {getattr(self.ways, name)!r}; allowed with {self.method.name}: {PLAIN[name] or 'none'}, "
-                "since it sends more than x"
+                "because it sends more than x"
             )
         if self.settings.outer == "adam":
             self.method.space.refuse_float16("outer: adam")
@@ -115,7 +115,7 @@ class Assembly:
         return {name: self.method.space.vector() for name in [*names, *(["error"] if compresses else [])]}
 
     def _parts(self) -> list[Part]:
-        """Those that averages take in turn, where they do; ValueError for more than there are tensors."""
+        """The parts that averages take in turn, if they do; ValueError for more parts than tensors."""
         space, fragments = self.method.space, self.ways.fragments
         if fragments is None:
             return []
@@ -140,7 +140,7 @@ class Assembly:
         return Fragments(x, [self._maker_of(number, x) for number in range(len(self.parts))])
 
     def _maker_of(self, number: int, x: Vector) -> Callable[[], Plain]:
-        """What makes the rule of one part of x."""
+        """A function that makes the rule of one part of x."""
         part, outer = self.parts[number], None
         vectors = {name: part.of(vector) for name, vector in ({"x": x} | self.vectors).items()}
         if isinstance(self.outer, OuterParts):

@@ -1,4 +1,4 @@
-"""Bilevel methods: local steps of upper parameters x, whose loss is taken where lower ones y solve their own problem.
+"""Bilevel methods: local steps of upper parameters x, whose loss depends on y, the solution of a lower problem.
 
 minimise over x the mean of f_i(x, y*(x)), with y*(x) the minimum of mean g_i(x, .) (`lower: shared`), or on each rank
 y_i*(x) that of its g_i(x, .) (`lower: own`).
@@ -36,7 +36,7 @@ class OfRole(Descent):
 
     @property
     def groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """Those that the method has now: a state that is loaded replaces them."""
+        """The method's current groups: a state that is loaded replaces them."""
         return self.method.groups_of(self.role)
 
     @groups.setter
@@ -44,20 +44,20 @@ class OfRole(Descent):
 
 
 class Bilevel(LocalMethod):
-    """A method's file defines `bilevel_step(levels)` by `step_below`, `estimate` and `step_above`.
+    """A method's file defines `bilevel_step(levels)` with `step_below`, `estimate` and `step_above`.
 
-    The first `warm_start` steps move y only. The space of x is that of the upper parameters; y, and what `keeps_below`
-    names, lie in a space of their own, and travel with x in one message if the lower problem is shared.
+    The first `warm_start` steps move y only. The space of x is that of the upper parameters. y, and what `keeps_below`
+    names, have their own space, and travel with x in one message if the lower problem is shared.
     """
 
     descent_below: Descent
     estimator: Linear | Neumann
-    _loss: Tensor | None  # the upper one of the present step
+    _loss: Tensor | None  # the upper loss of the current step
 
     # What an algorithm's file defines
 
     def keeps_below(self) -> Mapping[str, Sharing]:
-        """The vectors of state in the space of y, beside y and z."""
+        """The vectors of state in the space of y, besides y and z."""
         return {}
 
     def bilevel_step(self, levels: Levels) -> None:
@@ -70,14 +70,14 @@ class Bilevel(LocalMethod):
 
     @property
     def warm_start(self) -> int:
-        """The steps at the start that move y only."""
+        """The number of steps at the start that move y only."""
         return int(self.settings.warm_start)
 
-    # What it is written with
+    # What the algorithm's file uses
 
     @property
     def k(self) -> int:
-        """The number of the present step, counted from 0 after the warm start."""
+        """The number of the current step, counted from 0 after the warm start."""
         return self.steps - 1 - self.warm_start
 
     @property
@@ -87,16 +87,16 @@ class Bilevel(LocalMethod):
 
     @property
     def below(self) -> Sharing:
-        """What other ranks have of y at the end of a round."""
+        """How the ranks' y relate at the end of a round."""
         return TRAVELS if self.settings.lower == "shared" else OWN
 
     @property
     def of_momentum(self) -> Sharing:
-        """What they have of m."""
+        """How the ranks' m relate."""
         return TRAVELS if self.settings.momentum_policy == "average" else OWN
 
     def estimate(self, point: Point) -> Estimate:
-        """The hyper-gradient there."""
+        """The estimate of the hyper-gradient at this point."""
         return self.estimator(point)
 
     def settle(self, estimate: Estimate) -> None:
@@ -122,7 +122,7 @@ class Bilevel(LocalMethod):
             self.move(m)
 
     def below_scaled(self, step: float | None) -> float:
-        """A step size of y's space, which keeps its ratio to alpha; alpha itself if there is none."""
+        """A step size in y's space, which keeps its ratio to alpha; alpha itself if it is not set."""
         factor: float = self.groups_of(LOWER)[0]["lr"] / self.numbers["first_lower_lr"]
         return (self.settings.lower_lr if step is None else step) * factor
 
@@ -136,12 +136,13 @@ class Bilevel(LocalMethod):
     def step(self, upper: Loss | None = None, lower: Loss | None = None) -> Tensor | None:  # type: ignore[override]
         """One step from two losses; returns the upper one, None in the warm start.
 
-        Each is called for every batch that the step needs, draws a fresh one, and returns a number with a graph,
-        without backward(). `.grad` is neither read nor written. accbo calls both with again=True for the last batch.
+        Each callable is called for every batch that the step needs, draws a fresh one, and returns a number with a
+        graph, without backward(). `.grad` is neither read nor written. accbo calls both with again=True for the last
+        batch.
         """
         if not (callable(upper) and callable(lower)) or getattr(self, "grad_scale", None) is not None:
             raise TypeError(
-                f"{self.name} takes gradients of two losses itself: call step(upper, lower) with two callables that "
+                f"{self.name} computes gradients of two losses itself: call step(upper, lower) with two callables that "
                 "return the loss of a fresh batch, without backward() and without GradScaler"
             )
         self._unfreeze()
@@ -154,7 +155,7 @@ class Bilevel(LocalMethod):
 
     @property
     def last_round(self) -> dict[str, Any]:
-        """As of every method; `loss` is the upper one, `lower_loss` the other."""
+        """As for every method; `loss` is the upper loss, `lower_loss` the other one."""
         found = super().last_round
         return found | {"lower_loss": self.lower_loss.agreed} if found else found
 
@@ -218,13 +219,13 @@ class Bilevel(LocalMethod):
     def _warn_of_powers(self) -> None:
         if self.settings.estimator == "neumann" and self.below is TRAVELS and self.comm.size > 1:
             warnings.warn(
-                "estimator neumann with lower shared converges elsewhere where the ranks' data differ: a mean of "
+                "estimator neumann with lower shared converges to another point if the ranks' data differ: a mean of "
                 "powers is not the power of the mean; use estimator linear, or lower own",
                 stacklevel=7,
             )
 
     def _look(self, gradient: Gradient) -> Gradient:
-        """Leave the step out if what autograd gave is not finite; where the host knows, at once."""
+        """Leave the step out if autograd's result is not finite; at once if the host knows."""
         self.gradients.look_at(on_host(gradient.norm()))
         self.skip.check_on_host()
         return gradient

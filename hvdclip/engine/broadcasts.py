@@ -1,4 +1,4 @@
-"""One rank's state for all ranks, as Horovod's scripts hand it over."""
+"""One rank's state for all ranks, sent as Horovod's scripts do it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEAR = 12
 
 
 def horovod_asks() -> bool:
-    """Whether hvd.broadcast_optimizer_state is what asks for the state."""
+    """Whether hvd.broadcast_optimizer_state is the caller that reads the state."""
     frame: FrameType | None = sys._getframe(1)
     for _ in range(NEAR):
         if frame is None:
@@ -32,7 +32,7 @@ def horovod_asks() -> bool:
 class ForHorovod(dict[str, Any]):
     """The one entry of a state that Horovod sees: it sends the root's value to all ranks, and writes it back here.
 
-    Horovod would send tensor by tensor, and hang where the root's inner optimizer has some that others have not made.
+    Horovod would send tensor by tensor, and hang if the root's inner optimizer has tensors that others have not made.
     """
 
     def __init__(self, method: Method, state: dict[str, Any]):
@@ -44,7 +44,7 @@ class ForHorovod(dict[str, Any]):
 
 
 def state_for_horovod(method: Method) -> dict[str, Any]:
-    """A state as Horovod walks through it: groups without options, since those come with the rest."""
+    """A state as Horovod walks through it: groups without options, because those come with the rest."""
     state = saved.collected(method)
     groups = [{"params": group["params"]} for group in state["param_groups"]]
     first = next(place for group in groups for place in group["params"])
@@ -52,7 +52,7 @@ def state_for_horovod(method: Method) -> dict[str, Any]:
 
 
 def from_root(method: Method, root: int) -> None:
-    """Take the state of rank `root`, which all ranks call."""
+    """Take the state of rank `root`; all ranks call this."""
     rank, size = method.comm.rank, method.comm.size
     if not 0 <= root < size:
         raise ValueError(f"root is {root}; allowed: 0 to {size - 1}")
@@ -61,7 +61,7 @@ def from_root(method: Method, root: int) -> None:
 
 
 def take(method: Method, state: dict[str, Any]) -> None:
-    """Continue from another rank's state; ValueError, on all ranks, where that cannot stand for their own."""
+    """Continue from another rank's state; ValueError, on all ranks, if it cannot replace their own."""
     saved.check_rank(method, state["hvdclip"], any_rank=True)
     if state["hvdclip"]["rank"] != method.comm.rank:
         saved.restore(method, state)

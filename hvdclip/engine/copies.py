@@ -1,4 +1,4 @@
-"""Copies of a method, by copy.deepcopy and pickle, and a method with parameters more."""
+"""Copies of a method, by copy.deepcopy and pickle, and a method with additional parameters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from hvdclip.torch_private import hooks_in, is_made
 if TYPE_CHECKING:
     from hvdclip.engine.method import Method
 
-COPIED = "hvdclip"  # the key by which a copied state is told from one of torch's
+COPIED = "hvdclip"  # the key that marks a copied state; torch's states lack it
 _shared: WeakValueDictionary[str, Communicator] = WeakValueDictionary()
 
 
 class Shared:
-    """A communicator, which a copy has in common with the original."""
+    """A communicator, which a copy shares with the original."""
 
     def __init__(self, comm: Communicator):
         self.comm = comm
@@ -55,7 +55,7 @@ def _found(key: str, rank: int, size: int) -> Shared:
 
 
 def state_of(method: Method) -> dict[str, Any]:
-    """All that a copy is made from; hooks and `on_round` stay with the original, as they do with torch's."""
+    """Everything that a copy is made from; hooks and `on_round` stay with the original, as with torch's optimizers."""
     node = method.handed.node
     return {
         COPIED: {
@@ -71,12 +71,12 @@ def state_of(method: Method) -> dict[str, Any]:
 
 
 def make(method: Method, state: dict[str, Any]) -> None:
-    """Make of a bare object the copy that `state_of` tells of; at its first use if its model is not yet there."""
+    """Turn a bare object into the copy that `state_of` describes; at its first use if its model does not exist yet."""
     module = state[COPIED]["handed"].module
     if module is None or is_made(module):
         _make(method, state[COPIED])
         return
-    # a module that holds its own optimizer gets what it consists of after the optimizer is there
+    # a module that holds its own optimizer gets its contents only after the optimizer is there
     chosen = type(method)
 
     def at_first_use(waiting: Method, name: str) -> Any:
@@ -98,14 +98,14 @@ def _make(method: Method, told: dict[str, Any]) -> None:
 
 
 def grow(method: Method, group: dict[str, Any]) -> None:
-    """Lay the method out anew with a group of parameters more; all ranks do so where they hold the same x."""
+    """Make the method's vectors again with one more group; all ranks do so when they have the same x."""
     if method.steps > 0 and not method.agrees():
         raise RuntimeError(
-            "add_param_group in the middle of a round, where ranks hold different parameters; allowed: at a round's "
+            "add_param_group in the middle of a round, when ranks have different parameters; allowed: at a round's "
             "end (steps_in_round is 0, and no average is under way), or after synchronize()"
         )
     if isinstance(method.optimizers.get("inner"), Split):
-        raise ValueError("inner has matrices and others: allowed are all parameters when the optimizer is made")
+        raise ValueError("inner has matrices and others; allowed: all parameters when the optimizer is made")
     (added,) = trainable_groups([dict(group)], method.settings.model_copy(update={"weight_decay_on": "all"}))
     inner = cast(Any, method.optimizers.get("inner"))
 
@@ -120,18 +120,18 @@ def grow(method: Method, group: dict[str, Any]) -> None:
 
 
 def unfreeze(method: Method) -> None:
-    """Train from here on what was frozen when the method was made and requires a gradient now.
+    """From now on train what was frozen when the method was made and requires a gradient now.
 
-    All ranks call it, when a message has told them that some have such parameters. Disagreement where not all have
-    unfrozen the same, RuntimeError where ranks do not hold the same x.
+    All ranks call it after a message has reported that some have such parameters. Disagreement if not all have unfrozen
+    the same ones, RuntimeError if ranks do not have the same x.
     """
     newly = method.handed.unfrozen()
     names = [method.handed.name_of(entry) for _, entry in newly]
     check_agreement(method.comm, {"parameters that were unfrozen": names})
     if not method.agrees():
         raise RuntimeError(
-            f"{names[0]} was unfrozen, but ranks never hold the same x between two rounds here: make the optimizer "
-            "anew after unfreezing, or hand parameters over unfrozen and freeze them afterwards"
+            f"{names[0]} was unfrozen, but with these settings ranks never have the same x between two rounds: make a "
+            "new optimizer after unfreezing, or pass parameters unfrozen and freeze them afterwards"
         )
 
     def extend(groups: list[dict[str, Any]]) -> None:
@@ -145,12 +145,12 @@ def unfreeze(method: Method) -> None:
 
 
 def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Make the method again on the list of groups as `change` leaves it, and continue as it was."""
+    """Make the method again on the list of groups after `change`, and continue where it was."""
     if method.participation.joined:
-        raise RuntimeError("inside join() parameters can be neither added nor unfrozen: do it after")
+        raise RuntimeError("inside join() parameters cannot be added or unfrozen: do it afterwards")
     if len(method.spaces) > 1:
         raise RuntimeError(
-            f"parameters cannot be added to {method.name}, or unfrozen; allowed: all of them when the optimizer is made"
+            f"{method.name} cannot add or unfreeze parameters; allowed: all of them when the optimizer is made"
         )
     state, before, groups = saved.collected(method), dict(method.__dict__), method.param_groups
     old, inner = [(group, list(group["params"])) for group in groups], cast(Any, method.optimizers.get("inner"))
@@ -171,8 +171,8 @@ def _lay_out_anew(method: Method, change: Callable[[list[dict[str, Any]]], None]
 
 
 def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) -> None:
-    """Continue as the method of before, with zeros for what it did not have."""
-    # what a scheduler or a GradScaler has put there too
+    """Continue from the previous method, with zeros for what it did not have."""
+    # including what a scheduler or a GradScaler has added
     others = {key: value for key, value in before.items() if key not in method.__dict__}
     method.__dict__.update(others | hooks_in(before))
     method.on_round, method.step_scale = before["progress"].on_round, before["descent"].scale
@@ -182,8 +182,8 @@ def _take_over(method: Method, before: dict[str, Any], state: dict[str, Any]) ->
     for name, inside in method.optimizers.items():
         if isinstance(inside, OuterParts):
             raise RuntimeError(
-                "parameters cannot be added or unfrozen with averaging: fragments and an outer step, whose state is "
-                "that of the parts as they are; allowed: all of them when the optimizer is made"
+                "averaging fragments with an outer step cannot add or unfreeze parameters, because the outer state "
+                "belongs to the present parts; allowed: all of them when the optimizer is made"
             )
         if name != "inner":
             moved = _moved_state(state[name]["state"], old, new)
@@ -209,7 +209,7 @@ def _moved(flats: list[torch.Tensor], old: Space, new: Space) -> list[torch.Tens
 
 
 def _moved_state(state: dict[int, dict[str, Any]], old: Space, new: Space) -> dict[int, dict[str, Any]]:
-    """An outer optimizer's state, whose tensors are as long as the flats, of which there is one for each dtype."""
+    """An outer optimizer's state: its tensors are as long as the flats, of which there is one for each dtype."""
     places, sizes = [list(new.numel).index(dtype) for dtype in old.numel], list(old.numel.values())
     moved = {place: dict(state[i]) for i, place in enumerate(places) if i in state}
     for key in {key for kept in state.values() for key in kept}:

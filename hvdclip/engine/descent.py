@@ -1,4 +1,4 @@
-"""The moves of x: steps of lr_k for each parameter group k, over all dtypes, masked where a step is left out."""
+"""The moves of x: steps of lr_k for each parameter group k, over all dtypes, masked if a step is left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_MOMENTUM: MomentumRule = (0.0, 0.0, False, 1.0)
 
 
 class Descent:
-    """x over the parameter groups; `scale` multiplies lr, in a step over a batch of another length, say."""
+    """x over the parameter groups; `scale` multiplies lr, for example in a step over a batch of another length."""
 
     def __init__(self, x: Vector, groups: list[dict[str, Any]], skip: Skip):
         self.x, self.groups, self.skip = x, groups, skip
@@ -36,9 +36,9 @@ class Descent:
         momentum: Vector | None = None,
         rule: Callable[[dict[str, Any]], MomentumRule] = lambda group: NO_MOMENTUM,
     ) -> None:
-        """x_k -= lr_k * factor * (v + wd_k * x), leaving all unchanged where the step is left out.
+        """x_k -= lr_k * factor * (v + wd_k * x); nothing changes if the step is left out.
 
-        With a vector of momentum, v + wd_k * x goes through it by the group's rule.
+        With a momentum vector, v + wd_k * x passes through it by the group's rule.
         """
         for k, places in self._moved_together:
             group = self.groups[k]
@@ -53,7 +53,7 @@ class Descent:
             )
 
     def shrink(self, factor: float) -> None:
-        """x_k /= 1 + wd_k * factor, unless the step is left out; groups with lr 0 stay."""
+        """x_k /= 1 + wd_k * factor, unless the step is left out; groups with lr 0 do not change."""
         for group, span in self.spans():
             if group["lr"] > 0:
                 foreach_div_(self.x.parts[span], 1 + group["weight_decay"] * factor * self.skip.taken)
@@ -70,7 +70,7 @@ class Descent:
         start = 0
         for group in self.groups:
             end = start + len(group["params"])
-            if end > start:  # a group may be all frozen
+            if end > start:  # all parameters of a group may be frozen
                 yield group, slice(start, end)
             start = end
 
@@ -88,7 +88,7 @@ class Descent:
 
     @cached_property
     def _moved_together(self) -> list[tuple[int, list[int]]]:
-        """(parameter group, places in a vector's parts) of the parameters that one call of the step can move."""
+        """(parameter group, places in a vector's parts) for the parameters that one call of the step can move."""
         found: dict[tuple[int, torch.dtype], list[int]] = {}
         groups = (k for k, group in enumerate(self.groups) for _ in group["params"])
         for i, k in enumerate(groups):

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
 
 
 class Linear:
-    """w = z, a vector of state that takes one step on the linear system in each step of x (as SOBA does)."""
+    """w = z, a vector of state that takes one step on the linear system in each step of x (as in SOBA)."""
 
     def __init__(self, method: Bilevel):
         self.method = method
@@ -38,7 +38,7 @@ class Linear:
 
 
 class Neumann:
-    """w = theta sum_{q<Q} (I - theta H)^q Fy, or Q times one term that all ranks draw alike; no state."""
+    """w = theta sum_{q<Q} (I - theta H)^q Fy, or Q times one term, the same on all ranks; no state."""
 
     def __init__(self, method: Bilevel):
         self.method = method
@@ -48,7 +48,7 @@ class Neumann:
         return Estimate(point.fx - point.times_j(w))
 
     def settle(self, estimate: Estimate) -> None:
-        """There is nothing to settle."""
+        """Does nothing: there is no z."""
 
     def _sum(self, point: Point) -> Vector:
         theta, r = self._theta, point.fy.clone()

@@ -1,4 +1,4 @@
-"""A state_dict of one of torch's optimizers, taken over in the middle of a training."""
+"""Loads a state_dict of one of torch's optimizers in the middle of a training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def take_over(method: Method, state: dict[str, Any]) -> None:
-    """Continue from a state that such an optimizer gave; ValueError where the method's step is not its step.
+    """Continue from a state of such an optimizer; ValueError if the method's step is not that optimizer's step.
 
-    The groups' settings and the momentum or moments are taken; steps and rounds are counted from where they are.
+    The groups' settings and the momentum or moments are taken; the counts of steps and rounds do not change.
     """
     _check(method, state)
     method.wait()

@@ -1,4 +1,4 @@
-"""Gradient methods: one gradient message a step, so that all ranks hold the same x at all times."""
+"""Gradient methods: one gradient message a step, so that all ranks have the same x at all times."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GradientMethod(Method):
         super().__init__(model_or_params, settings, comm)
         if travelling := self.named(Sharing.TRAVELS):
             raise TypeError(
-                f"{self.name}: {', '.join(travelling)} cannot travel, since gradients do; allowed: OWN, COMMON"
+                f"{self.name}: {', '.join(travelling)} cannot travel, because gradients do; allowed: OWN, COMMON"
             )
         self.gradients.common = True
         self._messages = self.make_messages()
@@ -55,7 +55,7 @@ class GradientMethod(Method):
         """Gradients to a step of x."""
         return 1
 
-    # What it is written with
+    # What the algorithm's file uses
 
     def mean(self, v: Vector, factor: Tensor | None = None) -> Vector:
         """The mean of v, or of factor * v, over the ranks: the step's one collective."""
@@ -68,7 +68,7 @@ class GradientMethod(Method):
         return total
 
     def exchange(self) -> None:
-        """The messages' way; StepLeftOut, on all ranks, where the gradient of one is not finite."""
+        """Send the messages; StepLeftOut, on all ranks, if the gradient of one is not finite."""
         self.communicate()
         nobody = self.participation.joined and self.statistics.present == 0
         if self.statistics.failed or self.statistics.overflowed or nobody:
@@ -80,8 +80,9 @@ class GradientMethod(Method):
             self.gradient_step(g)
 
     def sit_out(self) -> None:
-        """The others' step, with a gradient of weight zero."""
-        self.gradients.absent = list(range(len(self.x.parts)))  # of these, what no other rank has a gradient for stays
+        """Take the others' step, with a gradient of weight zero."""
+        # a parameter for which no other rank has a gradient does not move
+        self.gradients.absent = list(range(len(self.x.parts)))
         self.skip.decide(False)
         self._take(self.space.gradient([torch.zeros_like(part) for part in self.x.parts]))
 

@@ -28,23 +28,23 @@ _holders: WeakValueDictionary[int, torch.optim.Optimizer] = WeakValueDictionary(
 class Handed:
     """The module, if there is one, and the groups of parameters to train; all ranks make the method together."""
 
-    copies = 0  # that were made of it
+    copies = 0  # copies that were made from it
 
     def __init__(self, model_or_params: Parameters, settings: Any, module: nn.Module | None = None):
-        self.frozen: list[list[Any]] = []  # of each group what was frozen then: parameters, or pairs of a name and one
+        self.frozen: list[list[Any]] = []  # for each group what was frozen: parameters, or (name, parameter)
         self.groups = trainable_groups(model_or_params, settings, self.frozen)
         self.module = module_of(model_or_params, self.groups, module)
         inner = getattr(settings, "inner", None)
         if isinstance(inner, ByShape):
             self.groups, self.frozen = by_shape(self.groups, self.frozen, inner, settings.lr, self.module)
         if self.groups[0].get("lr") == 0:
-            raise ValueError("the first parameter group's lr is 0; it carries the schedule, so it must be above 0")
-        self.share = 1.0  # of this rank in a weighted mean, times the number of ranks
-        self.label = ""  # of its messages
+            raise ValueError("the first parameter group's lr is 0; schedules read it, so it must be above 0")
+        self.share = 1.0  # this rank's share in a weighted mean, times the number of ranks
+        self.label = ""  # the name of its messages
         self.node: NodeAverage | None = None
 
     def unfrozen(self) -> list[tuple[int, Any]]:
-        """(group, entry) of the parameters that were frozen when they were handed over and require a gradient now."""
+        """(group, entry) of the parameters that were frozen when they were passed and require a gradient now."""
         left = ((k, entry) for k, entries in enumerate(self.frozen) for entry in entries)
         return [(k, entry) for k, entry in left if parameter_of(entry).requires_grad]
 
@@ -56,13 +56,13 @@ class Handed:
         return f"parameter {named[id(entry)]}" if id(entry) in named else f"a parameter of shape {tuple(entry.shape)}"
 
     def share_of(self, weight: float, comm: Communicator) -> float:
-        """The rank's share; exactly 1 where all weights are equal."""
+        """This rank's share; exactly 1 if all weights are equal."""
         weights = comm.gather(weight)
         self.share = 1.0 if len(set(weights)) == 1 else weight / sum(weights) * comm.size
         return self.share
 
     def label_of(self, comm: Communicator) -> str:
-        """A name for messages: two optimizers may have some under way at one time."""
+        """A name for messages: two optimizers may have messages under way at the same time."""
         self.label = comm.new_name()
         return self.label
 
@@ -102,7 +102,9 @@ class TwoLevels(Handed):
         upper, lower = self.groups[:above], self.groups[above:]
         for name, group in (("upper", upper[0]), ("lower", lower[0])):
             if group.get("lr") == 0:
-                raise ValueError(f"the first {name} parameter group's lr is 0; it carries the schedule: above 0")
+                raise ValueError(
+                    f"the first {name} parameter group's lr is 0; schedules read it, so it must be above 0"
+                )
         for group in lower:
             if group["weight_decay"]:
                 raise ValueError(
@@ -113,19 +115,19 @@ class TwoLevels(Handed):
         both = [entry for group in lower for entry in group["params"] if id(parameter_of(entry)) in there]
         if both:
             raise ValueError(
-                f"{self.name_of(both[0])} is among the upper and among the lower parameters; allowed: in one of them"
+                f"{self.name_of(both[0])} is among the upper and the lower parameters; allowed: only one of them"
             )
 
 
 class Copied(Handed):
-    """What a copy of a method is made from, which no other rank need know of: it is told what they have agreed on."""
+    """What a copy of a method is made from, without the other ranks: it contains what they have agreed on."""
 
     def __init__(self, original: Handed, groups: list[dict[str, Any]]):
         self.module, self.share, self.label = original.module, original.share, f"{original.label}c{original.copies}"
         original.copies += 1
         self.frozen = original.frozen
         self.node: NodeAverage | None = None
-        # what else is in a group comes with the state
+        # everything else in a group comes with the state
         self.groups = [{key: group[key] for key in (*KEYS, NAMES, KIND, ROLE) if key in group} for group in groups]
 
     def share_of(self, weight: float, comm: Communicator) -> float:
@@ -144,7 +146,7 @@ class Copied(Handed):
 
 
 class Grown(Handed):
-    """The same parameters and inner optimizer with a group more, on all ranks."""
+    """The same parameters and inner optimizer with one more group, on all ranks."""
 
     def __init__(self, original: Handed, groups: list[dict[str, Any]], inner: torch.optim.Optimizer | None):
         self.module, self.groups, self._inner = original.module, groups, inner
@@ -152,7 +154,7 @@ class Grown(Handed):
         self.share, self.label, self.node = original.share, original.label, original.node
 
     def start_alike(self, comm: Communicator, x: Sequence[Tensor], beside: Sequence[Tensor]) -> None:
-        comm.broadcast_(x)  # buffers may be each rank's own by now
+        comm.broadcast_(x)  # not the buffers: by now each rank may have its own
 
     def inner(self, settings: SgdSettings, groups: list[dict[str, Any]], space: Space) -> torch.optim.Optimizer:
         assert self._inner is not None
@@ -160,30 +162,30 @@ class Grown(Handed):
 
 
 def _module_of_both(*given: Parameters) -> nn.Module | None:
-    """One module that holds those that were given, by the names of their levels; None if none was."""
+    """One module that contains those that were given, by the names of their levels; None if none was."""
     modules = {level: each for level, each in zip((UPPER, LOWER), given, strict=True) if isinstance(each, nn.Module)}
     return nn.ModuleDict(modules) if modules else None
 
 
 def parameter_of(entry: Any) -> Tensor:
-    """The parameter of an entry, which may be a pair of a name and one."""
+    """The parameter of an entry, which may be (name, parameter)."""
     return entry[1] if isinstance(entry, tuple) else entry
 
 
 def take_from_others(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:
-    """Warn where another method holds one of them: its next step will find that they have left its vector."""
+    """Warn if another method holds one of them: its next step will find that they have left its vector."""
     if _held(parameters, owner):
-        gc.collect()  # one that nobody needs any more may wait in a cycle
+        gc.collect()  # a discarded optimizer may still be in a reference cycle
     if holder := _held(parameters, owner):
         warnings.warn(
-            f"another hvdclip optimizer ({getattr(holder, 'name', 'unknown')}) holds these parameters: from here on "
-            "they are the new one's, and a step of the other is refused; del the other first",
+            f"another hvdclip optimizer ({getattr(holder, 'name', 'unknown')}) has these parameters: from now on "
+            "they belong to the new one, and a step of the other is refused; del the other one first",
             stacklevel=7,
         )
 
 
 def hold(parameters: Sequence[Tensor], owner: torch.optim.Optimizer) -> None:
-    """They are the owner's as long as that lives."""
+    """They belong to this owner as long as it lives."""
     _holders.update({id(p): owner for p in parameters})
 
 

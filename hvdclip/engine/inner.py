@@ -1,4 +1,4 @@
-"""A torch optimizer as the step: gradients are clipped, then it moves x."""
+"""A torch optimizer that takes the step: gradients are clipped, then it moves x."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "A
 
 
 class InnerSgd:
-    """The step of `optimizer` from factor * d."""
+    """The step of `optimizer` along factor * d."""
 
     def __init__(self, descent: Descent, gradients: Gradients, optimizer: torch.optim.Optimizer):
         self.descent, self.gradients, self.optimizer = descent, gradients, optimizer
@@ -40,7 +40,7 @@ class InnerSgd:
         return Direction(g, decayed=False)
 
     def descend(self, d: Direction, factor: Scalar = 1.0) -> None:
-        """The optimizer's step from factor * d."""
+        """The optimizer's step along factor * d."""
         parameters = self.gradients.space.parameters
         for p, part in zip(parameters, d.vector.parts, strict=True):
             p.grad = part
@@ -53,12 +53,12 @@ class InnerSgd:
             if self.descent.skip.on_host or self.gradients.common:
                 self.optimizer.step()
             else:
-                optimizers_in(self.optimizer)  # have the groups and the state from here on as they are now
+                optimizers_in(self.optimizer)  # so that from now on both have the current groups and state
                 for masked in self.masked:
                     masked.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the optimizer's own state is saved beside the method's."""
+        """Nothing: the optimizer's own state is saved with the method's."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -78,32 +78,32 @@ def inner_of(settings: SgdSettings, groups: list[dict[str, Any]], space: Space) 
         check_keys(groups, inner.defaults)
     elif settings.weight_decay_on != "all":
         raise ValueError(
-            f"weight_decay_on is {settings.weight_decay_on!r}; allowed with an instance as inner: all, since its own "
-            "groups hold"
+            f"weight_decay_on is {settings.weight_decay_on!r}; allowed with an instance as inner: all, because the "
+            "instance's own groups apply"
         )
     if is_horovods(type(inner)):
         raise ValueError(
-            "inner is an hvd.DistributedOptimizer, which would average every gradient beside hvdclip's own averages; "
+            "inner is an hvd.DistributedOptimizer, which would average every gradient in addition to hvdclip; "
             f"allowed: the torch optimizer inside it, {type(inner).__name__}"
         )
     given = {id(p) for group in inner.param_groups for p in group["params"] if p.requires_grad}
     if given != {id(p) for p in space.parameters}:
-        raise ValueError("inner is an optimizer over other parameters than those given to hvdclip.optimizer")
+        raise ValueError("inner is an optimizer of other parameters than those passed to hvdclip.optimizer")
     if isinstance(inner, torch.optim.LBFGS):
-        raise ValueError("inner is LBFGS, which needs several gradients a step; allowed are optimizers of one")
+        raise ValueError("inner is LBFGS, which needs several gradients a step; allowed: optimizers that need one")
     if inner.param_groups[0]["lr"] != groups[0]["lr"]:
-        raise ValueError(f"inner's lr is {inner.param_groups[0]['lr']}, lr is {groups[0]['lr']}; they must be equal")
+        raise ValueError(f"inner's lr is {inner.param_groups[0]['lr']}, lr is {groups[0]['lr']}; allowed: equal values")
     for each in optimizers_in(inner):
         if "weight_decay" in settings.model_fields_set and "weight_decay" not in each.defaults:
-            raise ValueError(f"weight_decay was given, but inner, {type(each).__name__}, has none")
+            raise ValueError(f"weight_decay was given, but inner, {type(each).__name__}, does not have it")
     return inner
 
 
 def _check_matrices(inner: Any, groups: list[dict[str, Any]]) -> None:
-    """ValueError where Muon would get what is no matrix."""
+    """ValueError if Muon would get parameters that are not matrices."""
     if kind(inner) == "Muon":
         for shape in (tuple(p.shape) for group in groups for p in group["params"] if p.dim() != 2):
             raise ValueError(
-                f"Muon is for matrices, and a parameter has shape {shape}; allowed: inner "
+                f"Muon is for matrices, but a parameter has shape {shape}; allowed: inner "
                 f"{{{MATRICES}: {{name: Muon}}, {OTHERS}: {{name: AdamW}}}}"
             )

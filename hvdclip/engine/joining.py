@@ -1,6 +1,6 @@
-"""Uneven batches: a rank without data takes part in the others' rounds with weight zero, until all are through.
+"""Uneven batches: a rank without data takes part in the others' rounds with weight zero, until all have finished.
 
-As torch.distributed.algorithms.Join does for gradients of every step.
+Like torch.distributed.algorithms.Join, which does this for gradients at every step.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def check_joinable(method: Method, fits: bool) -> Everyone:
-    """The participation to which ranks are joined; ValueError where a rank without a gradient cannot take part."""
+    """The participation that join() uses; ValueError if a rank without a gradient cannot take part."""
     everyone = method.participation
     if not (fits and isinstance(everyone, Everyone)) or method.needs_closure:
         raise ValueError(
-            "join() is for plain averages of x, minibatch_sgd and naive_parallel_clip; "
-            f"{method.name} with these settings does more: give all ranks equally many batches"
+            "join() works with plain averages of x, minibatch_sgd and naive_parallel_clip; "
+            f"{method.name} with these settings does more: give all ranks the same number of batches"
         )
     return everyone
 
@@ -33,7 +33,7 @@ def averages_plainly(method: LocalMethod) -> bool:
 
 
 def sit_out(method: Method, everyone: Everyone) -> None:
-    """Take part in the others' rounds until all ranks are through."""
+    """Take part in the others' rounds until all ranks have finished."""
     everyone.leave(method.rounds, method.steps_in_round)
     method.statistics.all_through = False
     while not method.statistics.all_through:

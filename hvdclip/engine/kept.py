@@ -1,4 +1,4 @@
-"""The buffers as the last step has left them, for a step that is left out."""
+"""A copy of the buffers after each step, to restore them if the next step is left out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hvdclip.torch_private import flatten, foreach_copy_, unflatten, writes_to
 
 
 class Copy(NamedTuple):
-    """Buffers of one dtype as one vector: there may be hundreds of small ones, in every step."""
+    """Buffers of one dtype as one vector: there may be hundreds of small ones, at every step."""
 
     places: list[int]
     shapes: list[torch.Size]
     flat: Tensor
 
     def pairs(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each buffer with its copy, but for one that has just been given its shape: it has no value to go back to."""
+        """Each buffer with its copy, except one that has just got its shape: it has no value to go back to."""
         parts = self.flat.split([shape.numel() for shape in self.shapes])
         for place, shape, part in zip(self.places, self.shapes, parts, strict=True):
             tensor = tensors[place]
@@ -30,15 +30,15 @@ class Copy(NamedTuple):
 
 
 class KeptBuffers:
-    """A copy of the persistent buffers, with which a step that is left out leaves no trace in them.
+    """A copy of the persistent buffers, so that a step that is left out does not change them.
 
     Forward passes change buffers before it is known that their step is left out: a NaN would stay in the running
-    statistics for ever. The copy is made when a step ends, since nobody tells when the next forward pass begins.
+    statistics forever. The copy is made when a step ends, because nothing announces the next forward pass.
 
-    Where something else than a step has written the parameters since, as a model's load_state_dict does, the copy is
-    not what the step began with. Then it only stands in for buffers that are not finite.
+    If something other than a step has written the parameters since, such as a model's load_state_dict, the copy is not
+    the value at the start of the step. Then it replaces only buffers that are not finite.
 
-    `always` says that steps may be left out; else they are where a GradScaler is in use, which the first step shows.
+    `always` says that steps may be left out; otherwise they are if a GradScaler is used, which the first step shows.
     """
 
     def __init__(self, buffers: Buffers, parameters: Sequence[Tensor], always: bool):
@@ -47,10 +47,10 @@ class KeptBuffers:
         self._wanted: bool | None = True if always else None  # None before the first step
         self._copies: list[Copy] = []
         self._versions: list[int] = []
-        self._is_of_now = False  # whether the present step began with what the copies have
+        self._is_of_now = False  # whether the current step began with the values of the copies
 
     def begin(self, scaled: bool) -> None:
-        """A step begins, whose gradients come from a GradScaler if it is `scaled`."""
+        """A step begins; its gradients come from a GradScaler if it is `scaled`."""
         self._wanted = self._wanted or scaled
         self._is_of_now = bool(self._copies) and self._versions == self._written()
 
@@ -64,7 +64,7 @@ class KeptBuffers:
         self._versions = self._written() if tensors else []
 
     def put_back(self, left_out: Tensor | None = None) -> None:
-        """The step is left out, or is if that is above 0, for which a device does not make the host wait."""
+        """The step is left out, or is if that is above 0, so that the host need not wait for a device."""
         if not self._copies or (self.on_host and left_out is not None and not left_out.any()):
             return
         groups = [list(copy.pairs(self._buffers.tensors())) for copy in self._copies]
@@ -77,7 +77,7 @@ class KeptBuffers:
             foreach_copy_(tensors, copies if mask is None else _where(mask, copies, tensors))
 
     def _written(self) -> list[int]:
-        """How often something has written each parameter; what goes through x does not count."""
+        """How often something has written each parameter; writes through x do not count."""
         return [writes_to(parameter) for parameter in self._parameters]
 
 
@@ -92,6 +92,6 @@ def _all_finite(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _where(mask: Tensor, these: list[Tensor], others: list[Tensor]) -> list[Tensor]:
-    """In few operations, whose number a device feels more than their size."""
+    """In few operations: on a device their number costs more than their size."""
     chosen = torch.where(mask.to(these[0].device), flatten(these), flatten(others))
     return list(unflatten(chosen, these))

@@ -1,4 +1,4 @@
-"""Local methods: steps of each rank's own, and one average of the parameters every I steps."""
+"""Local methods: each rank's own steps, and one average of the parameters every I steps."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MOMENTUM = {"keep": OWN, "average": TRAVELS, "reset": COMMON}
 
 
 class LocalMethod(Method):
-    """A method's file defines `local_step(g)`; `averaging` does what is due after it, each I-th step an average."""
+    """A method's file defines `local_step(g)`; `averaging` does what is due after it: at each I-th step an average."""
 
     def __init__(self, model_or_params: Parameters, settings: Any, comm: Communicator):
         super().__init__(model_or_params, settings, comm)
         assembly = Assembly(self)
         self.averaging = assembly.rounds()
-        self.further_messages: list[Priced] = []  # of an algorithm that averages more than x
+        self.further_messages: list[Priced] = []  # messages of an algorithm that averages more than x
         rule = self.averaging.rule
         self._start(rule.x, self.averaging.vectors, {"outer": self.averaging.outer} if self.averaging.outer else {})
         self.parts.append(self.averaging)
@@ -50,17 +50,17 @@ class LocalMethod(Method):
         """After the last step of a round, before x and what travels with it are averaged."""
 
     def after_average(self) -> None:
-        """When x and what travels with it are means over the ranks."""
+        """Called when x and what travels with it are means over the ranks."""
 
     def make_exchange(self, assembly: Assembly) -> Exchange:
-        """The way from the ranks' x to the next common x."""
+        """The exchange that makes the next common x from the ranks' x."""
         return assembly.exchange()
 
-    # What it is written with, and its averaging
+    # What the algorithm's file and its averaging use
 
     @property
     def interval(self) -> int:
-        """I of the present round."""
+        """I of the current round."""
         return self.averaging.interval
 
     @property
@@ -69,18 +69,18 @@ class LocalMethod(Method):
 
     @property
     def intervals(self) -> Intervals:
-        """I by the step from which it holds."""
+        """I by the first step at which it applies."""
         return self.averaging.intervals
 
     @property
     def x_round(self) -> Vector:
-        """The common x with which the round began; for methods whose settings say that they need it."""
+        """The common x at the start of the round; for methods whose settings say that they need it."""
         assert self.averaging.x_round is not None
         return self.averaging.x_round
 
     @property
     def seed(self) -> int:
-        """Of what averages draw."""
+        """The seed from which averages draw."""
         return self.averaging.seed
 
     def take(self, g: Gradient) -> None:
@@ -100,7 +100,7 @@ class LocalMethod(Method):
                     self.local_step(g)
 
     def take_common_step(self, g: Gradient) -> None:
-        """Move the ranks' common x by their mean gradient, unless that of some rank is not finite."""
+        """Move the ranks' common x by their mean gradient, unless some rank's gradient is not finite."""
         if not (self.statistics.failed or self.statistics.overflowed):
             self.skip.clear()
             self.gradients.common = True
@@ -116,20 +116,20 @@ class LocalMethod(Method):
         return averages_plainly(self)
 
     def close_round(self) -> None:
-        """Put down what the round's metrics say of its steps."""
+        """Record the metrics of the round's steps."""
         self._close_round(self.interval)
 
     def meet(self) -> None:
-        """x and what travels with it are means over the ranks."""
+        """Called when x and what travels with it are means over the ranks."""
         if isinstance(self.settings, LocalSgdSettings) and self.settings.momentum_policy == "reset":
             assert isinstance(self.sgd, FusedSgd)
             self.sgd.reset()
         self.after_average()
 
     def complete_round(self, seconds: float) -> None:
-        """The average that ends a round has been taken; it kept this rank for so many seconds."""
+        """Called after the average that ends a round; it took so many seconds of this rank."""
         self.averaging.seconds = seconds
-        # the drift of the average before this one, of the same ranks
+        # the drift at the previous average, of the same ranks
         known = self.settings.drift and self.progress.rounds > self.numbers.get("first_round", 0)
         self.progress.unknown = () if known else ("drift",)
         self._complete_round()
@@ -137,9 +137,11 @@ class LocalMethod(Method):
     def synchronize(self) -> None:
         """Take the average that is under way, if there is one, and average the incomplete last round."""
         if self.participation.joined:
-            raise RuntimeError("synchronize() inside join(): ranks that are through would not meet it; call it after")
+            raise RuntimeError(
+                "synchronize() inside join(): ranks that have finished would not take part; call it afterwards"
+            )
         if torch.is_grad_enabled():
-            # only then: a round on small tensors would feel what it costs to enter what `step` has entered already
+            # only then: on small tensors a round would feel the cost of entering what `step` has entered already
             with torch.no_grad():
                 return self.synchronize()
         self.averaging.flush(self)
@@ -178,7 +180,7 @@ class LocalMethod(Method):
         return self.settings.lr_policy == "same"
 
     def _groups_are_alike(self) -> bool:
-        return not self.participation.joined  # nobody steps the scheduler of a rank that has left
+        return not self.participation.joined  # nothing steps the scheduler of a rank that has left
 
     def _round_is_known(self) -> None:
         metrics, first = self.progress.metrics, self.progress.first

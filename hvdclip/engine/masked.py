@@ -1,4 +1,4 @@
-"""One of torch's optimizers, whose step is left out where only a device knows of it, without a trace in its state."""
+"""A torch optimizer whose step can be left out without a trace in its state, even if only a device knows of it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from hvdclip.engine.skip import Skip
 from hvdclip.flat import Vector
 
-# which torch may fuse to one kernel that masks itself; it takes another form where its user leaves that open
+# torch may fuse these to one kernel that masks itself; otherwise it takes another form if the user leaves that open
 FUSED = (torch.optim.Adam, torch.optim.AdamW)
 
 
 class Masked:
-    """Steps of `optimizer` on a device, which change nothing where `skip` leaves them out.
+    """Steps of `optimizer` on a device, which change nothing if `skip` leaves them out.
 
-    Fused ones mask themselves. For others x and the state are put back, which needs a copy of both during the step.
-    The host looks at the flag, and waits for it, where neither works: in the first step, before which there is no
+    Fused optimizers mask themselves. For others x and the state are restored, which needs a copy of both during the
+    step. The host reads the flag, and waits for it, if neither works: in the first step, before which there is no
     state, for state on the host (Adagrad, Adafactor), and for optimizers that are not torch's.
     """
 
@@ -30,7 +30,7 @@ class Masked:
         self._begun: set[int] = set()  # the parameters that have taken a step
 
     def step(self) -> None:
-        """Move the parameters that have gradients; raises StepLeftOut where the host has looked."""
+        """Move the parameters that have gradients; raises StepLeftOut if the host has read the flag."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         with self._on_device(parameters):
             begin = {id(p) for p in parameters} - self._begun
@@ -45,7 +45,7 @@ class Masked:
                     self.optimizer.step()
 
     def _step_fused(self) -> None:
-        """As GradScaler has it leave a step out."""
+        """Leave a step out as GradScaler does it."""
         optimizer: Any = self.optimizer
         optimizer.found_inf = self.skip.flag
         try:
@@ -55,7 +55,7 @@ class Masked:
 
     @contextmanager
     def _on_device(self, parameters: Sequence[Tensor]) -> Iterator[None]:
-        """Inside, the optimizer keeps its counters of steps on the device too, if it can."""
+        """Inside, the optimizer's counters of steps are on the device too, if possible."""
         groups: list[dict[str, Any]] = self.optimizer.param_groups if self.is_torchs else []
         before: list[dict[str, Any]] = [
             {key: group[key] for key in ("fused", "capturable") if key in group} for group in groups
@@ -67,12 +67,12 @@ class Masked:
                 self._move_counters(parameters)
             yield
         finally:
-            # they are the user's, and saved: on a CPU torch refuses "capturable"
+            # these settings are the user's, and are saved: on a CPU torch refuses "capturable"
             for group, its_own in zip(groups, before, strict=True):
                 group.update(its_own)
 
     def _move_counters(self, parameters: Sequence[Tensor]) -> None:
-        """Where another step, or a state that was loaded, has left them on the host."""
+        """Needed if another step, or a state that was loaded, has left them on the host."""
         for p in parameters:
             step = self.optimizer.state.get(p, {}).get("step")
             if isinstance(step, Tensor) and step.is_cpu:
@@ -83,7 +83,7 @@ class Masked:
         return self.is_torchs and not any(isinstance(v, Tensor) and v.is_cpu for v in values)
 
     def _state(self, parameters: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Its tensors, those of one name and dtype together."""
+        """Its tensors, grouped by name and dtype."""
         groups: dict[tuple[str, torch.dtype], list[Tensor]] = {}
         for p in parameters:
             for name, value in self.optimizer.state.get(p, {}).items():
@@ -93,7 +93,7 @@ class Masked:
 
 
 def _form(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> dict[str, bool]:
-    """What a group has to say for its counters to lie on the device."""
+    """The settings that make a group's counters be on the device."""
     is_open = group.get("fused") is None and group.get("foreach") is None
     if type(optimizer) in FUSED and is_open and not (group["capturable"] or group["differentiable"]):
         return {"fused": True}

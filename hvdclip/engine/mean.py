@@ -12,14 +12,14 @@ from hvdclip.flat.scalars import finite_or_zero, is_bad
 
 
 class Mean:
-    """Rides in the tail of a round's message as a sum and a count; what is not finite is not counted."""
+    """Travels in the tail of a round's message as a sum and a count; values that are not finite do not count."""
 
     size = 2
     on_host = True
 
     def __init__(self, name: str):
         self.name = name
-        self.agreed: float | None = None  # that of the last message
+        self.agreed: float | None = None  # the mean in the last message
         self._sum: Scalar = 0.0
         self._count: Scalar = 0.0
 

@@ -1,4 +1,4 @@
-"""What every algorithm is: a torch optimizer over one vector x, put together from parts that each do one thing."""
+"""The base of all algorithms: a torch optimizer over one vector x, assembled from parts that each do one thing."""
 
 from __future__ import annotations
 
@@ -47,30 +47,31 @@ class NonFiniteGradient(FloatingPointError):
 class Method(torch.optim.Optimizer):
     """A distributed optimizer: `step()` moves x by one gradient and communicates when the method says so.
 
-    Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient is
-    left alone in that step, as torch's optimizers do; it takes part in averages all the same.
+    Made by hvdclip.optimizer. All ranks start from rank 0's parameters and buffers. A parameter without a gradient does
+    not change in that step, as in torch's optimizers; it still takes part in averages.
 
-    What changes lies in the parts, not in the method itself: `progress`, `gradients`, `skip`, `descent`, `sgd` (where
-    the step is that of SGD), `vectors`, `numbers`, `statistics`, and what the kind of method adds to them.
+    State is in the parts, not in the method itself: `progress`, `gradients`, `skip`, `descent`, `sgd` (if the step is
+    that of SGD), `vectors`, `numbers`, `statistics`, and what the kind of method adds to them.
     """
 
     name: ClassVar[str]
     formula: ClassVar[str]
     paper: ClassVar[str]
     message_size: ClassVar[str]  # floats that a rank hands to collectives
-    memory: ClassVar[str]  # floats held beside x and the gradient, without momentum, drift and outer step
+    memory: ClassVar[str]  # floats besides x and the gradient, without momentum, drift and outer step
     extra_gradients: ClassVar[str] = "none"
     Settings: ClassVar[type[CommonSettings]]
 
     profile_hook_step = staticmethod(profile_hook_step)
     x: Vector
-    sgd: FusedSgd | InnerSgd  # of methods whose step is that of SGD
+    sgd: FusedSgd | InnerSgd  # for methods whose step is that of SGD
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if is_horovods(cls):
             raise TypeError(
-                "hvd.DistributedOptimizer around an hvdclip optimizer would average twice: use the optimizer as it is"
+                "hvd.DistributedOptimizer around an hvdclip optimizer would average twice: use the hvdclip optimizer "
+                "alone"
             )
         keep_from_compiler(cls)
 
@@ -99,7 +100,7 @@ class Method(torch.optim.Optimizer):
         self.participation = self.who_takes_part()
         self.table = self._table()
         self.numbers: dict[str, Any] = {}  # a method's own numbers, saved with its vectors
-        here = [*self.named(Sharing.OWN), *self.named(Sharing.COMMON)]  # those that travel lie in a message
+        here = [*self.named(Sharing.OWN), *self.named(Sharing.COMMON)]  # those that travel are in a message
         self.vectors = {name: self.space_of(name).vector() for name in self.table if name in here}
 
     def _start(
@@ -108,9 +109,9 @@ class Method(torch.optim.Optimizer):
         vectors: Mapping[str, Vector] | None = None,
         optimizers: Mapping[str, saved.Stateful] | None = None,
     ) -> None:
-        """The rest of the construction, once it is known where x lies.
+        """The rest of the construction, once it is known where x is stored.
 
-        `vectors` and `optimizers` are further ones to save.
+        `vectors` and `optimizers` are additional ones to save.
         """
         self.x = x
         self.vectors |= vectors or {}
@@ -120,7 +121,7 @@ class Method(torch.optim.Optimizer):
         self.kept.keep()
         self._first_lr = self.param_groups[0]["lr"]
         self.optimizers = dict(optimizers or {})  # inside this one
-        self.parts: list[saved.Stateful] = [self.progress]  # whose state is saved under names of its own
+        self.parts: list[saved.Stateful] = [self.progress]  # each part's state is saved under its own names
         self.descent = self._descent()
         if isinstance(self.settings, SgdSettings):
             self.sgd = self._sgd_step(self.settings)
@@ -136,14 +137,14 @@ class Method(torch.optim.Optimizer):
     # What an algorithm's file defines
 
     def keeps(self) -> Mapping[str, Sharing] | Sequence[str]:
-        """The names of the vectors of state beside x; they are zero at the start, and saved with the optimizer.
+        """The names of the vectors of state besides x; they are zero at the start, and saved with the optimizer.
 
-        A mapping says what other ranks have of each at the end of a round; without one it is each rank's own.
+        A mapping says how the ranks' vectors relate at the end of a round; without a mapping each rank has its own.
         """
         return ()
 
     def set_up(self) -> None:
-        """What else the algorithm makes at the start, or refuses; x and the vectors are there."""
+        """What else the algorithm makes at the start, or refuses; x and the vectors exist already."""
 
     def who_takes_part(self) -> Participation:
         """The ranks that take steps in a round."""
@@ -151,7 +152,7 @@ class Method(torch.optim.Optimizer):
 
     @classmethod
     def vectorises(cls, settings: Any) -> bool:
-        """Whether one process can step many stacked ranks at once with these settings of the algorithm's own."""
+        """Whether one process can step many stacked ranks at once with these settings of the algorithm."""
         return True
 
     @property
@@ -161,24 +162,25 @@ class Method(torch.optim.Optimizer):
 
     @property
     def bound(self) -> Sequence[Vector]:
-        """The vectors of which parameters are views, one for each of `spaces`."""
+        """The vectors whose views the parameters are, one for each of `spaces`."""
         return [self.x]
 
     @property
     def met(self) -> Sequence[Vector]:
-        """Those that are means over the ranks after an average: x, and what else of `bound`."""
+        """Those that are means over the ranks after an average: x, and possibly others of `bound`."""
         return [self.x]
 
     def space_of(self, name: str) -> Space:
-        """The space in which a vector of state lies."""
+        """The space of a vector of state."""
         return self.space
 
     @property
     def changes(self) -> Sequence[str] | None:
-        """The vectors of state that a step changes; None if it changes more, or what cannot be masked on a device.
+        """The vectors of state that a step changes; None if it changes more, or something that a device cannot mask.
 
-        If there are none, a step is always called, and `move` leaves x alone if the step is left out. Else a step that
-        is left out is not called if the host knows of it, and its vectors are put back if only the device does.
+        If there are none, a step is always called, and `move` does not change x if the step is left out. Otherwise a
+        step that is left out is not called if the host knows of it, and its vectors are restored if only the device
+        does.
         """
         return self.sgd.changes if isinstance(self.settings, SgdSettings) else None
 
@@ -192,7 +194,7 @@ class Method(torch.optim.Optimizer):
         raise NotImplementedError
 
     def sit_out(self) -> None:
-        """In place of `take`, on a rank that takes no part in a step."""
+        """Called instead of `take` on a rank that takes no part in a step."""
 
     def after_step(self) -> None:
         """The communication that is due after a step, also of a rank that takes no part in it."""
@@ -204,11 +206,11 @@ class Method(torch.optim.Optimizer):
 
     @property
     def messages(self) -> Sequence[Priced]:
-        """Those whose costs are a round's; the first is the round's own."""
+        """The messages whose costs count as the round's; the first is the round's own."""
         raise NotImplementedError
 
     def further_riders(self) -> Sequence[Rider]:
-        """What travels in the tail of a round's message beside buffers and statistics."""
+        """What travels in the tail of a round's message besides buffers and statistics."""
         return ()
 
     def communication(self) -> str:
@@ -216,7 +218,7 @@ class Method(torch.optim.Optimizer):
         raise NotImplementedError
 
     def agrees(self) -> bool:
-        """Whether all ranks hold the same x now."""
+        """Whether all ranks have the same x now."""
         return True
 
     def wait(self) -> None:
@@ -224,14 +226,14 @@ class Method(torch.optim.Optimizer):
 
     @property
     def ends_step(self) -> bool:
-        """Whether no further gradient belongs to what was left out, if something was."""
+        """Whether a step that was left out has no further gradient to take."""
         return True
 
     def synchronize(self) -> None:
-        """Average the incomplete last round, if there is one, so that all ranks hold the same parameters."""
+        """Average the incomplete last round, if there is one, so that all ranks have the same parameters."""
 
     def kept_apart(self) -> list[str]:
-        """What each rank keeps for itself at the end of a round, in words; without it other ranks can go on from x."""
+        """What each rank has for itself at the end of a round, in words; other ranks can continue from x without it."""
         apart = [f"its own {name}" for name in self.named(Sharing.OWN)]
         return [*apart, "its own buffers (buffer_policy: keep)"] if self.buffers.kept else apart
 
@@ -239,7 +241,7 @@ class Method(torch.optim.Optimizer):
         """Why x itself is not the same on all ranks at the end of a round, in words."""
         return []
 
-    # What it is written with
+    # What the algorithm's file uses
 
     def move(self, v: Vector, factor: Scalar = 1.0, *, weight_decay: bool = True) -> None:
         """x_k -= lr_k * factor * (v + wd_k * x) for each parameter group k, unless this rank's step is left out."""
@@ -250,12 +252,12 @@ class Method(torch.optim.Optimizer):
         return self.descent.with_weight_decay(g)
 
     def move_normalized(self, v: Vector) -> None:
-        """x_k -= lr_k * (v/||v|| + wd_k * x); nothing where v is zero."""
+        """x_k -= lr_k * (v/||v|| + wd_k * x); nothing if v is zero."""
         norm = v.norm()
         self.move(inverse(norm) * v, (norm > 0).to(norm.dtype))
 
     def clip(self, v: Vector) -> Scalar:
-        """min(1, c/(1e-10 + ||v||)), for a step no longer than gamma; counted as clipped when it is below 1."""
+        """min(1, c/(1e-10 + ||v||)), for a step no longer than gamma; counted as clipped if it is below 1."""
         return self._capped(self.threshold / (1e-10 + on_host(v.norm())), v.alike)
 
     def clip_message(self, v: Vector, c: float) -> Tensor:
@@ -271,9 +273,9 @@ class Method(torch.optim.Optimizer):
         space: Space | None = None,
         name: str = "main",
     ) -> Any:
-        """A message of that many vectors, or of one for each of some spaces, or of another kind and what it is of.
+        """A message of that many vectors, or of one for each of some spaces, or of another kind and its contents.
 
-        `name` tells apart those that are under way at one time.
+        `name` distinguishes messages that are under way at the same time.
         """
         space, rest = space or self.space, (riders, self.comm, self.weight, f"{self.label}.{name}")
         if kind is not None:
@@ -281,9 +283,9 @@ class Method(torch.optim.Optimizer):
         return self.types.message([space] * content if isinstance(content, int) else content, *rest)
 
     def fresh_gradient(self) -> Gradient:
-        """One more gradient of this rank at its present parameters, of a batch of its own; .grad is overwritten.
+        """One more gradient of this rank at its current parameters, of its own batch; .grad is overwritten.
 
-        Where it is not finite, this rank's present step is left out, as for the step's own gradient.
+        If it is not finite, this rank's current step is left out, as for the step's own gradient.
         """
         self.gradients.evaluate()
         return self.gradients.take_further()
@@ -295,17 +297,17 @@ class Method(torch.optim.Optimizer):
         return self.gradients.take_further()
 
     def named(self, sharing: Sharing) -> list[str]:
-        """The vectors of state of which other ranks have that."""
+        """The vectors of state with that relation between the ranks."""
         return [name for name, theirs in self.table.items() if theirs is sharing]
 
     @property
     def eta(self) -> float:
-        """The present step size: the constructor's lr times the schedule factor of the first group."""
+        """The current step size: the constructor's lr times the schedule factor of the first group."""
         return self.settings.lr * (self.param_groups[0]["lr"] / self._first_lr)
 
     @property
     def gamma(self) -> float | None:
-        """The present cap on the length of a step; None for methods that do not clip."""
+        """The current upper limit on the length of a step; None for methods that do not clip."""
         if not isinstance(self.settings, ThresholdSettings) or not self.settings.clips:
             return None
         eta = self.eta if self.settings.gamma_follows_lr else self.settings.lr
@@ -313,7 +315,7 @@ class Method(torch.optim.Optimizer):
 
     @property
     def threshold(self) -> float:
-        """c, the threshold on the norm: gamma/eta now."""
+        """c, the threshold on the norm: the current gamma/eta."""
         c = self.settings.threshold
         return c if self.settings.gamma_follows_lr or self.eta == 0 else c * self.settings.lr / self.eta
 
@@ -338,9 +340,9 @@ class Method(torch.optim.Optimizer):
 
     @torch.no_grad()
     def record(self, *, loss: Tensor | float | None = None, samples: int = 0) -> None:
-        """Add this rank's loss and number of samples of a step to the statistics that ride in the round's message.
+        """Add this rank's loss and number of samples of a step to the statistics in the round's message.
 
-        Called before `step`, which a loss that is not finite makes one of a gradient that is not finite.
+        Call it before `step`. A loss that is not finite counts as a gradient that is not finite.
         """
         self.gradients.record(loss, samples)
 
@@ -349,7 +351,7 @@ class Method(torch.optim.Optimizer):
         """Inside, ranks may take different numbers of steps, as with torch's Join; all ranks must enter and leave it.
 
         A rank that leaves takes part in the others' rounds with weight zero, until all have left; `steps` counts these
-        rounds too. ValueError for methods and settings that send or keep more than x or a gradient.
+        rounds too. ValueError for methods and settings that send or store more than x or a gradient.
         """
         everyone = check_joinable(self, self.joinable())
         everyone.join()
@@ -363,18 +365,20 @@ class Method(torch.optim.Optimizer):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the parameters are the mean over the ranks; afterwards each rank's own again.
+        """Inside, the parameters are the mean over the ranks; afterwards each rank has its own again.
 
-        Free at the end of a round; elsewhere one average of P, which all ranks must enter.
+        Free at the end of a round; elsewhere it costs one average of P, which all ranks must enter.
         """
-        # two averages that meet by chance in one cycle of Horovod's would be summed in another order
+        # two averages that happen to meet in one cycle of Horovod would be summed in another order
         self.wait()
         with self.progress.paused(), self.statistics.pace.paused():
             if self.agrees():
                 yield
                 return
             if self.participation.joined:
-                raise RuntimeError("averaged() inside join(): ranks that are through would not meet it; call it after")
+                raise RuntimeError(
+                    "averaged() inside join(): ranks that have finished would not take part; call it afterwards"
+                )
             with torch.no_grad():
                 own = [buffer.clone() for buffer in self.buffers.tensors()]
                 share = self.participation.share(self.statistics)
@@ -398,30 +402,30 @@ class Method(torch.optim.Optimizer):
         return self.progress.metrics | self.statistics.summary() | dict.fromkeys(self.progress.unknown)
 
     def requests(self) -> set[str]:
-        """What any rank has asked of all since the last call; called at the end of a round, the same on all ranks."""
+        """What any rank has requested since the last call; called at the end of a round, the same on all ranks."""
         asked, self.statistics.asked = self.statistics.asked, set()
         return asked
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         plain("zero_grad")(self, set_to_none)
-        # one that is unfrozen in mid-round is trained from the next round on, from that round's gradients
+        # a parameter that is unfrozen in mid-round is trained from the next round on, from that round's gradients
         for entries in self.handed.frozen:
             for entry in entries:
                 parameter_of(entry).grad = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Train further parameters from the next round on; all ranks call it, at a round's end, with like groups.
+        """Train further parameters from the next round on; all ranks call it, at a round's end, with equal groups.
 
         Raises RuntimeError in the middle of a round, and what the constructor raises.
         """
         if "settings" in self.__dict__:
             copies.grow(self, param_group)
-        else:  # the constructor's own
+        else:  # called by torch's constructor
             plain("add_param_group")(self, param_group)
 
     @property
     def state(self) -> Any:
-        """By parameter what torch's optimizers keep there: an inner optimizer's state, or the momentum itself."""
+        """By parameter what torch's optimizers store there: an inner optimizer's state, or the momentum itself."""
         inner: Any = getattr(self, "optimizers", {}).get("inner")
         return self._state if inner is None else inner.state
 
@@ -430,9 +434,9 @@ class Method(torch.optim.Optimizer):
         inner: Any = getattr(self, "optimizers", {}).get("inner")
         if inner is not None:
             inner.state = state
-        elif not hasattr(self, "_state"):  # torch's constructor; what it holds later are the vectors themselves
+        elif not hasattr(self, "_state"):  # torch's constructor; later it contains the vectors themselves
             self._state = state
-        elif "sgd" in self.__dict__:  # else it is torch's constructor
+        elif "sgd" in self.__dict__:  # otherwise it is torch's constructor
             saved.load_momentum(self, {i: state.get(p, {}) for i, p in enumerate(self.space.parameters)})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -447,38 +451,38 @@ class Method(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """torch's state_dict with this rank's own state under "hvdclip"; tensors and numbers only.
 
-        While a delayed average is under way all ranks must call it, and wait for that.
+        While a delayed average is under way all ranks must call it, and it waits for that average.
         """
         return saved.state_dict(self)
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what state_dict gave for the same method and parameters; ValueError for another method's state.
+        """Load what state_dict returned for the same method and parameters; ValueError for another method's state.
 
-        A state of torch's optimizer that is the step here (the inner one, or SGD) is taken over too.
+        It also loads a state of the torch optimizer that takes the step here (the inner one, or SGD).
         """
         saved.load_state_dict(self, state_dict)
         self.kept.keep()
 
     @torch.no_grad()
     def broadcast_state(self, root: int = 0) -> None:
-        """Have all ranks continue from the state of rank `root`, which all of them call; x is not part of it.
+        """Make all ranks continue from the state of rank `root`; all ranks call it. x is not part of the state.
 
-        ValueError, on all ranks, where each keeps something that only it can use.
+        ValueError, on all ranks, if each has something that only it can use.
         """
         broadcasts.from_root(self, root)
 
     def check_common(self, reset: bool = False) -> None:
-        """ValueError where other ranks cannot go on from what is common at the end of a round.
+        """ValueError if other ranks cannot continue from what is common at the end of a round.
 
-        With `reset` they can do without what each rank keeps beside x.
+        With `reset` they need nothing that each rank has besides x.
         """
         saved.check_common(self, reset)
 
     def load_common_state(self, state_dict: dict[str, Any], reset: bool = False) -> None:
-        """Restore what a rank of another number of ranks gave at the end of a round.
+        """Load what a rank of another number of ranks returned at the end of a round.
 
-        ValueError where each of them kept something for itself, which `reset` begins anew.
+        ValueError if each of them had something for itself; `reset` resets that instead.
         """
         saved.load_common_state(self, state_dict, reset)
         self.kept.keep()
@@ -492,12 +496,12 @@ class Method(torch.optim.Optimizer):
 
     @property
     def steps_in_round(self) -> int:
-        """Those of the present round."""
+        """Local steps of the current round."""
         return self.progress.steps_in_round
 
     @property
     def rounds(self) -> int:
-        """Rounds that are complete."""
+        """Complete rounds."""
         return self.progress.rounds
 
     @property
@@ -520,17 +524,17 @@ class Method(torch.optim.Optimizer):
 
     @property
     def takes_part(self) -> bool:
-        """Whether this rank takes steps in the present round; else it reads no data."""
+        """Whether this rank takes steps in the current round; otherwise it reads no data."""
         return self.participation.includes(self.comm.rank, self.progress.rounds)
 
     @property
     def counts(self) -> bool:
-        """Whether this rank's x counts in the average that ends the present round."""
+        """Whether this rank's x counts in the average that ends the current round."""
         return self.participation.counts(self.comm.rank, self.progress.rounds)
 
     @property
     def reads_alike(self) -> bool:
-        """Whether all ranks read equally many batches."""
+        """Whether all ranks read the same number of batches."""
         return self.participation.everyone
 
     @property
@@ -541,7 +545,7 @@ class Method(torch.optim.Optimizer):
     # Inside
 
     def _spaces(self) -> list[Space]:
-        """Those of the parameters; the first one is of x."""
+        """The spaces of the parameters; the first one is that of x."""
         return [self.types.space([p for group in self.param_groups for p in group["params"]])]
 
     def _descent(self) -> Descent:
@@ -553,13 +557,13 @@ class Method(torch.optim.Optimizer):
         self.optimizers["inner"] = inner = self.handed.inner(settings, self.param_groups, self.space)
         # one list of groups: what a learning-rate scheduler writes into ours is what the inner optimizer reads
         self.param_groups = self.descent.groups = inner.param_groups
-        self.defaults = self.defaults | inner.defaults  # where schedulers look whether there is a momentum
+        self.defaults = self.defaults | inner.defaults  # schedulers look here for a momentum
         return InnerSgd(self.descent, self.gradients, inner)
 
     def _show_state(self) -> None:
         """Let `state` have the vectors themselves, and an entry for each parameter: Horovod would fill an empty one."""
         if "inner" in self.optimizers:
-            return  # whose state it is
+            return  # `state` is the inner optimizer's
         of_x = [name for name in self.table if name in self.vectors and self.space_of(name) is self.space]
         here = {name: self.vectors[name] for name in of_x}
         named = {MOMENTUM if name == "momentum" else name: vector for name, vector in here.items()}
@@ -609,13 +613,13 @@ class Method(torch.optim.Optimizer):
         return at_most(ratio, 1.0)
 
     def _table(self) -> dict[str, Sharing]:
-        """What is the same on all ranks: every vector of state, and what other ranks have of it."""
+        """What must be the same on all ranks: every vector of state, and how the ranks' vectors relate."""
         has_momentum, kept = isinstance(self.settings, SgdSettings) and self.settings.momentum, self.keeps()
         own = kept if isinstance(kept, Mapping) else dict.fromkeys(kept, Sharing.OWN)
         return ({"momentum": self._momentum_sharing()} if has_momentum else {}) | dict(own)
 
     def _momentum_sharing(self) -> Sharing:
-        return COMMON  # of the mean gradient
+        return COMMON  # the momentum of the mean gradient
 
     def _what_must_agree(self) -> dict[str, Any]:
         tensors = [*(p for space in self.spaces for p in space.parameters), *self._beside_x]
@@ -664,14 +668,14 @@ class Method(torch.optim.Optimizer):
             check_groups(self.comm, self.param_groups, self._same_lr())
 
     def _groups_are_alike(self) -> bool:
-        """Whether all ranks have changed their parameter groups in the same way, if a program is right."""
+        """Whether a correct program changes the parameter groups in the same way on all ranks."""
         return True
 
     def _same_lr(self) -> bool:
         return True
 
     def _round_is_known(self) -> None:
-        """The metrics of the round are there, and nobody has seen them yet."""
+        """The metrics of the round are there, and nothing has read them yet."""
 
 
 keep_from_compiler(Method)
@@ -685,7 +689,7 @@ def _place(
     weight: float,
     handed: Handed,
 ) -> Place:
-    """What a message tells of its rank."""
+    """What a message reports of its rank."""
     unfrozen = float(bool(handed.unfrozen())) if any(handed.frozen) else 0.0
     number = number_of(groups, same_lr)
     if not participation.joined:

@@ -12,14 +12,14 @@ from hvdclip.comm import Cost
 
 
 class Progress:
-    """Counters of steps and rounds, and what the metrics of a round say beside its statistics."""
+    """Counters of steps and rounds, and the metrics of a round besides its statistics."""
 
     def __init__(self) -> None:
         self.steps = self.rounds = self.steps_in_round = 0
         self.on_round: Callable[[], None] | None = None  # called when a round is complete
-        self.closed: dict[str, Any] = {}  # of the round whose steps are done
+        self.closed: dict[str, Any] = {}  # metrics of the round whose steps are done
         self.first = 0  # steps before it
-        self.metrics: dict[str, Any] = {}  # of the last complete round
+        self.metrics: dict[str, Any] = {}  # metrics of the last complete round
         self.unknown: tuple[str, ...] = ()  # statistics that this round does not have
         self._start = time.perf_counter()
 
@@ -48,7 +48,7 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, time is not the round's."""
+        """Inside, time does not count as the round's."""
         start = time.perf_counter()
         try:
             yield

@@ -1,4 +1,4 @@
-"""This rank's gradients: read from .grad or made by a closure, unscaled, and looked at."""
+"""This rank's gradients: read from .grad or made by a closure, unscaled, and checked."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _is_there = partial(is_not, None)
 
 
 class Gradients:
-    """Takes gradients, and leaves to `skip` and `statistics` what they say of the step.
+    """Takes gradients, and passes what they say of the step to `skip` and `statistics`.
 
-    A parameter without a gradient is left alone, as torch's optimizers do: see `alone`.
+    A parameter without a gradient does not change, as in torch's optimizers: see `alone`.
     """
 
     def __init__(self, space: Space, statistics: Statistics, skip: Skip, progress: Progress):
         self.space, self.statistics, self.skip, self.progress = space, statistics, skip, progress
-        self.closure: Callable[..., Any] | None = None  # of the present step
-        self.absent: list[int] = []  # places of the parameters without a gradient in it
-        self.common = False  # all ranks take it together, from the mean of their gradients
-        self._missing: list[int] = []  # those of the gradient that was read last
+        self.closure: Callable[..., Any] | None = None  # of the current step
+        self.absent: list[int] = []  # places of the parameters without a gradient in the current step
+        self.common = False  # all ranks take the step together, along the mean of their gradients
+        self._missing: list[int] = []  # the same for the gradient that was read last
         self._warned = False
-        self._bad_loss: Tensor | bool = False  # since the last gradient
+        self._bad_loss: Tensor | bool = False  # a bad loss since the last gradient
 
     def record(self, loss: Tensor | float | None, samples: int) -> None:
-        """Add a step's loss and samples to the statistics; a loss that is not finite spoils the next gradient."""
+        """Add a step's loss and samples to the statistics; if the loss is not finite, so is the next gradient."""
         if loss is not None:
             number = on_host(torch.as_tensor(loss).detach().reshape(()))
             if isinstance(number, Tensor):
@@ -50,7 +50,7 @@ class Gradients:
         self.statistics.add("samples", samples)
 
     def note_loss(self, number: Scalar) -> None:
-        """A loss that is not finite spoils the next gradient."""
+        """If the loss is not finite, the next gradient counts as not finite."""
         self._bad_loss = self._bad_loss | is_bad(number)
 
     def evaluate(self) -> Any:
@@ -68,7 +68,7 @@ class Gradients:
             self.closure(again=True)
 
     def take(self, scale: Tensor | None, overflow: Tensor | None) -> Gradient:
-        """The step's gradient in .grad, divided by the scale of a GradScaler, which tells of overflows too."""
+        """The step's gradient in .grad, divided by the scale of a GradScaler, which also reports overflows."""
         parts = self.parts()
         self.note_absent()
         if scale is not None:
@@ -87,25 +87,25 @@ class Gradients:
         return g
 
     def look_at(self, norm: Scalar) -> None:
-        """Leave the step out if the norm of something more that it needs is not finite, or a loss since the last."""
+        """Leave the step out if a further norm that it needs is not finite, or a loss since the last gradient."""
         bad = self._is_bad(norm)
         self.skip.also(bad)
         self.statistics.mark_failed(self.progress.steps_in_round, bad)
 
     def parts(self) -> list[Tensor]:
-        """What lies in .grad, zeros where there is nothing; TypeError for sparse gradients."""
+        """The contents of .grad, zeros if it is empty; TypeError for sparse gradients."""
         self.space.check_bound()
         parts: list[Any] = list(map(attrgetter("grad"), self.space.parameters))
         self._missing = [] if all(map(_is_there, parts)) else [i for i, g in enumerate(parts) if g is None]
         if self._missing:
-            self.space.owner.check_kept()  # a parameter that was replaced has no gradient any more
+            self.space.owner.check_kept()  # a parameter that was replaced gets no gradient any more
             parts = [torch.zeros_like(p) if g is None else g for p, g in zip(self.space.parameters, parts, strict=True)]
         if any(map(attrgetter("is_sparse"), parts)):
             raise TypeError("a gradient is sparse; only dense gradients are supported (nn.Embedding(sparse=False))")
         return self.space.in_order(parts)
 
     def note_absent(self) -> None:
-        """Note which parameters had no gradient when `parts` was called for this step, and tell once if none had."""
+        """Note which parameters had no gradient when `parts` was called for this step, and warn once if none had."""
         self.absent = self._missing
         if not self.absent:
             return
@@ -113,15 +113,15 @@ class Gradients:
         if len(self.absent) == len(self.space.parameters) and not self._warned:
             self._warned = True
             warnings.warn(
-                "step() was called, but no parameter has a gradient: it counts as a step, and moves nothing; call "
+                "step() was called, but no parameter has a gradient: this counts as a step, and moves nothing; call "
                 "backward() before step(), or pass a closure",
                 stacklevel=5,
             )
 
     def alone(self) -> list[int]:
-        """Places of the parameters that this step leaves alone.
+        """Places of the parameters that this step does not change.
 
-        They have no gradient: on this rank, or, where the ranks step together, on any rank.
+        They have no gradient: on this rank or, if the ranks step together, on any rank.
         """
         if not (self.absent and self.common):
             return self.absent
@@ -130,7 +130,7 @@ class Gradients:
 
     @contextmanager
     def leaving_alone(self, vectors: Sequence[Vector]) -> Iterator[None]:
-        """Inside, a step may move everything; afterwards these vectors are as before where it leaves them alone."""
+        """Inside, a step may move everything; afterwards these vectors are restored where it must not change them."""
         before = {place: [vector.parts[place].clone() for vector in vectors] for place in self.absent}
         yield
         for place in self.alone():
@@ -147,7 +147,7 @@ class Gradients:
         self.statistics.mark_failed(self.progress.steps_in_round, bad)
 
     def _observe_scaled(self, norm: Tensor, overflowed: Tensor) -> None:
-        """The same of a gradient that GradScaler has scaled; an overflow is no failure, but a loss is not scaled."""
+        """The same for a gradient that GradScaler has scaled; an overflow is not a failure. A loss is not scaled."""
         bad_loss, self._bad_loss = self._bad_loss, False
         bad = is_bad(norm)
         self.statistics.add("steps", 1)
@@ -163,9 +163,9 @@ class Gradients:
 
 
 def loss_in(returned: Any) -> Tensor | float | None:
-    """The loss in what a closure returned, the mean where it is of several samples; None where there is none.
+    """The loss in what a closure returned, its mean if it has several samples; None if there is none.
 
-    As with torch's optimizers a closure may return anything; `step` hands it on as it is.
+    As with torch's optimizers a closure may return anything; `step` returns it unchanged.
     """
     if isinstance(returned, Mapping):
         returned = returned.get("loss")

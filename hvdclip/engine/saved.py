@@ -1,4 +1,4 @@
-"""A method's state: a loop over its named parts, saved, restored, and taken over by another number of ranks."""
+"""A method's state: saved and loaded in a loop over its named parts, also by another number of ranks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hvdclip.engine.method import Method
 
 State = dict[str, Any]
-# what a rank keeps for itself and may have from another rank too, as all have it at the start
+# what each rank has for itself, but may take from another rank too, because all have the same at the start
 FOR_ALL = (
     "its own momentum",
     "its own buffers (buffer_policy: keep)",
@@ -30,7 +30,7 @@ FOR_ALL = (
 
 
 class Stateful(Protocol):
-    """A part with a state of its own: tensors, numbers and words."""
+    """A part that has state: tensors, numbers and words."""
 
     def state_dict(self) -> State: ...
 
@@ -40,7 +40,7 @@ class Stateful(Protocol):
 def state_dict(method: Method) -> State:
     """torch's state_dict (that of an inner optimizer, or with the momentum), and the method's own under "hvdclip".
 
-    Hooks see all of it. What torch's optimizers have of a parameter is in "state" only.
+    Hooks see all of it. What torch's optimizers have for a parameter is in "state" only.
     """
     if broadcasts.horovod_asks():
         return broadcasts.state_for_horovod(method)
@@ -55,9 +55,9 @@ def state_dict(method: Method) -> State:
 
 
 def load_state_dict(method: Method, state: State) -> None:
-    """Restore what `state_dict` gave, or one of torch's optimizers; ValueError for one that does not fit.
+    """Load what `state_dict` returned, or a state of a torch optimizer; ValueError for one that does not fit.
 
-    The hooks are called around it: what the first ones make of the state is what is loaded.
+    The hooks are called around it: what the pre-hooks return is what is loaded.
     """
     state = dict(state)
     before, after = hooks_around(method, "load_state_dict")
@@ -74,7 +74,7 @@ def load_state_dict(method: Method, state: State) -> None:
 
 
 def collected(method: Method) -> State:
-    """The whole state, past all hooks."""
+    """The whole state, without calling hooks."""
     method.wait()  # first, since what arrives may change the vectors
     own = {
         "method": method.name,
@@ -93,12 +93,12 @@ def collected(method: Method) -> State:
 
 
 def restore(method: Method, state: State) -> None:
-    """Continue from what `collected` gave; ValueError for the state of another method or of other parameters."""
+    """Continue from what `collected` returned; ValueError for the state of another method or of other parameters."""
     state = as_now(method, state)
     own = state["hvdclip"]
     if _sorted(own["shape"]) != _sorted(shape_of(method)):
-        raise ValueError(f"the state is of {own['shape']}, this optimizer is of {shape_of(method)}")
-    method.wait()  # else what is under way would still write where the state goes
+        raise ValueError(f"the state is of {own['shape']}, but this optimizer is of {shape_of(method)}")
+    method.wait()  # otherwise what is under way would overwrite the loaded state
     load_groups(method, state)
     method.statistics.load_state_dict(own["statistics"])
     method.numbers.clear()
@@ -108,7 +108,7 @@ def restore(method: Method, state: State) -> None:
             foreach_copy_(vector.flats, own["vectors"][name])
     load_momentum(method, state["state"])
     is_anothers = own.get("rank", method.comm.rank) != method.comm.rank
-    kept = {"draws"} if is_anothers else set()  # a rank's noise is its own
+    kept = {"draws"} if is_anothers else set()  # each rank has its own noise
     for part in method.parts:
         part.load_state_dict(part.state_dict() | {k: v for k, v in own.items() if k not in kept})
     for name, inside in method.optimizers.items():
@@ -117,13 +117,13 @@ def restore(method: Method, state: State) -> None:
 
 
 def _torchs(method: Method) -> State:
-    """The parts that a state_dict of torch's has."""
+    """The parts that a state_dict of a torch optimizer has."""
     inner: Any = method.optimizers.get("inner")
     if inner is not None:
         inside = dict(inner.state_dict())
         state = {"state": inside.pop("state", {}), "param_groups": inside.pop("param_groups")}
         return state | ({"inner": inside} if inside else {})
-    with without_hooks(method):  # which would see a part of the state only
+    with without_hooks(method):  # they would see only a part of the state
         packed: State = plain("state_dict")(method)
     places = [place for group in packed["param_groups"] for place in group["params"]]
     # not empty even without a momentum: Horovod would take a step to fill it
@@ -136,7 +136,7 @@ def _torchs(method: Method) -> State:
 
 
 def load_groups(method: Method, state: State) -> None:
-    """Have the groups say what the state says, and an inner optimizer continue from it."""
+    """Make the groups as in the state, and make an inner optimizer continue from it."""
     groups, inner = method.param_groups, cast(Any, method.optimizers.get("inner"))
     if inner is not None:
         told = {key: state[key] for key in ("state", "param_groups")}
@@ -146,12 +146,12 @@ def load_groups(method: Method, state: State) -> None:
             plain("load_state_dict")(method, {"state": {}, "param_groups": state["param_groups"]})
         for group in method.param_groups:
             for key, value in defaults_of(method.settings).items():
-                group.setdefault(key, value)  # states of older releases do not tell the momentum
+                group.setdefault(key, value)  # states of older releases lack the momentum
     _keep_list(method, groups)
 
 
 def load_momentum(method: Method, by_place: dict[Any, State]) -> None:
-    """Take the momentum from a state of torch's, or begin it anew where that has none."""
+    """Take the momentum from a state of torch's, or reset it if that has none."""
     momentum, sgd = method.vectors.get("momentum"), method.__dict__.get("sgd")
     if momentum is None:
         return
@@ -163,7 +163,7 @@ def load_momentum(method: Method, by_place: dict[Any, State]) -> None:
 
 
 def check_rank(method: Method, own: State, any_rank: bool = False) -> None:
-    """ValueError for another rank's state where that has something that only its own rank can use.
+    """ValueError for another rank's state if it has something that only its own rank can use.
 
     With `any_rank` on that rank too, so that all ranks raise it.
     """
@@ -177,15 +177,15 @@ def check_rank(method: Method, own: State, any_rank: bool = False) -> None:
 
 
 def check_common(method: Method, reset: bool) -> None:
-    """ValueError where another number of ranks cannot go on from the common state; `reset` does without the rest."""
+    """ValueError if another number of ranks cannot continue from the common state; `reset` resets the rest."""
     lasting, apart = method.apart_in_x(), method.kept_apart()
     if lasting or (apart and not reset):
-        way_out = "" if lasting else "; checkpoint.other_ranks: reset begins that anew"
+        way_out = "" if lasting else "; checkpoint.other_ranks: reset starts without it"
         raise ValueError(f"each rank of {method.name} keeps {', '.join([*apart, *lasting])}{way_out}")
 
 
 def load_common_state(method: Method, state: State, reset: bool) -> None:
-    """Restore the state of a rank of another number of ranks, without what each of those kept for itself."""
+    """Load the state of a rank of another number of ranks, without what each of those had for itself."""
     check_common(method, reset)
     state = as_now(method, state)
     if method.kept_apart():
@@ -195,7 +195,7 @@ def load_common_state(method: Method, state: State, reset: bool) -> None:
 
 
 def _begun_anew(method: Method, state: State) -> State:
-    """The state with all that a method keeps beside the common x as at the start, where this method still is."""
+    """The state with everything besides the common x as at the start, which is where this method still is."""
     now, own = collected(method), state["hvdclip"]
     lasting = [name for name, vector in method.vectors.items() if any(vector is met for met in method.met)]
     names = [name for name in [*method.table, "error"] if name in own["vectors"] and name not in lasting]
@@ -207,7 +207,7 @@ def _begun_anew(method: Method, state: State) -> State:
 
 
 def _keep_list(method: Method, groups: list[Any]) -> None:
-    """Let `param_groups` be the list that it was: parts of the method, and an inner optimizer, read the same one."""
+    """Keep `param_groups` the same list: parts of the method, and an inner optimizer, read it."""
     inner: Any = method.optimizers.get("inner")
     loaded = method.param_groups if inner is None else inner.param_groups
     groups[:] = loaded
@@ -217,7 +217,7 @@ def _keep_list(method: Method, groups: list[Any]) -> None:
 
 
 def shape_of(method: Method) -> str:
-    """What must be alike in the state and in the optimizer that it is loaded into, in words."""
+    """What must be equal in a state and in the optimizer that loads it, in words."""
     settings, space = method.settings, method.space
     ways = {
         "state vectors": ", ".join(method.vectors) or "none",
@@ -233,13 +233,15 @@ def shape_of(method: Method) -> str:
 
 
 def as_now(method: Method, state: State) -> State:
-    """A state of an older release as one of this; ValueError for another method's."""
+    """A state of an older release converted to this one's format; ValueError for another method's state."""
     own = state.get("hvdclip", {})
     if own.get("method") != method.name:
-        raise ValueError(f"the state is of method {own.get('method')!r}, this optimizer's method is {method.name!r}")
+        raise ValueError(
+            f"the state is of method {own.get('method')!r}, but this optimizer's method is {method.name!r}"
+        )
     own, inside = _as_named_now(own), dict(state.get("inner", {}))
     state = state | {"hvdclip": own}
-    if "state" in inside:  # a state_dict of the inner optimizer's own, before its state became the method's
+    if "state" in inside:  # older releases stored the inner optimizer's state_dict here
         inside.pop("param_groups")
         state |= {"state": inside.pop("state"), "inner": inside}
     if "momentum" in own["vectors"]:
@@ -260,7 +262,7 @@ def _as_named_now(own: State) -> State:
 
 
 def _sorted(shape: str) -> str:
-    """The words with the names of the state vectors in order: in which order they lie does not matter."""
+    """The words with the names of the state vectors sorted: their order in the state does not matter."""
     return re.sub(r"(?<=state vectors: )(.*?)(?=, inner)", lambda names: ", ".join(sorted(names[1].split(", "))), shape)
 
 

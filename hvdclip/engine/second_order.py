@@ -1,6 +1,6 @@
 """What bilevel training takes from autograd: gradients of two losses, and products with second derivatives of one.
 
-F is the upper loss and G the lower one, on one batch each, at the present upper parameters x and lower parameters y.
+F is the upper loss and G the lower one, on one batch each, at the current upper parameters x and lower parameters y.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_SECOND_DERIVATIVE = ("derivative for", "once_differentiable", "differentiate 
 
 
 class Point:
-    """F and G at one (x, y): Fx, Fy, Gy, and as long as this lives the graph of Gy."""
+    """F and G at one (x, y): Fx, Fy, Gy, and the graph of Gy as long as this lives."""
 
     def __init__(self, levels: Levels, fx: Gradient, fy: Gradient, gy: list[Tensor]):
         self.levels, self.fx, self.fy = levels, fx, fy
@@ -30,7 +30,7 @@ class Point:
         self.gy = levels.lower_gradient([part.detach() for part in gy])
 
     def products(self, v: Vector) -> tuple[Gradient, Gradient]:
-        """J v and H v by one backward pass, the last through this graph.
+        """J v and H v from one backward pass, the last one through this graph.
 
         J v is the gradient in x of <Gy, v>, H the second derivative of G in y.
         """
@@ -43,7 +43,7 @@ class Point:
         return self._with_l2(self._second(self.levels.spaces[1].parameters, v, keep=True), v)
 
     def times_j(self, v: Vector) -> Gradient:
-        """J v, the last through this graph."""
+        """J v, the last product from this graph."""
         return self.levels.upper_gradient(self._second(self.levels.spaces[0].parameters, v, keep=False))
 
     def _second(self, parameters: Sequence[Tensor], v: Vector, keep: bool) -> Sequence[Tensor | None]:
@@ -61,7 +61,7 @@ class Point:
 class Levels:
     """The two losses of a step, and the spaces of x and y in which their gradients lie.
 
-    `l2` adds l2/2 ||y||^2 to G. `look` is shown everything that autograd gives; `record` is told the losses.
+    `l2` adds l2/2 ||y||^2 to G. `look` is called with everything that autograd returns, `record` with the losses.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Levels:
             return self.lower_gradient(self._below(_gradients(g, self.spaces[1].parameters)))
 
     def point(self, again: bool = False) -> Point:
-        """F and G on a fresh batch of each, or on the last ones `again`."""
+        """F and G on a fresh batch of each, or on the last ones if `again`."""
         upper, lower = (space.parameters for space in self.spaces)
         told: dict[str, Any] = {"again": True} if again else {}
         with torch.enable_grad():
@@ -86,7 +86,7 @@ class Levels:
             of_f = _gradients(f, [*upper, *lower])
             if all(part is None for part in of_f):
                 raise TypeError(
-                    "the upper loss depends neither on the upper nor on the lower parameters; allowed: a loss that is "
+                    "the upper loss does not depend on the upper or the lower parameters; allowed: a loss that is "
                     "computed from some of them, without detach() and outside of torch.no_grad()"
                 )
             fx = self.upper_gradient(of_f[: len(upper)])
@@ -98,11 +98,11 @@ class Levels:
             return Point(self, fx, fy, self._below(gy))
 
     def upper_gradient(self, parts: Sequence[Tensor | None]) -> Gradient:
-        """The vector of x that these are, zero where there is none."""
+        """These gradients as a vector of x, zero for parameters without one."""
         return self.look(self.spaces[0].gradient(self._parts(0, parts)))
 
     def lower_gradient(self, parts: Sequence[Tensor | None], v: Vector | None = None) -> Gradient:
-        """That of y, with what l2 adds: l2 v, or l2 y."""
+        """The same for y, plus the gradient of the l2 term: l2 v, or l2 y."""
         found = self._parts(1, parts)
         if self.l2:
             found = list(foreach_add(found, (self.y if v is None else v).parts, alpha=self.l2))
@@ -129,7 +129,7 @@ class Levels:
             graph = " without a graph" if isinstance(loss, Tensor) and not loss.requires_grad else ""
             raise TypeError(
                 f"the {level} loss is a {what}{graph}; allowed: the loss as a tensor of one number with its graph, "
-                "without a call of backward()"
+                "without calling backward()"
             )
         if not again:
             self.record(level, loss.detach())
@@ -142,7 +142,7 @@ def _gradients(loss: Tensor, parameters: Sequence[Tensor], create_graph: bool = 
 
 @contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Inside, an operation without a second derivative is an error of one line that names it."""
+    """Inside, an operation without a second derivative is a one-line error that names it."""
     try:
         yield
     except RuntimeError as error:
@@ -159,7 +159,7 @@ def _in_one_line() -> Iterator[None]:
 
 @contextmanager
 def _without_cudnn(module: nn.Module | None) -> Iterator[None]:
-    """cuDNN's recurrent layers have no second derivative; torch's own have."""
+    """cuDNN's recurrent layers have no second derivative; torch's own layers have one."""
     recurrent = module is not None and any(isinstance(each, nn.RNNBase) for each in module.modules())
     if not (recurrent and torch.backends.cudnn.is_available()):
         yield

@@ -15,8 +15,8 @@ from hvdclip.settings import SgdSettings
 
 @dataclass(frozen=True)
 class Direction:
-    """Where the step goes. With `norm_of: gradient` still the raw gradient: weight decay and momentum join in the
-    same pass over memory that moves x. With `norm_of: update` they are in it already."""
+    """The direction of the step. With `norm_of: gradient` still the raw gradient: weight decay and momentum are added
+    in the pass over memory that moves x. With `norm_of: update` it contains them already."""
 
     vector: Vector
     decayed: bool
@@ -27,10 +27,10 @@ class FusedSgd:
 
     def __init__(self, descent: Descent, settings: SgdSettings, momentum: Vector | None):
         self.descent, self.settings, self.momentum = descent, settings, momentum
-        # the fused step masks x and its momentum, but not what happens outside of it
+        # the fused step masks x and its momentum, but nothing outside of it
         self.changes = ("momentum",) if settings.clips_update and momentum is not None else ()
         self._fused = not settings.clips_update
-        # the next step is the first for the momentum: buf = d, without dampening; a number where only a device knows
+        # the next step is the momentum's first: buf = d, without dampening; a number if only a device knows
         self._fresh: bool | Tensor = True
 
     def direction(self, g: Vector) -> Direction:
@@ -55,7 +55,7 @@ class FusedSgd:
             self._momentum_has_moved()
 
     def reset(self) -> None:
-        """Begin the momentum anew."""
+        """Reset the momentum."""
         if self.momentum is not None:
             self.momentum.zero_()
         self._fresh = True
@@ -67,16 +67,16 @@ class FusedSgd:
         self._fresh = state["fresh"]
 
     def begins_anew(self, fresh: bool) -> None:
-        """Whether the next step is the first for the momentum, which was given from outside."""
+        """Whether the next step is the momentum's first; set from outside."""
         self._fresh = fresh
 
     def _rule(self, group: dict[str, Any]) -> MomentumRule:
-        """As the group has it now, into which a scheduler may write."""
+        """The group's current rule; a scheduler may have changed it."""
         if self.momentum is None:
             return NO_MOMENTUM
         momentum, dampening, nesterov = group["momentum"], group["dampening"], group["nesterov"]
         if isinstance(self._fresh, Tensor) and dampening == 1:
-            self._fresh = bool(self._fresh)  # nothing would be left that a factor could make d of
+            self._fresh = bool(self._fresh)  # no factor could make d from zero
         if not isinstance(self._fresh, Tensor):
             return momentum, 0.0 if self._fresh else dampening, nesterov, 1.0
         # buf was zero in the first step, so that it has (1-dampening)*d

@@ -22,13 +22,13 @@ def sgd_step_(
     """d = g + weight_decay*x; buf = momentum*buf + (1-dampening)*d; x -= step_size * (buf, or d + momentum*buf).
 
     Contiguous tensors of one dtype; `buffers` is empty without momentum. `rule` is (momentum, dampening, nesterov, s);
-    buf is multiplied by s before x moves. Nothing changes where `skip` (a float) is 1. torch's own fused kernel takes
-    the step size and the skip flag from a device, so that a GPU is never waited for.
+    buf is multiplied by s before x moves. Nothing changes if `skip` (a float) is 1. torch's own fused kernel takes
+    the step size and the skip flag from a device, so that the host never waits for a GPU.
     """
     on_cpu = x[0].device.type == "cpu"
-    if on_cpu and (skip.any() if skip.dim() else skip):  # of one rank, which is sooner read than reduced
+    if on_cpu and (skip.any() if skip.dim() else skip):  # for one rank, reading is faster than any()
         return
-    of_each = isinstance(step_size, Tensor) and step_size.dim() > 0  # of stacked ranks
+    of_each = isinstance(step_size, Tensor) and step_size.dim() > 0  # for stacked ranks
     if of_each or (on_cpu and x[0].dtype in HALVES):
         _plain_step_(x, g, buffers, step_size, weight_decay, rule)
         return
@@ -52,8 +52,8 @@ def sgd_step_(
 
 
 def _plain_step_(x, g, buffers, step_size, weight_decay, rule) -> None:
-    # Stacked ranks have a step size each. And torch 2.13's fused SGD for float16 and bfloat16 on the CPU gives wrong
-    # results from 16 entries on.
+    # Each stacked rank has its own step size. And torch 2.13's fused SGD for float16 and bfloat16 on the CPU gives
+    # wrong results from 16 entries on.
     d = sgd_direction(x, g, buffers, weight_decay, *rule)
     for p, direction in zip(x, d, strict=True):
         exact = torch.promote_types(p.dtype, torch.float32)
@@ -71,7 +71,7 @@ def sgd_direction(
     nesterov: bool,
     s: Scalar = 1.0,
 ) -> list[Tensor]:
-    """The direction of sgd_step_ as tensors of its own; the momentum buffers move on."""
+    """The direction of sgd_step_ as new tensors; the momentum buffers are updated."""
     d = list(foreach_add(g, x, alpha=weight_decay)) if weight_decay else g
     if not buffers:
         return d

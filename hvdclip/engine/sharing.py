@@ -1,12 +1,12 @@
-"""What other ranks have of a vector that a method keeps beside x, at the end of a round."""
+"""How the ranks' values of a vector relate at the end of a round, for each vector that a method has besides x."""
 
 from enum import Enum
 
 
 class Sharing(Enum):
-    """OWN: each rank has another, or it is of no use without what each has, as a mean of such vectors is.
+    """OWN: each rank has a different one, or needs what each rank has, for example if it is a mean of such vectors.
 
-    COMMON: all have the same, or make it anew. TRAVELS: it is averaged together with x, in the same message.
+    COMMON: all have the same one, or compute it again. TRAVELS: it is averaged with x, in the same message.
     """
 
     OWN = "own"

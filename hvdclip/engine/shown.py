@@ -1,4 +1,4 @@
-"""The state of each parameter as torch's optimizers show it, where it lies in the method's own vectors."""
+"""The state of each parameter as torch's optimizers show it, stored in the method's own vectors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MOMENTUM = "momentum_buffer"  # torch's name
 
 
 class Shown(UserDict[str, Any]):
-    """The state of one parameter by name: what is written is copied into the vectors, a momentum removed becomes zero.
+    """The state of one parameter by name: writes are copied into the vectors; a momentum that is removed becomes zero.
 
-    RuntimeError where another tensor of the method is removed. Entries of the user's own are only kept.
+    RuntimeError if another tensor of the method is removed. The user's own entries are only stored.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]):
@@ -38,20 +38,20 @@ class Shown(UserDict[str, Any]):
         self.become({})
 
     def become(self, entry: Mapping[str, Any]) -> None:
-        """Hold this entry and no more."""
+        """Make this the only entry."""
         for name in [name for name in self.data if name not in entry]:
             del self[name]
         self.update(entry)
 
 
 class State(UserDict[Any, Any]):
-    """`optimizer.state`: by parameter what is shown of it; `clear()` begins the momentum anew."""
+    """`optimizer.state`: by parameter what is shown of it; `clear()` resets the momentum."""
 
     def __init__(self, shown: Mapping[Any, Shown], reset: Callable[[], None] | None):
         self.data, self._reset = dict(shown), reset
 
     def __missing__(self, p: Any) -> dict[str, Any]:
-        return self.data.setdefault(p, {})  # as torch's defaultdict
+        return self.data.setdefault(p, {})  # as in torch's defaultdict
 
     def __setitem__(self, p: Any, entry: Mapping[str, Any]) -> None:
         if isinstance(self.data.get(p), Shown):

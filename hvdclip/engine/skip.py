@@ -1,4 +1,4 @@
-"""Whether a step is left out: the one place where that is decided, masked and looked up."""
+"""Whether a step is left out: the one place where this is decided, masked and read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from hvdclip.torch_private import flatten, foreach_copy_, unflatten
 
 
 class StepLeftOut(Exception):
-    """The present step is left out, and the host knows."""
+    """The current step is left out, and the host knows."""
 
 
 class Skip:
-    """Leaves out a rank's step whose gradient is not finite.
+    """Leaves out a rank's step if its gradient is not finite.
 
-    `flag` is 1 where the present step is left out, else 0. On a device nobody waits for it: `Descent.move` masks itself
-    by it, and `put_back` what else a step changes. Where the flag lies on the host anyway, `check` ends the step.
+    `flag` is 1 if the current step is left out, otherwise 0. On a device the host does not wait for it: `Descent.move`
+    masks itself with it, and `put_back` restores what else a step changes. If the flag is on the host, `check` ends the
+    step.
     """
 
     def __init__(self, device: torch.device, statistics: Statistics):
@@ -46,7 +47,7 @@ class Skip:
             self._statistics.add("skipped", bad)
 
     def also(self, bad: Tensor | bool) -> None:
-        """Leave it out if a further gradient of the step is `bad`."""
+        """Leave the step out if a further gradient of it is `bad`."""
         before = self.flag
         if isinstance(bad, Tensor):
             self.flag = torch.maximum(before, bad.float())
@@ -61,7 +62,7 @@ class Skip:
 
     @property
     def taken(self) -> Scalar:
-        """1 for a step that is taken, else 0: what a counter of steps goes up by."""
+        """1 for a step that is taken, otherwise 0: the increment of a counter of steps."""
         return 1 - int(self.flag.any()) if self.on_host else 1 - self.flag.double()
 
     def check(self) -> None:
@@ -70,13 +71,13 @@ class Skip:
             raise StepLeftOut
 
     def check_on_host(self) -> None:
-        """The same where nobody has to wait; elsewhere the step masks itself."""
+        """The same if it needs no wait; otherwise the step masks itself."""
         if self.on_host:
             self.check()
 
     @contextmanager
     def put_back(self, groups: Sequence[Sequence[Tensor]]) -> Iterator[None]:
-        """Inside, a step may change these tensors, groups of one dtype; afterwards they are as before if left out."""
+        """Inside, a step may change these tensors, by dtype; afterwards they are restored if the step is left out."""
         before = [together(tensors) for tensors in groups]
         try:
             yield
@@ -86,13 +87,13 @@ class Skip:
 
 
 def together(tensors: Sequence[Tensor]) -> Tensor:
-    """A copy of them as one vector: of hundreds of small ones a device feels the number of operations."""
+    """A copy of them as one vector: on a device, the number of operations on hundreds of small tensors costs time."""
     flat = flatten(tensors)
-    return flat.clone() if len(tensors) == 1 else flat  # of one tensor it is a view
+    return flat.clone() if len(tensors) == 1 else flat  # with one tensor it is a view
 
 
 def choose_(tensors: Sequence[Tensor], mask: Tensor, kept: Tensor) -> None:
-    """Where the mask, of one number, is true they become what lies together in `kept`."""
+    """If the mask, of one number, is true, they become what is stored in `kept`."""
     if len(tensors) == 1:
         (tensor,) = tensors
         torch.where(mask, kept.view_as(tensor), tensor, out=tensor)

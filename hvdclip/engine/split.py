@@ -1,6 +1,6 @@
-"""Two of torch's optimizers as one: one moves matrices, another all other parameters.
+"""Two torch optimizers as one: one moves matrices, the other all other parameters.
 
-Jordan et al.: Muon. 2024 (with AdamW for embeddings, the output head, and what has another shape).
+Jordan et al.: Muon. 2024 (with AdamW for embeddings, the output head, and parameters of other shapes).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Groups = list[dict[str, Any]]
 
 
 class Split(torch.optim.Optimizer):
-    """Each optimizer moves the groups of its kind; they have one list of groups and one state."""
+    """Each optimizer moves the groups of its kind; both use one list of groups and one state."""
 
     def __init__(self, factories: Mapping[str, Callable[..., torch.optim.Optimizer]], groups: Groups, lr: float):
         self.parts: dict[str, torch.optim.Optimizer] = {}
@@ -27,7 +27,7 @@ class Split(torch.optim.Optimizer):
         super().__init__([group for part in self.parts.values() for group in part.param_groups], {"lr": lr})
 
     def shared(self) -> list[torch.optim.Optimizer]:
-        """The optimizers, with the groups and the state as they are: both may be others since, after a load, say."""
+        """The optimizers, with the current groups and state: both may have been replaced, for example after a load."""
         for kind, part in self.parts.items():
             part.param_groups = [group for group in self.param_groups if group[KIND] == kind]
             part.state = self.state
@@ -42,26 +42,26 @@ class Split(torch.optim.Optimizer):
             [group.get(KIND) for group in groups] for groups in (state_dict["param_groups"], self.param_groups)
         )
         if found != wanted:
-            raise ValueError(f"the state's groups are of {found}, this optimizer's of {wanted}")
+            raise ValueError(f"the state's groups are of {found}, but this optimizer's are of {wanted}")
         super().load_state_dict(state_dict)
 
 
 def optimizers_in(optimizer: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
-    """Those that it consists of; itself where it is one."""
+    """The optimizers inside it; the optimizer itself if it is a single one."""
     return optimizer.shared() if isinstance(optimizer, Split) else [optimizer]
 
 
 def by_shape(
     groups: Groups, frozen: list[list[Any]], inner: ByShape, lr: float, module: nn.Module | None
 ) -> tuple[Groups, list[list[Any]]]:
-    """The groups, and what was frozen of each, as those of matrices and then those of others.
+    """The groups, and what was frozen in each, split into those of matrices and then those of others.
 
-    A group that has the key "inner" stays whole. One optimizer's own learning rate is to the group's as it is to `lr`.
-    ValueError where there is no matrix, or no module to tell them by.
+    A group with the key "inner" is not split. If one optimizer has its own lr, its groups scale it as they scale `lr`.
+    ValueError if there is no matrix, or no module that shows which parameters are matrices.
     """
     if module is None and any(KIND not in group for group in groups):
         raise ValueError(
-            f"inner has {MATRICES} and {OTHERS}, which are told apart by the layers of a module; allowed: a module, "
+            f"inner has {MATRICES} and {OTHERS}, and only a module's layers show which is which; allowed: a module, "
             f"module=, or groups that say {KIND!r}: {MATRICES!r} or {OTHERS!r}"
         )
     kept = set() if module is None else embeddings(module)
@@ -77,16 +77,16 @@ def by_shape(
                 split.append((group | its_own, left_mine))
     if not any(group["params"] for group, _ in split if group[KIND] == MATRICES):
         raise ValueError(
-            f"inner has {MATRICES}, but no parameter is one: allowed: {name_of(inner.parts[OTHERS])} as inner"
+            f"inner has {MATRICES}, but no parameter is a matrix; allowed: {name_of(inner.parts[OTHERS])} as inner"
         )
     return [group for group, _ in split], [left for _, left in split]
 
 
 def embeddings(module: nn.Module) -> set[int]:
-    """The ids of the tables of embeddings and of the output head, which are no matrices that map vectors.
+    """The ids of the tables of embeddings and of the output head, which are not matrices that map vectors.
 
-    A head that is tied to a table is that parameter. Another one is the module's last nn.Linear, if it has as many
-    outputs as a table has rows.
+    A head that is tied to a table is the same parameter. Any other head is the module's last nn.Linear, if it has as
+    many outputs as a table has rows.
     """
     tables = [layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
     linears = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]

@@ -1,4 +1,4 @@
-"""torch's Optimizer, without what would take a start or a step as long as all the rest of it."""
+"""torch's Optimizer, without those of its parts that make a start or a step take twice as long."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 
 from hvdclip.torch_private import is_observed, skip_in_compiler
 
-WHY = "what an hvdclip optimizer keeps is no part of a graph"
+WHY = "an hvdclip optimizer has state that a compiled graph cannot contain"
 Function = TypeVar("Function", bound=Callable[..., Any])
-# What changes an optimizer's state beside `step`, or reads what only Python knows; of a method and the classes below.
+# The methods of an optimizer, and of the classes below, that change its state outside of `step`, or read state that
+# only Python has.
 ENTRANCES = (
     "__init__",
     "record",
@@ -35,13 +36,13 @@ ENTRANCES = (
 def plain(name: str) -> Callable[..., Any]:
     """A method of torch's Optimizer without the wrapper that keeps torch's compiler from tracing it.
 
-    The wrapper does so by importing the compiler, at the first call.
+    The wrapper imports the compiler at its first call.
     """
     return inspect.unwrap(getattr(torch.optim.Optimizer, name))
 
 
 def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-    """torch's wrapper around `step`, gone through only where there are hooks or a profiler to tell."""
+    """torch's wrapper around `step`, used only if there are hooks or a profiler."""
     told = torch.optim.Optimizer.profile_hook_step(func)
 
     @functools.wraps(func)
@@ -52,12 +53,12 @@ def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_horovods(cls: type) -> bool:
-    """Whether it is the class of an hvd.DistributedOptimizer: Horovod makes one for each, named after what it wraps."""
+    """Whether this is the class of an hvd.DistributedOptimizer: Horovod makes one per optimizer, with its name."""
     return cls.__module__.startswith("horovod.")
 
 
 def keep_from_compiler(cls: type) -> None:
-    """Have torch.compile leave to Python those of ENTRANCES that the class itself defines.
+    """Make torch.compile leave those of ENTRANCES that the class itself defines to Python.
 
     `step` is wrapped by `profile_hook_step`, when the first optimizer of the class is made.
     """
@@ -70,9 +71,9 @@ def keep_from_compiler(cls: type) -> None:
 
 
 def uncompiled(func: Function) -> Function:
-    """A function, or a generator's context manager, that torch.compile leaves to Python with all that it calls.
+    """A function, or a generator's context manager, that torch.compile leaves to Python, with everything that it calls.
 
-    The compiler cannot trace counts, times and messages: a traced optimizer may end a round at every step.
+    The compiler cannot trace counters, times and messages: a traced optimizer might end a round at every step.
     """
     manages = inspect.isgeneratorfunction(inspect.unwrap(func))
 
@@ -84,7 +85,7 @@ def uncompiled(func: Function) -> Function:
 
 
 class _Manager(AbstractContextManager[Any]):
-    """A context manager that is entered and left uncompiled, as it was made."""
+    """A context manager, as it was made, that is entered and left uncompiled."""
 
     def __init__(self, inner: AbstractContextManager[Any]):
         self.inner = inner

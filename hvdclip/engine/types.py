@@ -1,4 +1,4 @@
-"""What vectors, messages and statistics are made of: those of one rank, or those that a communicator brings along."""
+"""The classes of vectors, messages and statistics: those of one rank, or those that a communicator brings."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ ONE_RANK = Types(Space, Message, Statistics)
 
 
 def types_of(comm: Communicator) -> Types:
-    """Those of one rank, unless the communicator steps several ranks at once and has `types` of its own."""
+    """The classes for one rank, unless the communicator steps several ranks at once and has `types` of its own."""
     return getattr(comm, "types", ONE_RANK)
