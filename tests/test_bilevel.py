@@ -847,7 +847,7 @@ def test_wrong_parameters_are_refused_in_a_line():
 def test_wrong_calls_are_refused_in_a_line():
     x, y, optimizer = made(warm_start=0)
     f, g = losses(x, y)
-    with pytest.raises(TypeError, match=r"slip takes gradients of two losses itself: call step\(upper, lower\)"):
+    with pytest.raises(TypeError, match=r"slip computes gradients of two losses itself: call step\(upper, lower\)"):
         optimizer.step(f)
     with pytest.raises(TypeError, match=r"call step\(upper, lower\)"):
         optimizer.step()

@@ -515,7 +515,9 @@ def test_a_module_beside_its_parameters(given, algorithm, more):
 def test_parameters_that_are_not_the_modules():
     model, other = Head(), nn.Linear(3, 2)
     for given in (other, [*model.parameters(), *other.parameters()], [{"params": other.parameters()}]):
-        with pytest.raises(ValueError, match=r"module: 2 of the .* not belong to it, the first of shape \(2, 3\); allowed"):
+        with pytest.raises(
+            ValueError, match=r"module: 2 of the .* not belong to it, the first of shape \(2, 3\); allowed"
+        ):
             hvdclip.optimizer("local_sgd", given, module=model, lr=0.1)
     with pytest.raises(TypeError, match="module is a list; allowed: the module that"):
         hvdclip.optimizer("local_sgd", model.parameters(), module=list(model.parameters()), lr=0.1)

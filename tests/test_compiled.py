@@ -242,7 +242,9 @@ def test_a_method_of_ones_own_is_guarded_as_well():
 
 def test_the_whole_of_a_graph_is_refused_as_for_torchs_lbfgs():
     training = Training(SingleRank(), "celgc", {"lr": 0.1} | CELGC)
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="state that a compiled graph" if HAS_STRATEGIES else "Method.step"):
+    with pytest.raises(
+        torch._dynamo.exc.Unsupported, match="state that a compiled graph" if HAS_STRATEGIES else "Method.step"
+    ):
         torch.compile(with_closure, backend="eager", fullgraph=True)(training, training.batch())
     assert training.optimizer.steps == 0
 

@@ -189,7 +189,7 @@ def test_other_launchers_are_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("HOROVOD_ELASTIC", raising=False)
     refused = CliRunner().invoke(main, ["train", "configs/quickstart.yaml", "--elastic"])
     assert refused.exit_code == 2
-    assert "--elastic needs a launcher that finds hosts anew: horovodrun --min-np" in refused.output
+    assert "--elastic needs a launcher that discovers hosts: horovodrun --min-np" in refused.output
     monkeypatch.setenv("HOROVOD_ELASTIC", "1")
     refused = CliRunner().invoke(main, ["train", "configs/quickstart.yaml", "comm.backend=mpi4py", "--elastic"])
     assert refused.exit_code == 2

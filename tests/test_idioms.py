@@ -540,7 +540,7 @@ def test_groups_have_names_and_an_inners_own_keys():
     assert told[0]["betas"] == (0.5, 0.6) and told[1]["eps"] == 1e-3
     assert ours.settings.interval == 2 and type(ours.param_groups[0]["lr"]) is float
     with pytest.raises(
-        ValueError, match=r"keys params, betta, .*; allowed are params, lr, weight_decay, name, lr_scale, betas"
+        ValueError, match=r"keys params, betta, .*; allowed: params, lr, weight_decay, name, lr_scale, betas"
     ):
         hvdclip.optimizer("local_sgd", [{"params": network().parameters(), "betta": 1}], lr=0.1, **ADAMW)
     with pytest.raises(ValueError, match=r"momentum is 1.5; allowed: numbers from 0 to below 1"):
@@ -721,14 +721,14 @@ def test_a_model_whose_gradients_others_average_is_refused(tmp_path):
 def test_parameters_that_a_rank_does_not_hold_are_refused(tmp_path):
     with torch.device("meta"):
         bare = nn.Linear(2, 1)
-    with pytest.raises(TypeError, match=r"on the meta device, without numbers: call model.to_empty"):
+    with pytest.raises(TypeError, match=r"on the meta device, which has no values: call model.to_empty"):
         hvdclip.optimizer("celgc", bare, lr=0.1, gamma=0.1)
     tensor = pytest.importorskip("torch.distributed.tensor", reason="public since torch 2.5")
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         mesh = torch.distributed.init_device_mesh("cpu", (1,))
         part = nn.Parameter(tensor.distribute_tensor(torch.ones(4, 2), mesh))
-        with pytest.raises(TypeError, match=r"shape \(4, 2\) is a DTensor, of which a rank has a part"):
+        with pytest.raises(TypeError, match=r"shape \(4, 2\) is a DTensor, of which each rank has a part"):
             hvdclip.optimizer("celgc", [part], lr=0.1, gamma=0.1)
     finally:
         torch.distributed.destroy_process_group()
@@ -740,7 +740,7 @@ def test_a_model_in_shared_memory():
     model.share_memory()
     with pytest.raises(RuntimeError, match="moved into shared memory"):
         train(model, optimizer, range(1))
-    with pytest.warns(UserWarning, match=r"lies in shared memory.*copy.deepcopy\(model\).share_memory\(\)"):
+    with pytest.warns(UserWarning, match=r"is in shared memory.*copy.deepcopy\(model\).share_memory\(\)"):
         hvdclip.optimizer("celgc", network().share_memory(), lr=0.1, gamma=0.1)
 
 

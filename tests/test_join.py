@@ -135,7 +135,10 @@ def test_batch_norm_statistics_are_those_of_ranks_with_data():
 )
 def test_what_does_more_is_refused_in_a_line(algorithm, settings):
     optimizer = hvdclip.optimizer(algorithm, torch.nn.Linear(2, 1), lr=0.1, **settings)
-    with pytest.raises(ValueError, match=rf"join\(\) works with plain averages.*{algorithm}") as refused, optimizer.join():
+    with (
+        pytest.raises(ValueError, match=rf"join\(\) works with plain averages.*{algorithm}") as refused,
+        optimizer.join(),
+    ):
         pass
     assert "\n" not in str(refused.value)
 

@@ -983,7 +983,7 @@ def test_a_parameter_that_got_other_memory_is_noticed(algorithm):
     optimizer = hvdclip.optimizer(algorithm, model, lr=0.1, gamma=0.1)
     model[2].weight.data = model[2].weight.data.clone()
     backward(model)
-    with pytest.raises(RuntimeError, match="no longer lie in the optimizer's vector"):
+    with pytest.raises(RuntimeError, match="no longer in the optimizer's vector"):
         optimizer.step()
 
 

@@ -43,7 +43,9 @@ def test_replaced_parameters_are_named(change, names, inner):
     model, optimizer = made(inner=inner)
     step(model, optimizer)
     change(model)
-    with pytest.raises(RuntimeError, match=f"replaced after the optimizer was made: {names}; it holds the old ones"):
+    with pytest.raises(
+        RuntimeError, match=f"replaced after the optimizer was made: {names}; the optimizer has the old ones"
+    ):
         step(model, optimizer)
 
 

@@ -85,7 +85,7 @@ def test_two_process_sets_train_two_models_as_two_worlds_of_two_ranks_do(tmp_pat
     for rank in range(4):
         other = "0, 3" if rank in (1, 2) else "1, 2"
         assert (
-            f"REFUSED {rank} comm is the process set of ranks {other}, which rank {rank} is not in: pass each rank the "
+            f"REFUSED {rank} comm is the process set of ranks {other}, which rank {rank} is not in; pass each rank the "
             "set that it is in\n"
         ) in done.stdout
         assert f"REFUSED {rank} comm is a process set of ranks [0, 1] that Horovod does not have: pass" in done.stdout

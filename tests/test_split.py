@@ -261,7 +261,10 @@ def test_a_job_of_yaml_takes_both():
 REFUSED = [
     ({"inner": {"matrices": "SGD"}}, "allowed: exactly the keys matrices and others"),
     ({"inner": SGD | {"tables": "SGD"}}, "allowed: exactly the keys matrices and others"),
-    ({"inner": SGD | {"others": "AdamV"}}, "a valid optimizer for others; 'AdamV': allowed are the optimizers of torch.optim"),
+    (
+        {"inner": SGD | {"others": "AdamV"}},
+        "a valid optimizer for others; 'AdamV': allowed are the optimizers of torch.optim",
+    ),
     ({"inner": SGD | {"others": None}}, "inner's others is none; allowed are a torch optimizer's class or name"),
     (
         {"inner": SGD | {"others": torch.optim.SGD([nn.Parameter(torch.zeros(1))])}},

@@ -168,7 +168,7 @@ def test_cancel_takes_a_job_out_for_good(slurm_cluster, tmp_path):
         ("srun -N2 --mpi=none hvdclip train {job}", "srun started 2 tasks without MPI support"),
         (
             "srun -n2 -N1 --overlap mpirun -np 2 hvdclip train {job}",
-            "srun started 2 times mpirun, each a world of its own",
+            "srun started mpirun 2 times, each with its own world",
         ),
         (
             "srun -n2 -N1 --gpus-per-node=1 hvdclip train {job}",

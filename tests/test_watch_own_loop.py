@@ -128,7 +128,7 @@ def test_an_error_that_ends_a_collective_ends_the_wait_and_is_told_as_one_of_oth
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan")])
 def test_a_timeout_that_is_none_is_refused(timeout):
-    with pytest.raises(ValueError, match=r"timeout is .*; allowed are seconds above 0, and None for no limit"):
+    with pytest.raises(ValueError, match=r"timeout is .*; allowed: seconds above 0, or None for no limit"):
         hvdclip.optimizer("local_sgd", torch.nn.Linear(2, 1), lr=0.1, comm=SingleRank(), timeout=timeout)
 
 

@@ -22,9 +22,9 @@ Result = TypeVar("Result")
 
 @dataclass
 class Tally:
-    """Collectives of one purpose on this rank: how many, payload bytes handed over, seconds until they returned.
+    """Collectives of one purpose on this rank: how many, payload bytes sent, seconds until they returned.
 
-    `longest` is the longest time, in seconds, from the end of the collective before to the end of one of these.
+    `longest` is the longest time, in seconds, from the end of the previous collective to the end of one of these.
     """
 
     collectives: int = 0
@@ -34,7 +34,7 @@ class Tally:
 
 
 class Pending(NamedTuple):
-    """A collective that this rank waits in, and the seconds from the end of the one before until it began to wait.
+    """A collective that this rank waits in, and the seconds from the end of the previous one until it began to wait.
 
     `failed` says that an error has ended the wait.
     """
@@ -45,7 +45,7 @@ class Pending(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one exchange cost this rank: payload bytes handed over, seconds waited."""
+    """What one exchange cost this rank: payload bytes sent, seconds waited."""
 
     bytes: int = 0
     seconds: float = 0.0
@@ -58,19 +58,19 @@ Waiting = Callable[[], tuple[Result, Cost]]
 """Waits for the end of a collective that has been started; returns its result and what it cost."""
 
 Reduce = Callable[[Tensor], Tensor]
-"""Makes one row of several, of the same width and dtype."""
+"""Makes one row from several of the same width and dtype."""
 
 
 class Ledger:
     """What a rank communicated, by purpose: "round" for training; "setup", "evaluation", "final" for the rest.
 
-    `pending` is the collective that it waits in now, or in which an error has ended it.
+    `pending` is the collective that it waits in now, or in which an error has ended the wait.
     """
 
     def __init__(self) -> None:
         self._tallies: dict[str, Tally] = defaultdict(Tally)
         self._start = self._end = time.perf_counter()
-        self.seconds = 0.0  # of all purposes
+        self.seconds = 0.0  # for all purposes
         self.pending: Pending | None = None
 
     def __getitem__(self, purpose: str) -> Tally:
@@ -91,7 +91,7 @@ class Ledger:
 
     @contextmanager
     def starting(self, purpose: str) -> Iterator[None]:
-        """Inside, a collective is started; where other ranks have ended already, this is told here, before the wait."""
+        """Inside, a collective is started; if other ranks have ended already, it fails here, before the wait."""
         try:
             yield
         except RuntimeError:
@@ -101,7 +101,7 @@ class Ledger:
 
     @contextmanager
     def waiting(self, purpose: str) -> Iterator[None]:
-        """Inside, this rank waits, and an error that comes out of it is one of the wait; `end` has to follow."""
+        """Inside, this rank waits; an error inside counts as an error of the wait. Call `end` afterwards."""
         self.begin(purpose)
         try:
             yield
@@ -110,7 +110,7 @@ class Ledger:
             raise
 
     def end(self, purpose: str, collectives: int, payload: int) -> Cost:
-        """It has waited for what began last, which is entered."""
+        """The wait that began last is over; record it."""
         end, tally = time.perf_counter(), self._tallies[purpose]
         seconds = end - self._start
         tally.longest = max(tally.longest, end - self._end)
@@ -129,7 +129,7 @@ class Communicator(ABC):
     size: int
     local_rank: int = 0
     local_size: int = 1
-    timeout: float | None = None  # of watch()
+    timeout: float | None = None  # set by watch()
 
     @property
     def has_ring(self) -> bool:
@@ -146,36 +146,36 @@ class Communicator(ABC):
         self._names = itertools.count()
 
     def new_name(self) -> str:
-        """A name that no other call returns; that of a rank's n-th call is the same on all ranks."""
+        """A name that no other call returns; a rank's n-th call returns the same name on all ranks."""
         return str(next(self._names))
 
     def watch(self, timeout: float | None) -> None:
-        """End this process, with a line that says why, when it waits longer than so many seconds in one collective.
+        """End this process with an explanation if it waits longer than so many seconds in one collective.
 
-        None, as at first, lets it wait for ever. Raises ValueError for what is not above 0. Ranks that exist only in
-        this process are not watched.
+        None, the initial value, lets it wait forever. Raises ValueError for values that are not above 0. Simulated
+        ranks, which exist only in this process, are not watched.
         """
         if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout is {timeout}; allowed are seconds above 0, and None for no limit")
+            raise ValueError(f"timeout is {timeout}; allowed: seconds above 0, or None for no limit")
         self.timeout = timeout
 
     def take_gpus(self, shared: bool) -> None:  # noqa: B027  (not all have something to do)
-        """Be ready for tensors of GPUs, where `shared` says that ranks have one together; all ranks call it alike.
+        """Prepare for tensors of GPUs; `shared` says that ranks share a GPU. All ranks call it with the same value.
 
-        ValueError where the ranks cannot exchange such tensors.
+        ValueError if the ranks cannot exchange such tensors.
         """
 
     def average_(self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "") -> Cost:
-        """Replace each contiguous tensor by its mean over the ranks, in place: one collective a tensor."""
+        """Replace each contiguous tensor by its mean over the ranks, in place: one collective per tensor."""
         return self.start_average_(tensors, purpose, name, meanwhile=False)()[1]
 
     @abstractmethod
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
-        """Start average_; what is under way at one time has different names.
+        """Start average_; collectives that are under way at the same time need different names.
 
-        `meanwhile` says that this rank has something else to do before it waits; else it may begin when it waits.
+        `meanwhile` says that this rank has something else to do before it waits; otherwise it may start when it waits.
         """
 
     @abstractmethod
@@ -186,21 +186,21 @@ class Communicator(ABC):
     def start_reduction(
         self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
     ) -> Waiting[list[Tensor]]:
-        """Row j of this rank goes to rank j; `reduce` makes one row of those that this rank is sent, in their order.
+        """Row j of this rank goes to rank j; `reduce` makes one row from those that this rank receives, in their order.
 
-        The result are the rows that all ranks have made: an all-to-all and an all-gather, both while this rank goes
-        on, where it can; `reduce` then runs in another thread.
+        The result is the rows that all ranks have made: an all-to-all and an all-gather, both while this rank
+        continues, if possible; `reduce` then runs in another thread.
         """
 
     @abstractmethod
     def node(self) -> Communicator:
-        """The ranks on this rank's host, which can only average and write into the same ledger; all ranks call it."""
+        """The ranks on this rank's host, which can only average, and write into the same ledger; all ranks call it."""
 
     @abstractmethod
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         """Replace each tensor by the mean of this rank's and its ring neighbours', in place, without a collective.
 
-        The neighbours of rank i are i-1 and i+1 modulo the number of ranks; two ranks are each other's only one.
+        The neighbours of rank i are i-1 and i+1 modulo the number of ranks; with two ranks each has one neighbour.
         """
 
     @abstractmethod
@@ -219,7 +219,7 @@ class Communicator(ABC):
 
 
 class Network(Communicator):
-    """Ranks that really exchange messages, each of which is entered in the ledger."""
+    """Ranks that really exchange messages; each message is entered in the ledger."""
 
     def watch(self, timeout: float | None) -> None:
         super().watch(timeout)
@@ -267,7 +267,7 @@ class Network(Communicator):
     def _waiting(
         self, purpose: str, collectives: int, tensors: Sequence[Tensor], finish: Callable[[], Result]
     ) -> Waiting[Result]:
-        # counted while the message may be under way: afterwards a round on small tensors would feel it
+        # counted while the message may be under way: afterwards it would cost a round on small tensors time
         payload = _bytes(tensors)
 
         def wait() -> tuple[Result, Cost]:
@@ -303,7 +303,7 @@ class Network(Communicator):
 
 @contextmanager
 def in_bytes(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensor as bytes, since no library knows every dtype; what is done to them is done to the tensor."""
+    """The tensor as bytes, because no library knows every dtype; changes to them are changes to the tensor."""
     sent = tensor.detach().contiguous().flatten().view(torch.uint8)
     yield sent
     tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))

@@ -1,4 +1,4 @@
-"""Elastic Horovod: the ranks of a job change, and what they do is begun again by those that are there."""
+"""Elastic Horovod: the ranks of a job change, and the ranks that exist then begin their work again."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from horovod.common.exceptions import HorovodInternalError, HostsUpdatedInterrup
 from hvdclip.comm.horovod import Horovod, begin_names, initialise
 
 RANKS_CHANGE = (HorovodInternalError, HostsUpdatedInterrupt)
-"""What leaves run() when ranks are gone, or when it has met changed hosts."""
+"""What run() raises when ranks are gone, or when it has found changed hosts."""
 
 
 class Hosts(State):
-    """`changed` says that the launcher has found hosts or lost some, which some rank is told."""
+    """`changed` says that the launcher has found or lost hosts; it is told to one of the ranks."""
 
     def __init__(self) -> None:
-        super().__init__(bcast_object=None, get_rank=None)  # our messages tell it to all
+        super().__init__(bcast_object=None, get_rank=None)  # our own messages report it to all
         self.changed = False
 
     def on_hosts_updated(self, timestamp: int, update_res: int) -> None:
@@ -37,10 +37,10 @@ class Hosts(State):
 
 
 def with_changing_ranks(run: Callable[[Horovod, Hosts], None], fusion: bool = True, host_staging: bool = False) -> None:
-    """run(comm, hosts), again with each new set of ranks, until it returns.
+    """Call run(comm, hosts) again with each new set of ranks, until it returns.
 
-    A rank that dies, or is added, ends run() on the others by one of RANKS_CHANGE. Without fusion each message is
-    summed by itself; `host_staging` is as in Horovod().
+    If a rank dies or is added, run() ends on the others with one of RANKS_CHANGE. Without fusion each message is summed
+    by itself; `host_staging` is as in Horovod().
     """
 
     def attempt(hosts: Hosts) -> None:

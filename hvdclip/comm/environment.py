@@ -1,4 +1,4 @@
-"""What a launcher (mpirun, horovodrun, srun) announces in the environment, and the communicator that follows."""
+"""What a launcher (mpirun, horovodrun, srun) announces in the environment, and the communicator to use."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Backend = Literal["horovod", "mpi4py"]
 SIZES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE", "SLURM_STEP_NUM_TASKS")
 RANKS = ("OMPI_COMM_WORLD_RANK", "HOROVOD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
-# Under these names an MPI starts ranks.
+# The names under which an MPI starts ranks.
 MPIRUN = ("mpirun", "mpiexec", "prterun", "orterun")
 
-# What suits local training better than MPI's and Horovod's own defaults; the user's environment goes first.
+# Values that suit local training better than MPI's and Horovod's defaults; the user's environment takes precedence.
 TUNED = {
-    # A rank that waits, and Horovod's thread that looks for work, leave the core to steps that have some.
+    # A rank that waits, and Horovod's thread that looks for work, leave the core to steps that need it.
     "OMPI_MCA_mpi_yield_when_idle": "1",
-    # By default Open MPI and the kernel take all of a large message for a TCP connection at once, and the word that
-    # lets the other rank send waits behind it: ranks that do not begin together send one after the other. Without
-    # "put" a message goes piece by piece, and the kernel keeps about so many bytes that are not sent yet.
+    # By default Open MPI and the kernel take all of a large message for a TCP connection at once, and the reply that
+    # lets the other rank send waits behind it: ranks that do not begin together send one after the other. Without "put"
+    # a message goes piece by piece, and the kernel buffers about this many bytes that are not sent yet.
     "OMPI_MCA_btl_tcp_flags": "send,inplace",
     "OMPI_MCA_btl_tcp_sndbuf": str(2**18),
-    # Milliseconds between two looks; the default, 1, is longer than a small model's average takes.
+    # Milliseconds between two looks for work; the default, 1, is longer than a small model's average takes.
     "HOROVOD_CYCLE_TIME": "0.1",
 }
 
 
 def announced_ranks() -> tuple[int, str]:
-    """The number of ranks that the launcher announces and the variable that says so; (1, "") where there is none."""
+    """The number of ranks that the launcher announces, and the variable that says so; (1, "") without a launcher."""
     for name in SIZES:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name]), name
@@ -43,7 +43,7 @@ def announced_ranks() -> tuple[int, str]:
 
 
 def announced_rank() -> int:
-    """This process's rank as the launcher announces it, before any communicator exists; 0 where there is none."""
+    """This process's rank as the launcher announces it, before any communicator exists; 0 without a launcher."""
     for name in RANKS:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -51,7 +51,7 @@ def announced_rank() -> int:
 
 
 def communicator(given: Any = None) -> Communicator:
-    """The communicator that is given, the ranks of a process set of Horovod, or those of default().
+    """The communicator that is given, the ranks of a Horovod process set, or the result of default().
 
     Raises TypeError for anything else, and for process sets what Horovod(...) raises.
     """
@@ -61,8 +61,8 @@ def communicator(given: Any = None) -> Communicator:
         return given
     if not hasattr(given, "process_set_id"):
         raise TypeError(
-            f"comm is of type {type(given).__name__}; allowed are a Communicator of hvdclip, a process set of Horovod, "
-            "and None"
+            f"comm is of type {type(given).__name__}; allowed: a Communicator of hvdclip, a process set of Horovod, "
+            "or None"
         )
     from hvdclip.comm.horovod import Horovod
 
@@ -70,17 +70,17 @@ def communicator(given: Any = None) -> Communicator:
 
 
 def default() -> Communicator:
-    """Horovod if it is initialised, else one rank.
+    """Horovod if it is initialised, otherwise one rank.
 
-    Raises RuntimeError when a launcher announces more than one rank, but Horovod is not initialised or each process is
-    a world of its own.
+    Raises RuntimeError if a launcher announces more than one rank, but Horovod is not initialised or each process is
+    its own world.
     """
     horovod = sys.modules.get("horovod.torch")
     if horovod is not None and horovod.is_initialized():
         from hvdclip.comm.horovod import Horovod, mpi_world
 
         _check_mpirun()
-        # Where ranks come and go the environment does not follow. A part of MPI's world may have one rank.
+        # If ranks come and go, the environment does not follow. A part of MPI's world may have one rank.
         if horovod.size() == 1 and os.environ.get("HOROVOD_ELASTIC") != "1" and mpi_world() == 1:
             _check_srun()
             _check_size("Horovod", 1)
@@ -97,12 +97,11 @@ def default() -> Communicator:
 def launched(
     backend: Backend = "horovod", process_sets: bool = False, fusion: bool = True, host_staging: bool = False
 ) -> Communicator:
-    """The communicator of a process that a launcher may have started: starts the backend where ranks are announced.
+    """The communicator of a process that a launcher may have started; starts the backend if ranks are announced.
 
-    `process_sets` lets Horovod average inside a node, `fusion` join small messages; with `host_staging` tensors of a
-    GPU pass through the host's memory, as they always do with mpi4py. Raises RuntimeError, before the
-    backend starts, for a launch that would give N worlds of one rank, and after it when the backend's world is not the
-    announced one.
+    `process_sets` lets Horovod average inside a node, `fusion` join small messages. With `host_staging` a GPU's tensors
+    pass through the host's memory, as they always do with mpi4py. Raises RuntimeError before the backend starts if the
+    launch would give N worlds of one rank, and afterwards if the backend's world is not the announced one.
     """
     ranks, variable = announced_ranks()
     if not variable:
@@ -125,7 +124,7 @@ def launched(
 
 
 def _check_srun() -> None:
-    """RuntimeError for tasks that know nothing of each other."""
+    """RuntimeError for tasks that cannot communicate with each other."""
     ranks, variable = announced_ranks()
     if variable == "SLURM_STEP_NUM_TASKS" and ranks > 1 and not {"PMIX_RANK", "PMI_RANK"} & set(os.environ):
         raise RuntimeError(
@@ -135,11 +134,11 @@ def _check_srun() -> None:
 
 
 def _check_mpirun() -> None:
-    """RuntimeError for several worlds of one mpirun each."""
-    # on other nodes it is mpirun's daemons that srun has started, rightly
+    """RuntimeError for several worlds, each started by its own mpirun."""
+    # on other nodes srun has rightly started mpirun's daemons
     if announced_ranks()[1] == SIZES[0] and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and ancestors(MPIRUN):
         raise RuntimeError(
-            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} times mpirun, each a world of its own: use one srun "
+            f"srun started mpirun {os.environ['SLURM_STEP_NUM_TASKS']} times, each with its own world: use one srun "
             "--mpi=pmix, or one mpirun"
         )
 
@@ -154,11 +153,11 @@ def _check_size(library: str, size: int) -> None:
 
 
 def ancestors(names: Sequence[str]) -> list[int]:
-    """The processes above this one that are programs of these names, the nearest first."""
+    """The ancestors of this process that are programs with these names, the nearest first."""
     found, pid = [], os.getpid()
     while pid > 1:
         try:
-            # the second field, the program's name in parentheses, may hold spaces
+            # the second field, the program's name in parentheses, may contain spaces
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError, ValueError):
             break
@@ -172,30 +171,32 @@ def _runs(pid: int, names: Sequence[str]) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    # of a script the name is the interpreter's argument
+    # for a script the name is the interpreter's argument
     return any(os.path.basename(word.decode(errors="replace")) in names for word in words[:2])
 
 
 def leave_stalls_to_the_watch() -> None:
-    """Before Horovod starts: its own check knows no rounds, and would warn of ranks that take their I steps."""
+    """Before Horovod starts: its own check does not know rounds, and would warn of ranks that take their I steps."""
     os.environ.setdefault("HOROVOD_STALL_CHECK_DISABLE", "1")
 
 
 def check_elastic(backend: Backend, node_interval: int | None) -> None:
-    """RuntimeError or ValueError where ranks cannot come and go."""
+    """RuntimeError or ValueError if ranks cannot come and go."""
     if os.environ.get("HOROVOD_ELASTIC") != "1":
         raise RuntimeError(
-            "--elastic needs a launcher that finds hosts anew: horovodrun --min-np 1 --max-np 4 "
+            "--elastic needs a launcher that discovers hosts: horovodrun --min-np 1 --max-np 4 "
             "--host-discovery-script SCRIPT hvdclip train ..."
         )
     if backend != "horovod":
         raise ValueError(f"comm.backend is {backend!r}; allowed with --elastic: horovod")
     if node_interval is not None:
-        raise ValueError(f"algorithm.node_interval is {node_interval}; allowed with --elastic: none, as nodes may go")
+        raise ValueError(
+            f"algorithm.node_interval is {node_interval}; allowed with --elastic: none, because nodes may go"
+        )
 
 
 def _start(backend: Backend, process_sets: bool, fusion: bool, host_staging: bool) -> Communicator:
-    if os.environ.get("HOROVOD_CONTROLLER") != "gloo":  # whose looks cost more
+    if os.environ.get("HOROVOD_CONTROLLER") != "gloo":  # MPI's looks for work cost more
         for name, value in TUNED.items():
             os.environ.setdefault(name, value)
     if backend == "mpi4py":

@@ -1,4 +1,4 @@
-"""How a GPU's tensors reach Horovod: as they are, where it knows GPUs, or through the host's memory."""
+"""How a GPU's tensors reach Horovod: directly, if it supports GPUs, or through the host's memory."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 
 NO_CUDA = (
-    "Horovod was built without CUDA, and would average numbers of a GPU before they are there; set hvdclip up where a "
-    "CUDA toolkit is (docs/gpu.md), or go by the host's memory: comm.host_staging: true, in a loop of your own "
+    "Horovod was built without CUDA, and would average a GPU's numbers before they are computed; set hvdclip up with a "
+    "CUDA toolkit (docs/gpu.md), or use the host's memory: comm.host_staging: true, in your own loop "
     "hvdclip.comm.horovod.Horovod(host_staging=True)"
 )
 
 
 class Direct:
-    """Horovod takes the tensors itself, those of a GPU where it was built `with_gpus`; else they are a ValueError."""
+    """Horovod takes the tensors itself, a GPU's tensors only if it was built `with_gpus`; otherwise ValueError."""
 
     def __init__(self, with_gpus: bool):
         self.with_gpus = with_gpus
 
     def check(self) -> None:
-        """ValueError where the tensors of a GPU cannot be taken."""
+        """ValueError if the tensors of a GPU cannot be taken."""
         if not self.with_gpus:
             raise ValueError(NO_CUDA)
 
     def take(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What Horovod is handed in place of the tensors."""
+        """What Horovod gets instead of the tensors."""
         if not self.with_gpus and any(map(is_on_gpu, tensors)):
             raise ValueError(NO_CUDA)
         return tensors
@@ -57,6 +57,6 @@ def is_on_gpu(tensor: Tensor) -> bool:
 
 
 def _on_host(tensor: Tensor) -> Tensor:
-    # into pinned memory a GPU copies at its full speed
+    # a GPU copies into pinned memory at full speed
     pinned = torch.empty_like(tensor, device="cpu", pin_memory=torch.cuda.is_available())
     return pinned.copy_(tensor.detach(), non_blocking=True)

@@ -25,21 +25,21 @@ from hvdclip.comm.gpus import ByHost, Direct
 from hvdclip.comm.pieces import all_to_all, gather_pickled, number_of, pieces, start_to_gather
 from hvdclip.comm.single import SingleRank
 
-END_S = 60.0  # in which the slowest rank should come to its end
+END_S = 60.0  # within this time the slowest rank should end
 _communicators: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)  # by process set
 
 
 def begin_names() -> None:
-    """Name collectives as a process does that has just started, so that old and new ranks can meet."""
+    """Name collectives like a process that has just started, so that old and new ranks can meet."""
     _communicators.clear()
 
 
 class Horovod(Network):
-    """The ranks of an initialised Horovod, or those of one of its process sets, which this rank has to be in.
+    """The ranks of an initialised Horovod, or those of one of its process sets, which must contain this rank.
 
-    With `host_staging` tensors of a GPU pass through the host's memory, which is slow and works with any build of
+    With `host_staging` a GPU's tensors pass through the host's memory, which is slow and works with any build of
     Horovod. Raises RuntimeError before hvd.init(), ValueError for a process set that hvd.init() was not given and on
-    ranks outside of it.
+    ranks outside of the set.
     """
 
     def __init__(self, process_set: Any = None, host_staging: bool = False) -> None:
@@ -47,25 +47,25 @@ class Horovod(Network):
         if not hvd.is_initialized():
             raise RuntimeError("Horovod is not initialised: call horovod.torch.init() first")
         self.set = hvd.global_process_set if process_set is None else _checked(process_set)
-        # Two optimizers of one process have different names for what may be under way at one time. Ranks may be in
-        # unlike numbers of sets, so each set has numbers of its own.
+        # Two optimizers of one process have different names for what may be under way at the same time. Ranks may be in
+        # different numbers of sets, so each set numbers its own.
         self.prefix = f"hvdclip.{self.set.process_set_id}.{next(_communicators[self.set.process_set_id])}"
         self.rank, self.size = self.set.rank(), self.set.size()
         self.way: Direct | ByHost = ByHost() if host_staging else Direct(bool(hvd.cuda_built() or hvd.rocm_built()))
-        # among all of the host's, since ranks of other sets share its GPUs and cores too
+        # among all ranks of the host, since ranks of other sets share its GPUs and cores too
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        # goes on with what consists of several collectives, while the rank takes its steps
+        # finishes what consists of several collectives, while the rank takes its steps
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="horovod")
 
     def node(self) -> Communicator:
-        """As elsewhere; raises RuntimeError where Horovod was started without process sets, and in one of them."""
+        """As elsewhere; raises RuntimeError if Horovod was started without process sets, and in a process set."""
         if self._is_part:
             raise RuntimeError("averages inside a node need all ranks of Horovod; allowed on a process set: none")
         hosts = self.gather(socket.gethostname())
         mine: Communicator = self
         for host in dict.fromkeys(hosts):
             ranks = tuple(rank for rank, name in enumerate(hosts) if name == host)
-            # every rank takes part in making every set
+            # every rank must take part in making every set
             chosen = _process_set(ranks) if 1 < len(ranks) < self.size else None
             if self.rank in ranks and len(ranks) < self.size:
                 mine = SingleRank() if chosen is None else _Node(self, chosen, ranks)
@@ -93,11 +93,11 @@ class Horovod(Network):
         return wait
 
     def _start_to_average(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
-        # Names that repeat from round to round let Horovod answer from its cache instead of negotiating anew.
+        # If names repeat from round to round, Horovod answers from its cache instead of negotiating again.
         how = {"op": hvd.Average, "process_set": self.set}
         full = f"{self.prefix}.{name}"
         if number_of(sum(t.numel() for t in tensors)) > 1:
-            # not as a group, whose tensors Horovod may join to one that is too long
+            # not as a group: Horovod may join its tensors to one that is too long
             parts = itertools.chain.from_iterable(map(pieces, tensors))
             handles = [hvd.allreduce_async_(part, name=_numbered(full, i), **how) for i, part in enumerate(parts)]
             return lambda: _finish(handles)
@@ -125,7 +125,7 @@ class Horovod(Network):
         def exchanged(piece: Tensor, number: int) -> Tensor:
             full = _numbered(f"{self.prefix}.{name}.all_to_all", number)
             handle = hvd.alltoall_async(piece, name=full, process_set=self.set)
-            return hvd.synchronize(handle)[0]  # beside how many rows came from each rank
+            return hvd.synchronize(handle)[0]  # the other value: how many rows came from each rank
 
         return self._start_gather(reduce(all_to_all(rows, exchanged).to(device)), name)()
 
@@ -140,7 +140,7 @@ class Horovod(Network):
 
     @cached_property
     def _mpi(self) -> Any:
-        """The ranks as mpi4py knows them, for messages beside Horovod's own."""
+        """The ranks as mpi4py knows them, for messages outside of Horovod."""
         from mpi4py import MPI
 
         # they may be a part of MPI's world (hvd.init(comm=...), a process set), in another order
@@ -154,7 +154,7 @@ class Horovod(Network):
         return self.set.process_set_id != hvd.global_process_set.process_set_id
 
     def _broadcast_(self, tensors: Sequence[Tensor], purpose: str) -> None:
-        first = self.set.ranks[0] if self._is_part else 0  # which Horovod wants by its number in the world
+        first = self.set.ranks[0] if self._is_part else 0  # Horovod needs its number in the world
         for i, tensor in enumerate(tensors):
             with in_bytes(tensor) as whole:
                 [sent] = self.way.take([whole])
@@ -171,20 +171,20 @@ class _Node(Horovod):
     """The ranks of one host as a process set, for averages."""
 
     def __init__(self, whole: Horovod, process_set: Any, ranks: tuple[int, ...]):
-        Network.__init__(self)  # a number of its own would be given on some ranks only
+        Network.__init__(self)  # its own number would be assigned on some ranks only
         self.prefix, self.ledger, self.set, self.way = whole.prefix, whole.ledger, process_set, whole.way
         self.rank, self.size = ranks.index(whole.rank), len(ranks)
 
 
 def mpi_world() -> int:
-    """The size of the world of the MPI that Horovod uses, of which its own ranks may be a part; 1 without MPI."""
+    """The size of the world of Horovod's MPI, of which Horovod's ranks may be a part; 1 without MPI."""
     if not hvd.mpi_enabled():
         return 1
     # not by mpi4py, which may have found another MPI
     library, size = hvd.mpi_ops._basics.MPI_LIB_CTYPES, ctypes.c_int(1)
     try:  # Open MPI
         world: Any = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "ompi_mpi_comm_world")))
-    except ValueError:  # MPICH and its kin
+    except ValueError:  # MPICH and its derivatives
         world = ctypes.c_int(0x44000000)
     library.MPI_Comm_size(world, ctypes.byref(size))
     return size.value
@@ -192,10 +192,10 @@ def mpi_world() -> int:
 
 @functools.cache
 def _meet_at_end(process_set: Any) -> None:
-    """Have the process wait, at its end, until the other ranks have come to theirs: for messages beside Horovod's own.
+    """Make the process wait, at its end, until the other ranks have ended too: for messages outside of Horovod.
 
-    The first rank to end shuts Horovod down, and so MPI, on all: a rank that was still sending would die. Nobody waits
-    longer than END_S, nor after an error, for which others may be waiting.
+    The first rank to end shuts Horovod down, and with it MPI, on all ranks: a rank that was still sending would die. No
+    rank waits longer than END_S, nor after an error, for which others may be waiting.
     """
 
     def meet() -> None:
@@ -203,11 +203,11 @@ def _meet_at_end(process_set: Any) -> None:
             return
         name, deadline = f"hvdclip.{process_set.process_set_id}.end", time.monotonic() + END_S
         handle = hvd.allreduce_async(torch.zeros(1), name=name, process_set=process_set)
-        # not by a wait, which could not be ended; nor by MPI, which may be shut down as soon as all are here
+        # not by a blocking wait, which could not be ended; nor by MPI, which may be shut down as soon as all are here
         while not hvd.poll(handle) and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    atexit.register(meet)  # which comes before hvd.shutdown, since that was registered earlier
+    atexit.register(meet)  # runs before hvd.shutdown, which was registered earlier
 
 
 def _checked(process_set: Any) -> Any:
@@ -219,7 +219,7 @@ def _checked(process_set: Any) -> Any:
     if hvd.rank() not in process_set.ranks:
         raise ValueError(
             f"comm is the process set of ranks {', '.join(map(str, process_set.ranks))}, which rank {hvd.rank()} is "
-            "not in: pass each rank the set that it is in"
+            "not in; pass each rank the set that it is in"
         )
     return process_set
 
@@ -238,14 +238,14 @@ def _finish(handles: Sequence[Any]) -> None:
 def _process_set(ranks: tuple[int, ...]) -> Any:
     if os.environ.get("HOROVOD_DYNAMIC_PROCESS_SETS", "0") != "1":
         raise RuntimeError(
-            "averages inside a node need Horovod's process sets: start it by hvd.init(process_sets='dynamic'), or set "
-            "HOROVOD_DYNAMIC_PROCESS_SETS=1 before hvd.init()"
+            "averages inside a node need Horovod's process sets: start it with hvd.init(process_sets='dynamic'), or "
+            "set HOROVOD_DYNAMIC_PROCESS_SETS=1 before hvd.init()"
         )
     return hvd.add_process_set(list(ranks))
 
 
 def initialise(process_sets: bool = False, fusion: bool = True, host_staging: bool = False) -> Horovod:
-    """Start Horovod in this process, if need be, and return its communicator; process sets are for node().
+    """Start Horovod in this process, if necessary, and return its communicator; process sets are for node().
 
     Without fusion each message is summed by itself, unless the environment says otherwise. `host_staging` is as in
     Horovod().

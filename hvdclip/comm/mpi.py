@@ -26,7 +26,7 @@ class Mpi4py(Network):
     def __init__(self, mpi: MPI.Intracomm | None = None) -> None:
         super().__init__()
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise RuntimeError("this MPI allows no calls from several threads: use comm.backend: horovod")
+            raise RuntimeError("this MPI does not allow calls from several threads: use comm.backend: horovod")
         self._mpi = (mpi or MPI.COMM_WORLD).Dup()
         _in_use.append(self._mpi)
         _end_together()
@@ -35,8 +35,8 @@ class Mpi4py(Network):
         here = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
         self.local_rank, self.local_size = here.index(self.rank), len(here)
         self._colour = here[0]
-        # What this rank does not wait for is done by one thread, in order; what comes after it waits for its turn, so
-        # that all ranks meet in the same collectives.
+        # One thread does what this rank does not wait for, in order; later calls wait for their turn, so that all
+        # ranks meet in the same collectives.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mpi")
         self._last: Future[Any] | None = None
 
@@ -46,9 +46,9 @@ class Mpi4py(Network):
         return node
 
     def _now(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Wait for the call, which this thread makes itself where the other one is idle: that is sooner done.
+        """Wait for the call; this thread makes it itself if the other one is idle, which is faster.
 
-        As with Horovod, no KeyboardInterrupt comes through before it returns.
+        As with Horovod, a KeyboardInterrupt arrives only when it returns.
         """
         if self._last is None or self._last.done():
             return call(*arguments)
@@ -119,7 +119,7 @@ _in_use: list[MPI.Intracomm] = []
 
 @functools.cache
 def _end_together() -> None:
-    """Let an exception that ends this rank end those it works with: MPI would wait for them, who wait for it."""
+    """Let an exception that ends this rank end the others too: otherwise MPI would wait for them, and they for it."""
     show = sys.excepthook
 
     def end(*error: Any) -> None:

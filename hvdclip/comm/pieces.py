@@ -1,4 +1,4 @@
-"""Long tensors in pieces: MPI counts what it sends in a C int, and so takes fewer than 2^31 entries at once."""
+"""Long tensors in pieces: MPI counts what it sends in a C int, so it takes fewer than 2^31 entries at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Entries that one call carries, of all ranks together where it gathers: half of what a C int holds, since some of an
-# MPI's ways to gather add up two counts.
+# Entries that one call carries, of all ranks together for a gather: half of what a C int can count, because some of an
+# MPI's algorithms for gathers add up two counts.
 MOST = 2**30
 
 
 def number_of(entries: int, ranks: int = 1) -> int:
-    """The calls that it takes to carry so many entries of each of the ranks."""
+    """The number of calls that it takes to carry so many entries of each rank."""
     return max(1, -(-entries // _share(ranks)))
 
 
@@ -31,7 +31,7 @@ def _share(ranks: int) -> int:
 
 
 def pieces(tensor: Tensor) -> list[Tensor]:
-    """The contiguous tensor itself where it is short, else flat parts that share its memory."""
+    """The contiguous tensor itself if it is short, otherwise flat parts that share its memory."""
     if number_of(tensor.numel()) == 1:
         return [tensor]
     flat = tensor.detach().view(-1)
@@ -41,7 +41,7 @@ def pieces(tensor: Tensor) -> list[Tensor]:
 def start_to_gather(
     tensor: Tensor, ranks: int, start: Callable[[Tensor, int], Callable[[], list[Tensor]]]
 ) -> Callable[[], list[Tensor]]:
-    """Gathers the contiguous tensors of all ranks by `start`, which is given each piece and its number."""
+    """Gathers the contiguous tensors of all ranks by `start`, which gets each piece and its number."""
     if number_of(tensor.numel(), ranks) == 1:
         return start(tensor, 0)
     flat = tensor.detach().view(-1)
@@ -55,7 +55,7 @@ def start_to_gather(
 
 
 def all_to_all(rows: Tensor, call: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Row j to rank j by `call`, which is given some of the columns, as rows, and the piece's number."""
+    """Row j to rank j by `call`, which gets some of the columns, as rows, and the piece's number."""
     columns = rows.detach().flatten(1)
     if number_of(columns.shape[1], len(rows)) == 1:
         return call(rows, 0)
@@ -64,7 +64,7 @@ def all_to_all(rows: Tensor, call: Callable[[Tensor, int], Tensor]) -> Tensor:
 
 
 def gather_pickled(value: Any, all_gather: Callable[[Tensor, str], list[Tensor]]) -> list[Any]:
-    """The picklable values of all ranks by `all_gather`, which takes tensors that are equal in shape, and a name."""
+    """The picklable values of all ranks by `all_gather`, which takes tensors of equal shape, and a name."""
     mine = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
     lengths = [int(length) for length in all_gather(torch.tensor([len(mine)]), "length")]
     padded = torch.nn.functional.pad(mine, (0, max(lengths) - len(mine)))

@@ -1,4 +1,4 @@
-"""N ranks inside one process: they run one at a time, switch only at collectives, and truly average."""
+"""N ranks inside one process: they run one at a time, switch only at collectives, and really average."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Result = TypeVar("Result")
 def simulate(fn: Callable[[Communicator], Result], ranks: int, ranks_per_node: int | None = None) -> list[Result]:
     """Run fn(comm) as `ranks` ranks in this process and return their results in the order of ranks.
 
-    Ranks lie on nodes of `ranks_per_node`, all on one by default.
+    `ranks_per_node` ranks are on each node; by default all are on one.
 
     Deterministic: rank 0 runs to its first collective, then rank 1, and so on; sums are taken in the order of ranks.
     Each rank has its own Python, NumPy and torch (CPU) random state, which starts as the caller's. An exception in one
-    rank ends all of them and is raised here; ranks that meet in different collectives are a RuntimeError.
+    rank ends all of them and is raised here; ranks that meet in different collectives raise a RuntimeError.
     """
     if ranks < 1:
-        raise ValueError(f"ranks is {ranks}; allowed are integers from 1")
+        raise ValueError(f"ranks is {ranks}; allowed: integers from 1")
     ranks_per_node = ranks_per_node or ranks
     if ranks_per_node < 1 or ranks % ranks_per_node:
-        raise ValueError(f"ranks_per_node is {ranks_per_node}; allowed are divisors of ranks, {ranks}")
+        raise ValueError(f"ranks_per_node is {ranks_per_node}; allowed: divisors of ranks, {ranks}")
     return _World(ranks, ranks_per_node).run(fn)
 
 
@@ -42,7 +42,8 @@ class _World:
     def __init__(self, size: int, ranks_per_node: int):
         self.size, self.ranks_per_node = size, ranks_per_node
         self.turns = [threading.Semaphore(0) for _ in range(size)]
-        self.calls: list[tuple[Any, Any] | None] = [None] * size  # (what a rank meets the others in, its payload)
+        # (the collective that a rank has entered, its payload)
+        self.calls: list[tuple[Any, Any] | None] = [None] * size
         self.random_states = [_random_state()] * size
         self.failure: BaseException | None = None
         self.results: list[Any] = [None] * size
@@ -79,7 +80,7 @@ class _World:
         except _Aborted:
             pass
         except BaseException as error:
-            # as add_note does, which Python 3.10 lacks
+            # like add_note, which Python 3.10 lacks
             notes = [*getattr(error, "__notes__", []), f"in simulated rank {rank} of {self.size}"]
             error.__notes__ = notes  # type: ignore[attr-defined]
             self._fail(error)
@@ -135,7 +136,7 @@ class Simulated(Network):
         self.local_rank, self.local_size = rank % world.ranks_per_node, world.ranks_per_node
 
     def watch(self, timeout: float | None) -> None:
-        Communicator.watch(self, timeout)  # ranks that do not meet are an error at once
+        Communicator.watch(self, timeout)  # ranks that do not meet raise an error at once
 
     def node(self) -> Communicator:
         return _Node(self, self._world)
@@ -178,7 +179,7 @@ class Simulated(Network):
 
 
 class _Node(Simulated):
-    """The simulated ranks of one node, in averages only: all nodes take theirs at the same time."""
+    """The simulated ranks of one node, for averages only: all nodes take theirs at the same time."""
 
     def __init__(self, whole: Simulated, world: _World):
         super().__init__(world, whole.rank)

@@ -11,7 +11,7 @@ from hvdclip.comm.base import Communicator, Cost, Reduce, Waiting
 
 
 class SingleRank(Communicator):
-    """A world of one rank; the ledger stays empty, since nothing is communicated."""
+    """A world of one rank; the ledger stays empty, because nothing is communicated."""
 
     rank = 0
     size = 1

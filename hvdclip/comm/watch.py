@@ -1,4 +1,4 @@
-"""A rank that waits in vain for the others says so and ends: for loops of one's own, where nobody else looks."""
+"""A rank that waits too long for the others says so and ends: for your own loops, which nothing else watches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from hvdclip.comm.base import Ledger, Pending
 
-# One look costs about ten microseconds, in a thread of its own.
+# One look costs about ten microseconds, in a separate thread.
 PERIOD_S = 1.0
 
 
@@ -25,7 +25,7 @@ class Wait:
         self.waited = 0.0
 
     def go_on(self, pending: Pending | None, seconds: float) -> None:
-        """This is pending now, and so long the rank has been running since the last call."""
+        """This is pending now, and the rank has been running for so long since the last call."""
         same = pending is not None and pending is self.pending and not pending.failed
         self.waited = self.waited + seconds if same else 0.0
         self.pending = pending
@@ -39,7 +39,7 @@ class _Watched(Wait):
         self.rank, self.limit = rank, limit
 
     def look(self, ledger: Ledger, seconds: float) -> None:
-        """The same as go_on, but ends the process after too long a wait."""
+        """Like go_on, but ends the process after too long a wait."""
         self.go_on(ledger.pending, seconds)
         if self.pending is not None and self.waited > self.limit:
             where = f"a collective of purpose {self.pending.purpose!r} ({_after(ledger)})"
@@ -53,21 +53,21 @@ _thread: threading.Thread | None = None
 
 
 def watch(ledger: Ledger, rank: int, timeout: float | None) -> None:
-    """End this process when a collective of the ledger takes longer than `timeout` seconds; None: do so no more."""
+    """End this process if a collective of the ledger takes longer than `timeout` seconds; None: stop watching."""
     global _thread
     with _lock:
         _watched.pop(ledger, None)
         if timeout is None:
             return
         _watched[ledger] = _Watched(rank, timeout)
-        # a process that was forked has none of its parent's threads
+        # a forked process has none of its parent's threads
         if _thread is None or not _thread.is_alive():
             _thread = threading.Thread(target=_look_after_all, name="hvdclip.watch", daemon=True)
             _thread.start()
 
 
 def in_vain(seconds: float, where: str, reason: str) -> str:
-    """What a rank says that gives up waiting."""
+    """What a rank says when it gives up waiting."""
     return f"waited {seconds:.0f} s in {where} for the other ranks; {reason}"
 
 
@@ -83,7 +83,7 @@ def _look_after_all() -> None:
     while True:
         time.sleep(PERIOD_S)
         now = time.monotonic()
-        # not more, since a process that was stopped has not waited meanwhile
+        # not more, because a process that was stopped has not waited meanwhile
         _look(min(now - last, 2 * PERIOD_S))
         last = now
 

@@ -1,7 +1,7 @@
 """The L2 norm of many entries, exact to 1e-6.
 
-On a CPU, torch adds up the squares of a tensor in a few float32 numbers, one after another: of 24 M entries that is off
-by 1.4e-3. So a long tensor is taken as rows, and the norms of rows and tensors are added in float64.
+On a CPU, torch adds up the squares of a tensor in a few float32 numbers, one after another; for 24 M entries the result
+is off by 1.4e-3. So a long tensor is taken as rows, and the norms of rows and tensors are added in float64.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def exact(dtype: torch.dtype) -> torch.dtype:
 
 
 def _on_device(lists: list[list[Tensor]]) -> Tensor:
-    """A device sums in a tree, which is exact; and a look at the sum would wait for it."""
+    """A device sums in a tree, which is exact; and reading the sum would wait for it."""
     norms = [torch.stack(foreach_norm(tensors, 2, dtype=exact(tensors[0].dtype))) for tensors in lists]
     return vector_norm(torch.cat(norms))
 
@@ -63,7 +63,7 @@ def _norms(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _entries(tensor: Tensor) -> Tensor:
-    """All entries in the order of memory, as a view where they lie without gaps."""
+    """All entries in the order of memory, as a view if they have no gaps."""
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     return tensor.permute(order).reshape(-1)
 

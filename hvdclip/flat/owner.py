@@ -1,4 +1,4 @@
-"""The module whose parameters lie in a vector: their names, and whether it still has them."""
+"""The module whose parameters are in a vector: their names, and whether it still has them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SHOWN = 3
 
 
 class Owner:
-    """A module as it was when the vector was made; None where only parameters are known."""
+    """A module as it was when the vector was made; None if only parameters are known."""
 
     def __init__(self, module: nn.Module | None = None):
         self.module = module
@@ -16,13 +16,13 @@ class Owner:
         self._names = {id(p): name for name, p in self._parameters}
 
     def name(self, parameter: Tensor) -> str:
-        """Its name in the module; "" for one that the module has not had."""
+        """The parameter's name in the module; "" if the module did not have it."""
         return self._names.get(id(parameter), "")
 
     def check_kept(self) -> None:
-        """Raise RuntimeError where the module has other parameters now in place of some that it had.
+        """Raise RuntimeError if the module has replaced some of the parameters that it had.
 
-        They would not be trained, and nobody would say so: those of before just have no gradients any more.
+        The new ones would not be trained, and nothing would show it: the old ones just get no gradients any more.
         """
         if self.module is None:
             return
@@ -31,6 +31,6 @@ class Owner:
         if gone and not now <= self._names.keys():
             names = ", ".join(gone[:SHOWN]) + (f" and {len(gone) - SHOWN} more" if len(gone) > SHOWN else "")
             raise RuntimeError(
-                f"parameters of the model were replaced after the optimizer was made: {names}; it holds the old ones: "
-                "load_state_dict without assign=True, or change layers before hvdclip.optimizer(...)"
+                f"parameters of the model were replaced after the optimizer was made: {names}; the optimizer has the "
+                "old ones: use load_state_dict without assign=True, or change layers before hvdclip.optimizer(...)"
             )

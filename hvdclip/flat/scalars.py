@@ -1,6 +1,6 @@
-"""The few numbers of a step: floats where they lie on the host anyway, tensors where a device must not be waited for.
+"""The few numbers of a step: floats if they are on the host anyway, tensors if the host must not wait for a device.
 
-A step on small tensors would feel each operation on a tensor of one number.
+On small tensors, each operation on a tensor of one number costs a step time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parameters as vectors: contiguous memory per dtype, of which the module's parameters are views."""
+"""Parameters as vectors: contiguous memory per dtype; the module's parameters are views of it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hvdclip.flat.vector import HALVES, Gradient, Vector
 from hvdclip.torch_private import flatten
 
 DTYPES = (*HALVES, torch.float32, torch.float64)
-# For a tensor of fewer floats a CPU needs longer to begin a reduction than to copy it beside others.
+# For a tensor of fewer floats, starting a reduction takes a CPU longer than copying it next to others.
 SMALL = 4096
-# Steps between two looks at the module where all parameters have gradients; one that it has not any more has none.
+# Steps between two checks of the module while all parameters have gradients; a parameter that it has lost gets none.
 LOOK_EVERY = 100
-HAND_OVER = ("cpu", "cuda")  # devices of whose memory torch makes another tensor, by DLPack
+HAND_OVER = ("cpu", "cuda")  # devices on whose memory torch can make another tensor, by DLPack
 NOT_SHARED = (
-    "hvdclip trains it in memory of its own, which other processes do not see: let them read a copy, "
+    "hvdclip trains it in its own memory, which other processes do not see: let them read a copy, "
     "shared = copy.deepcopy(model).share_memory(), and refresh it by shared.load_state_dict(model.state_dict())"
 )
 
@@ -30,7 +30,7 @@ NOT_SHARED = (
 class Space:
     """The shapes and dtypes of the parameters that are trained, and the vectors of that shape.
 
-    Raises TypeError or ValueError for parameters that cannot lie in one vector: other dtypes than float16, bfloat16,
+    Raises TypeError or ValueError for parameters that do not fit into one vector: dtypes other than float16, bfloat16,
     float32 and float64, sparse ones, several devices.
     """
 
@@ -40,21 +40,21 @@ class Space:
         for p in self.parameters:
             if hasattr(p, "device_mesh"):
                 raise TypeError(
-                    f"a parameter of shape {tuple(p.shape)} is a DTensor, of which a rank has a part (fully_shard, "
-                    "tensor parallelism); allowed are tensors that each rank has as a whole"
+                    f"a parameter of shape {tuple(p.shape)} is a DTensor, of which each rank has a part (fully_shard, "
+                    "tensor parallelism); allowed: tensors that each rank has as a whole"
                 )
             if p.layout != torch.strided or p.dtype not in DTYPES:
                 raise TypeError(
-                    f"a parameter of shape {tuple(p.shape)} has dtype {p.dtype} and layout {p.layout}; allowed are "
+                    f"a parameter of shape {tuple(p.shape)} has dtype {p.dtype} and layout {p.layout}; allowed: "
                     "dense float16, bfloat16, float32 and float64 parameters"
                 )
         devices = sorted({str(p.device) for p in self.parameters})
         if len(devices) != 1:
-            raise ValueError(f"parameters lie on {', '.join(devices) or 'no device'}; all must lie on one device")
+            raise ValueError(f"parameters are on {', '.join(devices) or 'no device'}; allowed: all on one device")
         self.device = self.parameters[0].device
         if self.device.type == "meta":
             raise TypeError(
-                'the parameters are on the meta device, without numbers: call model.to_empty(device="cpu") and '
+                'the parameters are on the meta device, which has no values: call model.to_empty(device="cpu") and '
                 "initialise them before hvdclip.optimizer(...)"
             )
         self._channels_last = [_is_channels_last(p) for p in self.parameters]
@@ -64,11 +64,11 @@ class Space:
 
     @property
     def widest(self) -> torch.dtype:
-        """float64 where there are such parameters, else float32: what holds entries of all of them."""
+        """float64 if there are such parameters, otherwise float32: this can represent the entries of all of them."""
         return torch.float64 if torch.float64 in self.numel else torch.float32
 
     def refuse_float16(self, method: str) -> None:
-        """Raise TypeError where there are float16 parameters, whose squared gradients would underflow."""
+        """Raise TypeError if there are float16 parameters: their squared gradients would underflow."""
         if torch.float16 in self.numel:
             raise TypeError(f"{method} squares gradients, for which float16 is too coarse; allowed: other dtypes")
 
@@ -78,12 +78,12 @@ class Space:
         return sum(self.numel.values())
 
     def gradient(self, parts: Sequence[Tensor]) -> Gradient:
-        """The gradient that lies in these tensors."""
+        """The gradient that these tensors contain."""
         return Gradient(parts, norm_of((pick(parts) for pick in self._pickers), self.device))
 
     @cached_property
     def _pickers(self) -> list[Callable[[Sequence[Tensor]], list[Tensor]]]:
-        """For each dtype, what takes its entries out of a vector's parts in few tensors."""
+        """For each dtype, a function that takes its entries out of a vector's parts in few tensors."""
         return [
             _picker([(i, p.numel()) for i, p in enumerate(self.parameters) if p.dtype == dtype], self.device)
             for dtype in self.numel
@@ -103,14 +103,14 @@ class Space:
 
     @property
     def order(self) -> str:
-        """In words, where entries lie in another order than that of the parameters' dimensions."""
+        """In words, if entries are in another order than that of the parameters' dimensions."""
         last = sum(self._channels_last)
         return f" ({last} of their tensors channels last)" if last else ""
 
     def in_order(self, parts: list[Tensor]) -> list[Tensor]:
-        """The same gradients, each in the order in memory in which its parameter lies in x.
+        """The same gradients, each in the memory order of its parameter in x.
 
-        Fused kernels walk memory; autograd may have made a gradient in another memory format.
+        Fused kernels go through memory in order; autograd may have made a gradient in another memory format.
         """
         if not any(self._channels_last):
             return parts if all(map(Tensor.is_contiguous, parts)) else [g.contiguous() for g in parts]
@@ -131,7 +131,7 @@ class Space:
     def bind(self, x: Vector) -> None:
         """Move the parameters' values into x and make the parameters share its memory."""
         if self._is_shared():
-            warnings.warn(f"the model lies in shared memory. {NOT_SHARED}", stacklevel=2)
+            warnings.warn(f"the model is in shared memory. {NOT_SHARED}", stacklevel=2)
         with torch.no_grad():
             for p, part in zip(self.parameters, x.parts, strict=True):
                 part.copy_(p)
@@ -140,16 +140,16 @@ class Space:
         self._places = list(map(Tensor.data_ptr, self.parameters))
 
     def check_bound(self) -> None:
-        """Raise RuntimeError when a parameter has other memory since bind, say by module.to(...), or was replaced."""
+        """Raise RuntimeError if a parameter was moved to other memory since bind (module.to(...)), or was replaced."""
         if list(map(Tensor.data_ptr, self.parameters)) != self._places:
             if self._is_shared():
                 raise RuntimeError(
                     f"the model was moved into shared memory, out of the optimizer's vector. {NOT_SHARED}"
                 )
             raise RuntimeError(
-                "the model's parameters no longer lie in the optimizer's vector: another hvdclip optimizer has taken "
+                "the model's parameters are no longer in the optimizer's vector: another hvdclip optimizer has taken "
                 "them over, or the model was moved or cast (model.to, .half, an LSTM's flatten_parameters), which "
-                "belongs before hvdclip.optimizer(...), not after"
+                "must happen before hvdclip.optimizer(...)"
             )
         self._looks += 1
         if self._looks % LOOK_EVERY == 0:
@@ -160,7 +160,7 @@ class Space:
 
 
 class Part(Space):
-    """A run of the parameters of a space."""
+    """Consecutive parameters of a space."""
 
     def __init__(self, whole: Space, places: slice):
         super().__init__(whole.parameters[places])
@@ -175,9 +175,9 @@ class Part(Space):
 
 
 def in_own_storage(part: Tensor) -> Tensor:
-    """The same memory as a tensor with a storage of its own.
+    """The same memory as a tensor with its own storage.
 
-    Tensors of one storage are saved with all of it, and safetensors takes them for tied weights, of which it keeps one.
+    Tensors that share a storage are saved with all of it, and safetensors takes them for tied weights and saves one.
     """
     if part.device.type not in HAND_OVER:
         return part

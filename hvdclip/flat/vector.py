@@ -30,8 +30,8 @@ HALVES = (torch.float16, torch.bfloat16)
 class Vector:
     """One number per trainable parameter entry.
 
-    `parts` are shaped like the parameters; `flats` are the contiguous tensors, one per dtype, of which the parts are
-    views (none for gradients, which stay where autograd left them). `alike` says that all ranks hold the same values.
+    `parts` are shaped like the parameters; `flats` are the contiguous tensors, one per dtype, whose views the parts are
+    (none for gradients, which stay where autograd put them). `alike` says that all ranks have the same values.
     """
 
     def __init__(self, parts: Sequence[Tensor], flats: Sequence[Tensor] = ()):
@@ -125,7 +125,7 @@ class Vector:
 
     @contextmanager
     def replaced_by(self, other: Vector) -> Iterator[None]:
-        """Inside, this vector holds the other's values; afterwards its own again."""
+        """Inside, this vector has the other's values; afterwards its own again."""
         with torch.no_grad():
             own = [tensor.clone() for tensor in self.tensors]
             self.copy_(other)
@@ -140,7 +140,7 @@ class Vector:
 
 
 class Gradient(Vector):
-    """The gradients as autograd left them, with their norm, which is taken once."""
+    """The gradients where autograd put them, with their norm, which is computed once."""
 
     def __init__(self, parts: Sequence[Tensor], norm: Tensor):
         super().__init__(parts)

@@ -1,4 +1,4 @@
-"""Messages: vectors and riders that a rank hands to the others at one time, in as few collectives as there can be."""
+"""Messages: vectors and riders that a rank sends at one time, in as few collectives as possible."""
 
 from hvdclip.messages.buffers import Buffers, MovingBuffers
 from hvdclip.messages.message import Message, mean_over_ranks

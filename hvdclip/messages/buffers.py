@@ -13,9 +13,9 @@ from torch.nn.parameter import is_lazy
 from hvdclip.settings import BufferPolicy
 from hvdclip.torch_private import buffers_of
 
-STATISTICS = {"running_mean", "running_var"}  # what a module has that normalises by batches, whoever wrote it
-NAMED = 8  # buffers in an error
-COMPILED = "_orig_mod."  # before the names inside of what torch.compile returns
+STATISTICS = {"running_mean", "running_var"}  # the buffers of any module that normalises by batches
+NAMED = 8  # buffers that an error lists
+COMPILED = "_orig_mod."  # prefix of the names inside a module that torch.compile returns
 
 
 class Buffer(NamedTuple):
@@ -33,7 +33,7 @@ class Buffer(NamedTuple):
 
     @property
     def is_statistic(self) -> bool:
-        """Whether the mean of the ranks' buffers is one too: of unit vectors, extremes or copies of x it is not."""
+        """Whether the mean of the ranks' buffers is a valid buffer: not for unit vectors, extremes or copies of x."""
         its_own = buffers_of(self.owner)
         return self.name in STATISTICS and all(its_own.get(name) is not None for name in STATISTICS)
 
@@ -41,11 +41,11 @@ class Buffer(NamedTuple):
 class Buffers:
     """The persistent buffers of a module as a rider of the message.
 
-    Each is averaged over the ranks where it is finite, or taken from rank 0, or kept by each rank. The policy says
-    which; "average" is for the running means and variances of batch norms, and takes all others from rank 0. A mapping
-    gives a policy to those whose names fit a pattern, the first that fits; "average" then is for all floats. Integer
-    and boolean buffers are never averaged. What is rank 0's travels as its bytes, two a float, and so arrives bit for
-    bit. Non-persistent buffers are no part of a model's state and stay each rank's own.
+    Each is averaged over the ranks that have finite values, taken from rank 0, or left as it is on each rank. The
+    policy decides; "average" averages the running means and variances of batch norms, and takes all others from rank 0.
+    A mapping gives a policy to the buffers whose names fit a pattern, the first that fits; "average" then averages all
+    floats. Integer and boolean buffers are never averaged. Buffers from rank 0 travel as bytes, two per float, and so
+    arrive exactly. Non-persistent buffers are not part of a model's state, and each rank has its own.
 
     Raises ValueError for a pattern that fits no buffer.
     """
@@ -70,23 +70,23 @@ class Buffers:
         self._shapes = [(tensor.shape, tensor.dtype) for tensor in self.travelling()]
         self._sizes = [_numbers(b.tensor).numel() for b in self._averaged]
         self._sizes += [_pieces(b.tensor).numel() for b in self._copied]
-        # also where all are empty as yet, or nobody would see that one is no longer
+        # even if all are empty so far: otherwise nothing would notice that one no longer is
         self.size = max(sum(self._sizes) + bool(self._averaged), min(1, len(self._sizes)))
 
     def tensors(self) -> list[Tensor]:
-        """All persistent buffers as they are now; a module may rebind them at any time."""
+        """All persistent buffers, as they are now; a module may rebind them at any time."""
         return [buffer.tensor for buffer in self._all]
 
     def averaged(self) -> list[Tensor]:
-        """Those of them of which the message takes the mean."""
+        """The buffers that the message averages."""
         return [buffer.tensor for buffer in self._averaged]
 
     def copied(self) -> list[Tensor]:
-        """Those of them that it takes from rank 0."""
+        """The buffers that it takes from rank 0."""
         return [buffer.tensor for buffer in self._copied]
 
     def travelling(self) -> list[Tensor]:
-        """Those of them that the message carries."""
+        """The buffers that the message carries."""
         return [*self.averaged(), *self.copied()]
 
     def pack(self, tail: Tensor) -> None:
@@ -99,7 +99,7 @@ class Buffers:
         for tensor, place in zip(self.copied(), copied, strict=True):
             place.copy_(_pieces(tensor) if self.rank == 0 else torch.zeros_like(place))
         if self._averaged:
-            # one rank's NaN would be everybody's: such a rank sends zeros and does not count
+            # one rank's NaN would spread to all: such a rank sends zeros and does not count
             floats = tail[: sum(place.numel() for place in averaged)]
             finite = floats.isfinite().all()
             floats.masked_fill_(~finite, 0.0).mul_(self.weight)
@@ -118,7 +118,7 @@ class Buffers:
                 tensor.copy_(pieces.view(tensor.dtype).view(tensor.shape))
 
     def _places(self, tail: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Where the averaged and the copied buffers lie in the tail, and the share of ranks whose buffers count."""
+        """Where the averaged and the copied buffers are in the tail, and the share of ranks whose buffers count."""
         places = list(tail[: sum(self._sizes)].split(self._sizes))
         return places[: len(self._averaged)], places[len(self._averaged) :], tail[-1]
 
@@ -134,11 +134,11 @@ class Buffers:
 
 
 class MovingBuffers:
-    """The same buffers as the rider of a message during which they go on.
+    """The same buffers as the rider of a message during which steps continue.
 
-    Each that is averaged moves by mean - what was sent. Of those that are rank 0's, rank 0 keeps what it has now. The
-    other ranks take what it sent, to which counters (integers) add what they have counted since: another rank's floats
-    may not be moved like that, since a unit vector, say, would be none any more.
+    Each buffer that is averaged moves by mean - (what was sent). For buffers from rank 0, rank 0 keeps its current
+    values. The other ranks take what it sent; counters (integers) add what they have counted since. Another rank's
+    floats must not be moved like that: a unit vector, for example, would not stay one.
     """
 
     on_host = False
@@ -169,7 +169,7 @@ class MovingBuffers:
 
 
 def _persistent(module: nn.Module) -> list[Buffer]:
-    """Each buffer in the state_dict, one that several layers share once; ValueError for one without a shape."""
+    """Each buffer in the state_dict, once if several layers share it; ValueError for one without a shape."""
     names = module.state_dict().keys()
     found = []
     for path, tensor in module.named_buffers():
@@ -183,13 +183,15 @@ def _persistent(module: nn.Module) -> list[Buffer]:
 
 
 def _ways(buffers: list[Buffer], policy: BufferPolicy | Mapping[str, BufferPolicy]) -> list[BufferPolicy]:
-    """What becomes of each buffer."""
+    """What happens to each buffer."""
     patterns = policy if isinstance(policy, Mapping) else {}
     for pattern in patterns:
         if not any(fnmatchcase(buffer.path, pattern) for buffer in buffers):
             names = [buffer.path for buffer in buffers[:NAMED]] + ["..."] * (len(buffers) > NAMED)
             there_are = ", ".join(names) or "none (no module was given, or it has no buffers)"
-            raise ValueError(f"buffer_policy: the pattern {pattern!r} fits no buffer; there are {there_are}")
+            raise ValueError(
+                f"buffer_policy: the pattern {pattern!r} fits no buffer; allowed: patterns that fit one of {there_are}"
+            )
     return [_way(buffer, policy) for buffer in buffers]
 
 

@@ -1,4 +1,4 @@
-"""Few bytes for a float: half precision, and integers of 8 or 4 bits with a scale for each block."""
+"""Few bytes per float: half precision, and integers of 8 or 4 bits with a scale for each block."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # every row holds a whole number of such runs of entries
+BLOCK = 1024  # every row has a whole number of such runs of entries
 
 
 class Coder(Protocol):
-    """Codes rows of float32, (k, width), as rows of bytes, (k, bytes(width)), and writes rows that such bytes say."""
+    """Codes rows of float32, (k, width), as rows of bytes, (k, bytes(width)), and decodes them again."""
 
     def bytes(self, width: int) -> int: ...
 
@@ -21,7 +21,7 @@ class Coder(Protocol):
 
 
 class Half:
-    """float16 or bfloat16; what is too large for float16 becomes its largest number."""
+    """float16 or bfloat16; values too large for float16 become its largest number."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -38,16 +38,16 @@ class Half:
 
 
 class Blocks:
-    """Integers from -largest to largest times their block's scale, rounded up or down at random: right in the mean.
+    """Integers from -largest to largest times their block's scale, rounded up or down at random: unbiased.
 
-    A block of `size` entries, of which whole ones make BLOCK, has a float32 as its scale.
+    A block of `size` entries has a float32 as its scale; whole blocks make BLOCK.
     """
 
     def __init__(self, generator: torch.Generator, largest: int, size: int):
         self.generator, self.largest, self.size = generator, largest, size
 
     def bytes(self, width: int) -> int:
-        """Those of the scales."""
+        """The bytes of the scales."""
         return 4 * (width // self.size)
 
     def round(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,11 +58,11 @@ class Blocks:
         return integers.flatten(1), scales.flatten(1).view(torch.uint8)
 
     def scale_(self, rows: Tensor, scales: Tensor) -> None:
-        """Rows of integers become what they stand for."""
+        """Rows of integers become the values that they encode."""
         rows.view(len(rows), -1, self.size).mul_(scales.contiguous().view(torch.float32)[..., None])
 
     def _rounded_(self, scaled: Tensor) -> Tensor:
-        """Round up or down by draws, four to a random number: odd multiples of 2^-17, float32's step at 127."""
+        """Round up or down at random, four entries per random number: odd multiples of 2^-17, float32's step at 127."""
         words = torch.empty(scaled.numel() // 4, dtype=torch.int64, device=scaled.device)
         draws = words.random_(-(2**63), None, generator=self.generator).view(torch.int16).view(scaled.shape)
         return scaled.add_(draws.float().add_(2**15 + 0.5), alpha=2**-16).floor_()
@@ -90,8 +90,8 @@ class Int8:
 class Int4:
     """Blocks of 128 integers from -7 to 7, two to a byte: 4.25 bits an entry.
 
-    With so few steps a block's largest entry decides how coarse they are: of normal entries it is 2.8 deviations with
-    128 and 3.4 with 1024; 64 would make it 2.6, for a quarter of a bit more an entry.
+    With so few steps a block's largest entry decides how coarse they are: for normal entries it is 2.8 deviations with
+    128 entries and 3.4 with 1024. 64 would make it 2.6, for a quarter of a bit more per entry.
     """
 
     def __init__(self, generator: torch.Generator):

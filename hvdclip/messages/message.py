@@ -1,4 +1,4 @@
-"""The message: all that a rank hands to one collective, contiguous per dtype, averaged in place."""
+"""The message: everything that a rank sends in one collective, contiguous per dtype, averaged in place."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hvdclip.torch_private import foreach_copy_, foreach_mul_
 class Message:
     """A vector of each of `spaces`, then the riders in the tail.
 
-    float32 and float64 vectors lie in the message itself, so that averaging them needs no copy; float16 and bfloat16
-    are averaged in float32 (Horovod sums no bfloat16, and float16 sums lose bits). The tail is float32 whatever the
-    parameters are, except where all of them are float64: there it shares their one collective.
+    float32 and float64 vectors are in the message itself, so that averaging them needs no copy. float16 and bfloat16
+    are averaged in float32 (Horovod does not sum bfloat16, and float16 sums lose bits). The tail is float32 whatever
+    the parameters are, unless all of them are float64: then it shares their one collective.
 
     `weight` is this rank's share in the mean of the vectors, times the number of ranks; riders are not weighted.
     """
@@ -61,13 +61,13 @@ class Message:
         self._tail = self.wires[tail_dtype][used[tail_dtype] :]
 
     def average(self, purpose: str = "round") -> None:
-        """Average vectors and riders over the ranks: one collective a dtype."""
+        """Average vectors and riders over the ranks: one collective per dtype."""
         self.start(purpose, meanwhile=False)
         self.wait()
         self.finish()
 
     def start(self, purpose: str = "round", meanwhile: bool = True) -> None:
-        """Hand over vectors and riders, to be averaged while this rank goes on, if it has something else to do."""
+        """Send vectors and riders, to be averaged while this rank continues, if it has something else to do."""
         self._stage()
         if self.weight != 1.0:
             foreach_mul_(self._bodies, self.weight)
@@ -83,7 +83,7 @@ class Message:
         return list(self.wires.values())
 
     def restore(self, received: Sequence[Tensor]) -> None:
-        """As if this had come back."""
+        """Act as if this had come back."""
         foreach_copy_(self.received, list(received))
 
     def finish(self) -> None:
@@ -109,7 +109,7 @@ class Message:
 def mean_over_ranks(
     vectors: Sequence[Vector], spaces: Sequence[Space], riders: Sequence[Rider], comm: Communicator, weight: float = 1.0
 ) -> list[Vector]:
-    """The means of vectors over the ranks, for an evaluation; they stay, the riders take their means."""
+    """The means of vectors over the ranks, for an evaluation; the vectors do not change, riders take their means."""
     message = Message(spaces, riders, comm, weight)
     for mean, vector in zip(message.vectors, vectors, strict=True):
         mean.copy_(vector)

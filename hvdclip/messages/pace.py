@@ -1,4 +1,4 @@
-"""Pace: how long each rank has worked by itself since the last message, which the next one tells to all."""
+"""Pace: how long each rank has worked by itself since the last message; the next message reports it to all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hvdclip.comm import Ledger
 
 
 class Pace:
-    """A watch that stands still while its rank waits in a collective, or is `paused`; by the host's clock."""
+    """A watch that stops while its rank waits in a collective, or is `paused`; by the host's clock."""
 
     def __init__(self, ledger: Ledger):
         self._ledger = ledger
@@ -38,7 +38,7 @@ class Pace:
 
 
 def waits(worked: Sequence[float]) -> dict[str, Any]:
-    """Seconds that a rank waits for the slowest one, the mean over the ranks, and which that is; None if unknown."""
+    """Seconds that a rank waits for the slowest one, averaged over the ranks, and which is slowest; None if unknown."""
     if not worked:
         return {"waiting_s": None, "slowest": None}
     most = max(worked)

@@ -1,4 +1,4 @@
-"""Riders: what is small and travels in the tail of a message."""
+"""Riders: small things that travel in the tail of a message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 class Rider(Protocol):
     """Something small that travels in the tail of a message.
 
-    One that is `on_host` writes and reads the host's own numbers: its tail lies there, wherever the message lies.
+    A rider that is `on_host` writes and reads the host's numbers: its tail is there, wherever the message is.
     """
 
     size: int
@@ -28,8 +28,8 @@ class Rider(Protocol):
 class Riders:
     """Several riders, one after another in one tail of `size` floats.
 
-    The numbers of those on the host come last. They go to a device, and come back, in one copy each, by memory that a
-    device can reach by itself. The host waits once: for those that come back.
+    The numbers of those on the host are last. They go to a device, and come back, in one copy each, through memory that
+    a device can reach by itself. The host waits once: for those that come back.
     """
 
     def __init__(self, riders: Sequence[Rider]):
@@ -38,7 +38,7 @@ class Riders:
         self.size = sum(self._sizes)
         self._tail: Tensor | None = None
         self._places: tuple[Tensor, ...] = ()
-        self._staged: Staged | None = None  # where the tail lies on a device
+        self._staged: Staged | None = None  # if the tail is on a device
 
     def pack(self, tail: Tensor) -> None:
         for rider, place in zip(self._riders, self._split(tail), strict=True):
@@ -56,7 +56,7 @@ class Riders:
             rider.unpack(place)
 
     def _split(self, tail: Tensor) -> tuple[Tensor, ...]:
-        # most messages have one tail for all rounds, and would feel the cost of views of it
+        # most messages have one tail for all rounds, and new views would cost time
         if tail is not self._tail:
             self._tail, self._places = tail, tail.split(self._sizes)
             if not tail.is_cpu and any(rider.on_host for rider in self._riders):
@@ -64,7 +64,7 @@ class Riders:
         return self._places
 
     def _with_staged(self, tail: Tensor) -> tuple[Tensor, ...]:
-        """The places, those of riders on the host in its own memory."""
+        """The places of the riders; those of riders on the host are in the host's memory."""
         first = [rider.on_host for rider in self._riders].index(True)
         sizes = self._sizes[first:]
         if self._staged is None:
@@ -73,12 +73,12 @@ class Riders:
 
 
 class Staged:
-    """The host's copy of the end of a tail. In pinned memory, to and from which CUDA copies without its waiting."""
+    """The host's copy of the end of a tail, in pinned memory: CUDA copies to and from it without a wait."""
 
     def __init__(self, size: int, tail: Tensor):
         self._by_itself = tail.is_cuda
         self.numbers = torch.zeros(size, dtype=tail.dtype, pin_memory=self._by_itself)
-        self._arrived: torch.cuda.Event | None = None  # if that is not known yet
+        self._arrived: torch.cuda.Event | None = None  # if the arrival is not known yet
 
     def send(self, tail: Tensor) -> None:
         tail[-len(self.numbers) :].copy_(self.numbers, non_blocking=self._by_itself)

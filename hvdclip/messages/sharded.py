@@ -1,7 +1,7 @@
-"""A message of few bytes a float: an all-to-all of shards, sums in float32, an all-gather of the means.
+"""A message of few bytes per float: an all-to-all of shards, sums in float32, an all-gather of the means.
 
-No all-reduce sums bfloat16 or 8-bit integers; here each rank is the owner of one shard of the vector and sums it. The
-bytes on the wire are those of a ring all-reduce of numbers of that width.
+No all-reduce sums bfloat16 or 8-bit integers; here each rank owns one shard of the vector and sums it. The number of
+bytes sent is that of a ring all-reduce of numbers of that width.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ShardedMessage:
         self._entries = torch.zeros(comm.size, self.width, dtype=torch.float32, device=space.device)
 
     def take(self, v: Vector) -> Vector:
-        """Put v into the message; returns what the message says of it, in memory that is this message's."""
+        """Put v into the message; returns what the message encodes of it, in this message's memory."""
         self._entries.view(-1)[self.space.size :].zero_()
         entries = self.space.flatten(v, self._entries.view(-1)[: self.space.size])
         if self.weight != 1.0:
@@ -50,14 +50,14 @@ class ShardedMessage:
         return self._vector(self._entries)
 
     def start(self, purpose: str = "round") -> None:
-        """Send each rank its shard and all ranks the mean of one's own, while this rank goes on."""
+        """Send each rank its shard, and send all ranks the mean of this rank's own shard, while this rank continues."""
         self.received = None
         self.riders.pack(self._ridden(self.tail))
         self.tail_bytes.copy_(self.tail.view(torch.uint8))
         self._everyone: Waiting[list[Tensor]] = self.comm.start_reduction(self.sent, self._mean, purpose, self.name)
 
     def _mean(self, shards: Tensor) -> Tensor:
-        """The mean of the shard that this rank owns, coded; `_lost` is what the code leaves out."""
+        """The mean of the shard that this rank owns, coded; `_lost` is what the code omits."""
         coded = self.codes.shape[1]
         mean, said = torch.zeros_like(self._entries[:1]), torch.empty_like(self._entries[:1])
         for shard in shards:
@@ -70,15 +70,15 @@ class ShardedMessage:
         return torch.cat([codes, tail.view(torch.uint8)], dim=1)[0]
 
     def wait(self) -> Vector:
-        """Wait for all means; returns what coding this rank's lost, as its part in the mean over the ranks."""
+        """Wait for all means; returns what coding on this rank has lost, as its part in the mean over the ranks."""
         self.received, self.cost = self._everyone()
-        del self._everyone  # which holds this message, so that nobody else's last reference would free it
+        del self._everyone  # it refers to this message, which could otherwise not be freed
         self._entries.zero_()
         self._entries[self.comm.rank] = self._lost * (self.comm.size / self.weight)
         return self._vector(self._entries)
 
     def restore(self, received: Sequence[Tensor]) -> None:
-        """As if this had come back."""
+        """Act as if this had come back."""
         self.received = [tensor.to(self.space.device) for tensor in received]
 
     def finish(self) -> None:

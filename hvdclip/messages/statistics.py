@@ -1,4 +1,4 @@
-"""A round's statistics: summed on each rank, carried in the tail of the round's own message."""
+"""A round's statistics: summed on each rank, carried in the tail of the round's message."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ SUMS = (*COUNTS, "loss", "drift", "norm", "absent", "present", "through", "unfro
 STEPS, OVERFLOWED, NORM, ABSENT, PRESENT, THROUGH, UNFROZEN = map(
     SUMS.index, ("steps", "overflowed", "norm", "absent", "present", "through", "unfrozen")
 )
-# REQUESTS stand last, right before the ranks' failed steps
+# REQUESTS are last, right before the ranks' failed steps
 ASKED = slice(len(SUMS) - len(REQUESTS), len(SUMS))
 QUANTILES = {"grad_norm_p50": 0.5, "grad_norm_p90": 0.9, "grad_norm_p99": 0.99}
-# Norms of gradients are counted in bins, eight an octave; the first and the last take what lies beyond.
+# Norms of gradients are counted in bins, eight per octave; the first and the last take what is beyond.
 PER_OCTAVE, LEAST, MOST = 8, -20, 20
 BINS = (MOST - LEAST) * PER_OCTAVE + 2
-# Steps after which what they have left is summed, so that a round may be long; on a device that takes a wait.
+# After this many steps the recorded numbers are summed, so that a round may be long; on a device this takes a wait.
 FOLD, FOLD_ON_DEVICE = 256, 4096
 
 
 Place = tuple[int, float, float, float, float]
-"""What a message tells of its rank: its steps, its groups' lr and the like as one number, its weight, whether it is
-through, and whether parameters require a gradient that were frozen when the optimizer was made."""
+"""What a message reports of its rank: its steps, its groups' lr and the like as one number, its weight, whether it
+has finished, and whether parameters require a gradient that were frozen when the optimizer was made."""
 
 
 class Statistics:
@@ -40,8 +40,8 @@ class Statistics:
 
     Four slots are each rank's own: its first failed step, its number of steps, the number of its groups, its pace.
 
-    A step only leaves its numbers, on the parameters' device; the host reads them together, once a message, and sums
-    them, since a step or a message on small tensors would feel each operation.
+    A step only records its numbers, on the parameters' device. The host reads them together, once per message, and sums
+    them: on small tensors each operation costs a step or a message time.
     """
 
     on_host = True
@@ -50,7 +50,7 @@ class Statistics:
     def __init__(self, comm: Communicator, tensors: int = 0):
         self.rank, self.ranks = comm.rank, comm.size
         self._absent = slice(len(SUMS) + self.ranks, len(SUMS) + self.ranks + tensors)
-        own = self._absent.stop + BINS  # from here on there are slots of each rank that are written anew each time
+        own = self._absent.stop + BINS  # from here on: slots for each rank, written again each time
         self._places, self._groups, self._paces = (
             slice(own + i * self.ranks, own + (i + 1) * self.ranks) for i in range(3)
         )
@@ -64,16 +64,16 @@ class Statistics:
         self.pace = Pace(comm.ledger)
         self._paces_known = False
         self.place: Callable[[], Place] = lambda: (0, 0.0, 1.0, 0.0, 0.0)  # where this rank is
-        self.differ = False  # ranks are at different places, as the last message has told
+        self.differ = False  # the last message reported ranks at different places
         self._left: list[tuple[int, Tensor]] = []  # (place among the sums, number)
         self._norms: list[Scalar] = []
         self._failures: list[tuple[int, Tensor | bool]] = []  # (step, whether it failed)
         self._alike: dict[str, Tensor | float] = {}
         self.failed: dict[int, int] = {}
         self.overflowed = False
-        self.all_through = False  # no rank takes another step, as a message has told
-        self.unfrozen = False  # some rank has unfrozen parameters, as a message has told
-        self.asked: set[str] = set()  # what any rank has asked of all, as messages have told
+        self.all_through = False  # a message reported that no rank takes another step
+        self.unfrozen = False  # a message reported that some rank has unfrozen parameters
+        self.asked: set[str] = set()  # what any rank has requested, as messages reported
         self.answered = False  # the next message's requests were answered before this state was loaded
 
     def add(self, name: str, value: Tensor | float, *, alike: bool = False) -> None:
@@ -86,7 +86,7 @@ class Statistics:
             self._mine[SUMS.index(name)] += value
 
     def add_norm(self, norm: Scalar) -> None:
-        """Take the norm of a gradient; what is not finite is not counted."""
+        """Take the norm of a gradient; values that are not finite do not count."""
         self._norms.append(norm)
         left = len(self._norms)
         if left >= FOLD and (left >= FOLD_ON_DEVICE or not isinstance(norm, Tensor)):
@@ -103,14 +103,14 @@ class Statistics:
         self._mine[self._absent][list(places)] += 1
 
     def absent_everywhere(self) -> list[int]:
-        """The places for which, up to the last message, no step of any rank had a gradient."""
+        """The places for which no step of any rank up to the last message had a gradient."""
         if not self._agreed.item(ABSENT):
             return []
         counts, steps = self._summed(self._absent), self._agreed.item(STEPS) * self.ranks
         return np.flatnonzero(np.rint(counts) == round(steps)).tolist()
 
     def ask(self, request: str) -> None:
-        """Ask all ranks for one of REQUESTS; each finds it in `asked`, at the same step, once the message is taken."""
+        """Send all ranks one of REQUESTS; each finds it in `asked`, at the same step, once the message is taken."""
         self._mine[SUMS.index(request)] = 1
 
     def pack(self, tail: Tensor) -> None:
@@ -123,12 +123,12 @@ class Statistics:
         self._alike.clear()
 
     def fold(self) -> None:
-        """Sum what the steps have left; where that lies on a device, it has done the steps then."""
+        """Sum what the steps have recorded; if it is on a device, the device has then done the steps."""
         left, norms = self._left, self._norms
         if not (left or norms or self._failures):
             return
         numbers = [*(number for _, number in left), *norms, *(failed for _, failed in self._failures)]
-        # a message's few numbers are summed sooner by Python than by NumPy or torch
+        # Python sums a message's few numbers faster than NumPy or torch
         read, mine = iter(_on_host(numbers)), self._mine_by_python
         for (place, _), number in zip(left, read, strict=False):
             mine[place] += number
@@ -145,9 +145,9 @@ class Statistics:
     def unpack(self, tail: Tensor) -> None:
         self._agreed[:] = self._array_of(tail)
         self._paces_known = True
-        # numbers of Python's, since a message would feel an operation of NumPy's
+        # Python's numbers, because an operation of NumPy's would cost a message time
         self.overflowed = self._agreed.item(OVERFLOWED) > 0
-        # Horovod multiplies by 1/N, which is rounded: a mean of ones need not be 1
+        # Horovod multiplies by 1/N, which is rounded: a mean of ones may differ from 1
         self.all_through = round(self._agreed.item(THROUGH) * self.ranks) == self.ranks
         self.unfrozen = self._agreed.item(UNFROZEN) > 0
         told = self._agreed[ASKED.start : len(SUMS) + self.ranks].tolist()
@@ -164,44 +164,44 @@ class Statistics:
     def _array_of(self, tail: Tensor) -> np.ndarray:
         """The tail's own memory."""
         if tail is not self._tail:
-            # most messages have one tail for all rounds, and would feel the cost of an array of it
+            # most messages have one tail for all rounds, and a new array would cost time
             self._tail, self._array = tail, tail.numpy()
         return self._array
 
     @property
     def present(self) -> float:
-        """The weight of the ranks that have sent the last message, 1 where all of them count."""
+        """The weight of the ranks that have sent the last message; 1 if all of them count."""
         return self._agreed.item(PRESENT)
 
     def unlike_steps(self) -> dict[int, int]:
-        """Each rank's steps in the last message, where they differ between ranks; else nothing."""
+        """Each rank's steps in the last message, if they differ between ranks; otherwise nothing."""
         steps = self._agreed[self._places].tolist()
         return {rank: round(step * self.ranks) for rank, step in enumerate(steps)} if len(set(steps)) > 1 else {}
 
     @property
     def worked(self) -> list[float]:
-        """Each rank's seconds of own work up to the last message; none where there was no message."""
+        """Each rank's seconds of own work up to the last message; none if there was no message."""
         return self._summed(self._paces).tolist() if self._paces_known else []
 
     def agree_alone(self) -> None:
-        """Without a message: as if all ranks had done what this one has; its requests stay to be told."""
+        """Without a message: as if all ranks had done what this one has; its requests remain to be sent."""
         tail = torch.zeros(self.size, dtype=torch.float64)
         untold = self.take_requests()
         self.pack(tail)
         self.unpack(tail)
-        self._paces_known = self.differ = False  # of the other ranks nothing is known
+        self._paces_known = self.differ = False  # nothing is known of the other ranks
         for request in untold:
             self.ask(request)
 
     def take_requests(self) -> set[str]:
-        """What this rank asks for and has not told yet; it is not told by a message any more."""
+        """This rank's requests that have not been sent; no message sends them any more."""
         untold = {request for request in REQUESTS if self._mine[SUMS.index(request)]}
         self._mine[ASKED] = 0
         return untold
 
     @property
     def norm_counts(self) -> np.ndarray:
-        """How many of the last message's gradient norms fell into each bin, over all ranks and steps."""
+        """How many of the last message's gradient norms were in each bin, over all ranks and steps."""
         return np.rint(self._summed(slice(self._places.start - BINS, self._places.start)))
 
     def _summed(self, part: slice) -> np.ndarray:
@@ -230,7 +230,7 @@ class Statistics:
     def state_dict(self) -> dict[str, Tensor]:
         self.fold()
         mine = torch.tensor(self._mine)
-        # a run that is resumed must not be stopped by what was asked of it before
+        # a resumed run must not be stopped by a request from before
         mine[ASKED] = 0
         return {"mine": mine}
 
@@ -242,7 +242,7 @@ class Statistics:
         """Sums that were saved for fewer tensors, or before parameters without a gradient were counted."""
         new, tensors = UNFROZEN + 1 - ABSENT, self._absent.stop - self._absent.start
         counted = len(mine) - (len(self._mine) - tensors)
-        if counted == -new:  # neither those sums nor the counts of tensors were there
+        if counted == -new:  # it has neither those sums nor the counts of tensors
             mine, counted = torch.cat([mine[:ABSENT], mine.new_zeros(new), mine[ABSENT:]]), 0
         if not 0 <= counted < tensors:
             return mine
@@ -251,7 +251,7 @@ class Statistics:
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float | None]:
-    """The quantiles of norms that were counted in bins, known to a sixteenth of an octave (4 %)."""
+    """The quantiles of norms that were counted in bins, exact to a sixteenth of an octave (4 %)."""
     total = counts.sum()
     if total == 0:
         return dict.fromkeys(QUANTILES)

@@ -51,7 +51,7 @@ class TopKMessage:
         self.received, self.cost = self._everyone()
 
     def restore(self, received: Sequence[Tensor]) -> None:
-        """As if this had come back."""
+        """Act as if this had come back."""
         self.received = [tensor.to(self.space.device) for tensor in received]
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The methods, one paper a file; `METHODS` is their registry."""
+"""The methods, one paper per file; `METHODS` is their registry."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ METHODS: dict[str, type[Method]] = {
 
 
 def register(chosen: type[Method]) -> type[Method]:
-    """Add a method of one's own under its `name`; usable as a decorator.
+    """Add your own method under its `name`; usable as a decorator.
 
-    Raises TypeError for an incomplete method and ValueError for a name that another method has.
+    Raises TypeError for an incomplete method, and ValueError for a name that another method has.
     """
     missing = [
         key for key in ("name", "formula", "paper", "message_size", "memory", "Settings") if not hasattr(chosen, key)
@@ -144,9 +144,9 @@ def register(chosen: type[Method]) -> type[Method]:
 
 
 def method(name: str) -> type[Method]:
-    """The method of that name; ValueError names all there are."""
+    """The method with that name; ValueError lists all names."""
     if name not in METHODS:
-        raise ValueError(f"algorithm {name!r} is unknown; allowed are {', '.join(METHODS)}")
+        raise ValueError(f"algorithm {name!r} is unknown; allowed: {', '.join(METHODS)}")
     return METHODS[name]
 
 
@@ -165,13 +165,13 @@ def optimizer(
 
     `model_or_params` is a module, parameters, or parameter groups with their own `lr` and `weight_decay`. A module's
     buffers (batch norm's statistics) take part in the averages, and they and its frozen parameters start from rank 0's.
-    Beside parameters or groups give `module=` for that: without it they stay each rank's own, and nobody can tell that
-    there are some. `comm` defaults to Horovod where it is initialised, else one rank; it may be a process set of
-    Horovod that this rank is in. Bilevel algorithms train `model_or_params` as the upper parameters, and
+    If you pass parameters or groups, also pass `module=`: without it hvdclip does not see the buffers, and each rank
+    has its own. `comm` defaults to Horovod if it is initialised, otherwise to one rank; it may be a process set of
+    Horovod that this rank is in. Bilevel algorithms train `model_or_params` as the upper parameters and
     `lower_parameters`, given in the same forms, as the lower ones. A rank that waits longer than `timeout` seconds in
-    one collective says so and ends; None lets it wait. The settings are those that `hvdclip algorithms` lists. Raises
-    ValueError or TypeError naming the setting, its value and what is allowed, and RuntimeError where a launcher
-    announces several ranks and Horovod is not initialised, or has each as a world of its own.
+    one collective says so and ends; None lets it wait. `hvdclip algorithms` lists the settings. Raises ValueError or
+    TypeError with the setting, its value and what is allowed, and RuntimeError if a launcher announces several ranks
+    but Horovod is not initialised, or if each process is its own Horovod world.
     """
     chosen = method(name)
     try:
@@ -186,7 +186,7 @@ def optimizer(
 def _handed(
     chosen: type[Method], upper: Parameters, lower: Parameters | None, settings: Any, module: nn.Module | None
 ) -> Handed:
-    """What the method trains; TypeError where lower parameters are missing, or of no use."""
+    """What the method trains; TypeError if lower parameters are missing, or given to a method without them."""
     is_bilevel = issubclass(chosen, Bilevel)
     if is_bilevel != (lower is not None):
         allowed = "lower_parameters=..., a module, parameters or groups" if is_bilevel else "no lower_parameters"

@@ -1,7 +1,7 @@
 """AccBO: normalised steps along a recursive momentum, above stochastic Nesterov steps whose y is averaged.
 
 Gong, Hao, Liu: An Accelerated Algorithm for Stochastic Bilevel Optimization under Unbounded Smoothness. NeurIPS 2024.
-From its abstract and the authors' code; the body of the paper was not at hand.
+From its abstract and the authors' code; the full paper was not available.
 """
 
 from typing import Literal
@@ -29,11 +29,9 @@ class AccBO(Bilevel):
         """eta is lr, alpha is lower_lr, T_y is lower_period, nu_N is nesterov, Q is terms, I is interval."""
 
         estimator: Literal["linear", "neumann"] = setting("neumann", description=ESTIMATORS)
-        lower_period: int = setting(
-            1, ge=1, description="T_y, steps from one group of y's steps to the next", unit="steps"
-        )
+        lower_period: int = setting(1, ge=1, description="T_y, steps between two groups of y's steps", unit="steps")
         lower_steps: int = setting(1, ge=1, description="steps of y in a group", unit="steps")
-        nesterov: Finite = setting(0.5, ge=0, lt=1, description="nu_N, weight of the last move of y in the next")
+        nesterov: Finite = setting(0.5, ge=0, lt=1, description="nu_N, weight of y's last move in the next one")
         tau: Finite = setting(0.5, gt=0, le=1, description="weight of y in its running mean y^")
 
     def keeps(self) -> dict[str, Sharing]:
@@ -78,11 +76,11 @@ class AccBO(Bilevel):
         self.step_below(levels.gradient_below())
 
     def _estimate_at(self, levels: Levels, x: Vector, y: Vector, again: bool = False) -> Estimate:
-        """h there: parameters hold these values while the losses are computed."""
+        """h at this point: the parameters have these values while the losses are computed."""
         with self.x.replaced_by(x), self.y.replaced_by(y):
             return self.estimate(levels.point(again))
 
     def _has_last_point(self) -> bool:
-        """Whether a step has been taken. The losses of the next one depend on it, so that the host has to know once."""
+        """Whether a step has been taken. The losses of the next one depend on it, so the host has to know once."""
         self.numbers["taken"] = bool(self.numbers["taken"])
         return self.numbers["taken"]

@@ -19,7 +19,7 @@ class AdamProx(LocalMethod):
     memory = "2P"
 
     class Settings(AveragingSettings):
-        """lr is the present step size, lr_0 the constructor's, I is interval."""
+        """lr is the current step size, lr_0 the constructor's, I is interval."""
 
         beta1: Finite = setting(0.9, ge=0, lt=1, description="decay rate of the first moment m")
         beta2: Finite = setting(0.999, ge=0, lt=1, description="decay rate of the second moment v")

@@ -1,7 +1,7 @@
 """AdamBO: Adam above and SGD below, with a Neumann sum for the hyper-gradient.
 
 Gong, Hao, Liu: On the Convergence of Adam-Type Algorithm for Bilevel Optimization under Unbounded Smoothness. 2025.
-From its abstract, reviews and a public code; the body of the paper was not at hand.
+From its abstract, reviews and a public code; the full paper was not available.
 """
 
 from typing import Literal
@@ -31,7 +31,7 @@ class AdamBO(Bilevel):
         beta2: Finite = setting(0.999, ge=0, lt=1, description="decay rate of the second moment v")
         eps: Finite = setting(1e-8, gt=0, description="eps, added to sqrt(v^)", unit="g")
         lower_first: bool = setting(
-            False, description="y's step comes first, on a batch of its own, as in the authors' code"
+            False, description="take y's step first, on a separate batch, as in the authors' code"
         )
 
     def keeps(self) -> dict[str, Sharing]:

@@ -1,7 +1,7 @@
-"""BO-REP: bilevel steps of which some begin with a few steps of the lower problem, kept in a ball.
+"""BO-REP: bilevel steps; some begin with a few steps of the lower problem inside a ball.
 
 Hao, Gong, Liu: Bilevel Optimization under Unbounded Smoothness: A New Algorithm and Convergence Analysis. ICLR 2024.
-From its abstract, reviews and the authors' code; the body of the paper was not at hand.
+From its abstract, reviews and the authors' code; the full paper was not available.
 """
 
 from typing import Literal
@@ -32,25 +32,28 @@ class BORep(Bilevel):
     class Settings(UpperStepSettings):
         """eta is lr, alpha is lower_lr, nu is z_lr, T_y is lower_period, I is interval."""
 
-        lower_period: int = setting(
-            2, ge=1, description="T_y, steps from one refinement of y to the next", unit="steps"
-        )
-        lower_steps: int = setting(3, ge=1, description="steps of a refinement", unit="steps")
+        lower_period: int = setting(2, ge=1, description="T_y, steps between two refinements of y", unit="steps")
+        lower_steps: int = setting(3, ge=1, description="steps in a refinement", unit="steps")
         radius: Finite | None = setting(
-            None, gt=0, description="R, of the ball around y before a refinement in which that stays", unit="y"
+            None, gt=0, description="R, radius of the ball around the old y that a refinement cannot leave", unit="y"
         )
         refine: Literal["steps", "epochs"] = setting(
-            "steps", description="the warm start: plain steps, or epoch-SGD: refine_epochs, each twice as long"
+            "steps",
+            description="the warm start: plain steps, or epoch-SGD with refine_epochs epochs, each twice as long as "
+            "the last",
         )
-        refine_steps: int | None = setting(None, ge=1, description="epochs: T1, steps of the first", unit="steps")
-        refine_epochs: int | None = setting(None, ge=1, description="epochs: S, their number", unit="epochs")
+        refine_steps: int | None = setting(None, ge=1, description="epochs: T1, steps of the first epoch", unit="steps")
+        refine_epochs: int | None = setting(None, ge=1, description="epochs: S, the number of epochs", unit="epochs")
         refine_lr: Finite | None = setting(
-            None, gt=0, description="epochs: alpha1, step size of the first, halved in each", unit="y/g"
+            None,
+            gt=0,
+            description="epochs: alpha1, step size of the first epoch, halved in each further one",
+            unit="y/g",
         )
         refine_radius: Finite | None = setting(
             None,
             gt=0,
-            description="epochs: D1, radius of the first's ball, sqrt(2) smaller in each",
+            description="epochs: D1, radius of the first epoch's ball, divided by sqrt(2) in each further one",
             unit="y",
         )
 
@@ -61,7 +64,7 @@ class BORep(Bilevel):
                     allowed = "a number" if self.refine == "epochs" else "none"
                     raise ValueError(f"{name} is {getattr(self, name)}; allowed with refine {self.refine}: {allowed}")
             if self.refine == "epochs" and "warm_start" in self.model_fields_set:
-                raise ValueError("warm_start is given; allowed with refine epochs: none, it is T1 (2^S - 1)")
+                raise ValueError("warm_start is given; allowed with refine epochs: none, since it is T1 (2^S - 1)")
             return self
 
     @property

@@ -1,4 +1,4 @@
-"""Bucket-wise clipping: each bucket of gradients is clipped and sent while backward still makes the next.
+"""Bucket-wise clipping: each bucket of gradients is clipped and sent while backward computes the next one.
 
 Kim et al.: Breaking MLPerf Training: A Case Study on Optimizing BERT. 2024 (there for LAMB).
 """
@@ -18,7 +18,7 @@ from hvdclip.settings import Positive, SgdSettings, ThresholdSettings, setting
 
 
 class Bucket:
-    """Some of the parameters and the message of their gradients; `places` are theirs in a vector's parts."""
+    """Some of the parameters and the message of their gradients; `places` are their places in a vector's parts."""
 
     def __init__(self, method: "BucketClip", places: list[int], number: int, riders: list[Rider]):
         space = method.types.space([method.space.parameters[i] for i in places])
@@ -47,7 +47,9 @@ class BucketClip(GradientMethod):
     class Settings(SgdSettings, ThresholdSettings):
         """eta is lr."""
 
-        bucket_mb: Positive = setting(25.0, description="size at which a bucket closes; no tensor is split", unit="MiB")
+        bucket_mb: Positive = setting(
+            25.0, description="size at which a bucket is sent; no tensor is split", unit="MiB"
+        )
 
     @classmethod
     def vectorises(cls, settings: Any) -> bool:
@@ -75,7 +77,7 @@ class BucketClip(GradientMethod):
         self.sgd.descend(self.sgd.direction(Vector(parts)))  # x -= eta * d
 
     def communicate(self) -> None:
-        # The last bucket closes when backward ends; it has waited for step() to take the riders along.
+        # The last bucket is complete when backward ends; it waits for step(), so that it can take the riders.
         self.buckets[-1].message.start()
         for bucket in self.buckets:
             bucket.message.wait()
@@ -83,7 +85,7 @@ class BucketClip(GradientMethod):
             bucket.missing = set(range(len(bucket.places)))
 
     def _fill(self) -> list[list[int]]:
-        """Places of the parameters by bucket, in reverse registration order, which is about that of backward."""
+        """Places of the parameters by bucket, in reverse registration order, which is roughly the order of backward."""
         groups: list[list[int]] = []
         room = 0.0
         for i in reversed(range(len(self.space.parameters))):
@@ -96,13 +98,13 @@ class BucketClip(GradientMethod):
         return groups
 
     def _hook(self, bucket: Bucket, i: int) -> Any:
-        itself = weakref.ref(self)  # a hook must not keep an optimizer that nobody holds any more at work
+        itself = weakref.ref(self)  # a hook must not keep a discarded optimizer alive
 
         @uncompiled
         @torch.no_grad()
         def produced(_: Tensor) -> None:
             method = itself()
-            if method is None or bucket not in method.buckets:  # or laid out anew since
+            if method is None or bucket not in method.buckets:  # or the buckets were made again
                 return
             if i not in bucket.missing:
                 raise RuntimeError("bucket_clip sends gradients during backward(): call step() after each backward()")
@@ -114,7 +116,7 @@ class BucketClip(GradientMethod):
 
     def _gradient(self) -> Gradient:
         if getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None:
-            raise TypeError("bucket_clip clips during backward(), before GradScaler could unscale: train without it")
+            raise TypeError("bucket_clip clips during backward(), before GradScaler unscales: train without GradScaler")
         parts = self.gradients.parts()
         self.gradients.note_absent()
         for bucket in self.buckets:
@@ -128,7 +130,7 @@ class BucketClip(GradientMethod):
         return Gradient(parts, norm)
 
     def close_bucket(self, bucket: Bucket) -> None:
-        """Clip what it holds, and send it on its way if nothing else goes with it."""
+        """Clip its gradients, and send it if nothing else travels with it."""
         bucket.close(self.threshold)
         if bucket is not self.buckets[-1]:
             bucket.message.start()

@@ -1,4 +1,4 @@
-"""Clip21: error feedback for clipping; what a message leaves out comes in a later one.
+"""Clip21: error feedback for clipping: what one message omits comes in a later one.
 
 Khirirat, Gorbunov, Horvath, Islamov, Karray, Richtarik: Clip21: Error Feedback for Gradient Clipping. 2023,
 Algorithm 1.
@@ -19,7 +19,7 @@ class Clip21(GradientMethod):
     class Settings(CommonSettings):
         """eta is lr."""
 
-        tau: Positive = setting(description="tau, the norm that no message exceeds", unit="g")
+        tau: Positive = setting(description="tau, the largest norm of a message", unit="g")
 
     def keeps(self) -> tuple[str, ...]:
         return ("v_i", "v")

@@ -23,13 +23,13 @@ class Clip21SGD2M(GradientMethod):
     class Settings(NoiseSettings):
         """eta is lr."""
 
-        tau: Positive = setting(description="tau, the norm that no message exceeds before the noise", unit="g")
+        tau: Positive = setting(description="tau, the largest norm of a message before the noise", unit="g")
         b1: Finite = setting(0.9, gt=0, le=1, description="b1, weight of the new gradient in u_i")
         b2: Finite = setting(0.9, gt=0, le=1, description="b2, weight of a message in h_i and h")
 
     @classmethod
     def vectorises(cls, settings: Any) -> bool:
-        return settings.noise == 0  # noise is each rank's own
+        return settings.noise == 0  # each rank has its own noise
 
     def set_up(self) -> None:
         self.noise = Noise(self)

@@ -22,7 +22,7 @@ class ClipThenAverage(GradientMethod):
         """eta is lr."""
 
     def _momentum_sharing(self) -> Sharing:
-        # that of this rank's own gradients, if it moves before they are averaged
+        # the momentum of this rank's own gradients, if it is updated before they are averaged
         return OWN if self.settings.norm_of == "update" else COMMON
 
     def gradient_step(self, g: Gradient) -> None:
@@ -33,7 +33,7 @@ class ClipThenAverage(GradientMethod):
 
     @contextmanager
     def _momentum_unless_left_out(self) -> Iterator[None]:
-        """With norm_of: update the momentum moves before it is known that the step is left out; it then moves back."""
+        """With norm_of: update the momentum changes before a step is known to be left out; then it is restored."""
         moves = self.settings.norm_of == "update" and self.settings.momentum
         before = self.vectors["momentum"].clone() if moves else None
         try:

@@ -1,4 +1,4 @@
-"""Control variates: each rank's step is corrected by what its gradients differ from the ranks' mean.
+"""Control variates: each rank's step is corrected by the difference between its gradients and the ranks' mean.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: SCAFFOLD: Stochastic Controlled Averaging for Federated Learning.
 ICML 2020.
@@ -16,11 +16,11 @@ from hvdclip.settings import Finite, LocalSettings, setting
 class ControlledSettings(LocalSettings):
     """eta is lr, I is interval."""
 
-    momentum: Finite = setting(0.0, ge=0, lt=1, description="momentum of g + wd*x; the correction does not go into it")
+    momentum: Finite = setting(0.0, ge=0, lt=1, description="momentum of g + wd*x; without the correction")
 
 
 def momentum_of(settings: ControlledSettings) -> dict[str, Sharing]:
-    """The momentum, where there is one."""
+    """The momentum, if there is one."""
     return {"momentum": OWN} if settings.momentum else {}
 
 
@@ -34,7 +34,7 @@ def corrected(method: LocalMethod, g: Gradient, c_i: Vector, c: Vector) -> Vecto
 
 
 def descend(method: LocalMethod, u: Vector, factor: Scalar = 1.0) -> None:
-    """x -= eta * factor * u; without momentum the weight decay joins here."""
+    """x -= eta * factor * u; without momentum the weight decay is added here."""
     method.move(u, factor, weight_decay=not method.settings.momentum)
 
 

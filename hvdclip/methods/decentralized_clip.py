@@ -2,9 +2,9 @@
 
 Sun, Zhang, Chen, Li: Distributed Stochastic Optimization under Heavy-Tailed Noises. 2023 (arXiv 2312.15847).
 
-The defaults keep two sums finite, as the usual proof wants: that of (alpha_k tau_k)^2 and, for noise with a moment of
-any order d above 1, that of alpha_k tau_k^(1-d), the bias of clipping. This asks for lr_decay - tau_growth > 1/2 and
-lr_decay + (d-1) tau_growth > 1; the paper's own conditions were not at hand.
+The defaults keep two sums finite, as the usual proof requires: that of (alpha_k tau_k)^2 and, for noise with a moment
+of any order d above 1, that of alpha_k tau_k^(1-d), the bias of clipping. This requires lr_decay - tau_growth > 1/2 and
+lr_decay + (d-1) tau_growth > 1. The paper's own conditions were not available.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from hvdclip.flat import Gradient
 from hvdclip.flat.scalars import at_most, on_host
 from hvdclip.settings import CommonSettings, Finite, Positive, setting
 
-# Statistics stay local, so ranks tell each other apart from them what is asked, not at every step.
+# Statistics stay local, so ranks exchange requests separately, and not at every step.
 STEPS_BETWEEN_REQUESTS = 10
 
 
 class DecentralizedClip(Method):
-    # The metrics are of this rank's own gradients; `samples` takes the others' to be as many.
+    # The metrics are of this rank's own gradients; `samples` assumes that the others have read as many.
     name = "decentralized_clip"
     formula = "x_i = proj(v_i - alpha_k clip(g_i(v_i), tau_k)); v_i = mean of x_{i-1}, x_i, x_{i+1}"
     paper = "Sun, Zhang, Chen, Li, 2023"
@@ -36,10 +36,10 @@ class DecentralizedClip(Method):
         """alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, ..."""
 
         tau: Positive = setting(description="tau, threshold on the gradient's norm in the first step", unit="g")
-        lr_decay: Finite = setting(1.0, gt=0, le=1, description="power of k+1 by which the step size falls")
+        lr_decay: Finite = setting(1.0, gt=0, le=1, description="power of k+1 by which the step size decreases")
         tau_growth: Finite = setting(0.4, ge=0, description="power of k+1 by which the threshold grows")
         radius: Finite | None = setting(
-            None, gt=0, description="of the ball around 0 onto which x_i is projected after its step", unit="x"
+            None, gt=0, description="radius of the ball around 0 onto which x_i is projected after its step", unit="x"
         )
 
         @model_validator(mode="after")
@@ -54,11 +54,11 @@ class DecentralizedClip(Method):
     def __init__(self, model_or_params: Any, settings: Any, comm: Any):
         super().__init__(model_or_params, settings, comm)
         if self.weight != 1.0:
-            raise ValueError("weight: neighbours take plain means; allowed are equal weights")
+            raise ValueError("weight: neighbours take plain means; allowed: equal weights")
         if not comm.has_ring:
             raise RuntimeError(
-                "decentralized_clip sends to neighbours by MPI, without which Horovod runs here: start the ranks with "
-                "mpirun, srun --mpi=pmix or horovodrun --mpi"
+                "decentralized_clip sends to neighbours by MPI, but Horovod runs without MPI here: start the ranks "
+                "with mpirun, srun --mpi=pmix or horovodrun --mpi"
             )
         self._neighbours = self.message_of(1)
         self._start(self._neighbours.vectors[0])
@@ -90,7 +90,7 @@ class DecentralizedClip(Method):
     def after_step(self) -> None:
         self._neighbours.average_with_neighbours()  # v_i = sum_j A_ij x_j
         self.numbers["agree"] = False
-        # statistics stay local; that a rank has failed is told to all when they next meet
+        # statistics stay local; that a rank has failed is reported to all when they next meet
         self.statistics.agree_alone()
         if self.statistics.failed and not self.numbers["failed"]:
             self.numbers["failed"] = self.steps
@@ -98,21 +98,21 @@ class DecentralizedClip(Method):
         self._finish_round()
 
     def requests(self) -> set[str]:
-        """As elsewhere; the ranks tell each other in every tenth step."""
+        """As elsewhere, but the ranks exchange requests in every tenth step."""
         if self.steps % STEPS_BETWEEN_REQUESTS:
             return set()
         return set().union(*self.comm.gather(self.statistics.take_requests(), "checkpoint"))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """As elsewhere; raises NonFiniteGradient, on all ranks, where one has left out a step."""
+        """As elsewhere; raises NonFiniteGradient, on all ranks, if one has left out a step."""
         self._tell_failures("evaluation")
         with super().averaged():
             yield
 
     @torch.no_grad()
     def synchronize(self) -> None:
-        """Average x over all ranks; raises NonFiniteGradient where a rank has left out a step."""
+        """Average x over all ranks; raises NonFiniteGradient if a rank has left out a step."""
         if not self.agrees():
             everyone = self.message_of(1, [self.buffers])
             everyone.vectors[0].copy_(self.x)

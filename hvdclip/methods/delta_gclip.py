@@ -18,11 +18,11 @@ class DeltaGClip(LocalMethod):
     class Settings(AveragingSettings, ThresholdSettings):
         """eta is lr, c is max_norm (or gamma/eta), I is interval."""
 
-        delta: Finite = setting(ge=0, description="delta, the least share of eta that a step keeps")
+        delta: Finite = setting(ge=0, description="delta, the smallest share of eta that a step has")
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ()  # beside x
+        return ()  # besides x
 
     def local_step(self, g: Gradient) -> None:
         factor = self.clip_message(g, self.threshold).clamp(min=min(1.0, self.settings.delta))

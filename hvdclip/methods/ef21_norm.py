@@ -1,4 +1,4 @@
-"""||EF21-SGDM||: error feedback with momentum and a normalised step of the server's; messages may be sparse.
+"""||EF21-SGDM||: error feedback with momentum and a normalised server step; messages may be sparse.
 
 Khirirat et al.: Error Feedback under (L0, L1)-Smoothness: Normalization and Momentum. 2025.
 """

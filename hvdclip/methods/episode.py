@@ -1,4 +1,4 @@
-"""EPISODE: one clip decision a round for all ranks, and local steps corrected to the mean gradient.
+"""EPISODE: one clip decision per round for all ranks, and local steps corrected to the mean gradient.
 
 Crawshaw, Bao, Liu: EPISODE: Episodic Gradient Clipping with Periodic Resampled Corrections for Federated Learning with
 Heterogeneous Data. ICLR 2023, Algorithm 1.
@@ -15,7 +15,7 @@ from hvdclip.settings import ThresholdSettings
 
 
 def decide(method: LocalMethod) -> None:
-    """Whether the round is clipped: once for all ranks, since G is the same on all."""
+    """Whether the round is clipped: one decision for all ranks, because G is the same on all."""
     method.numbers["clipped"] = method.vectors["G"].norm() > method.threshold
 
 
@@ -49,7 +49,7 @@ class Episode(LocalMethod):
         return tuple(momentum_of(self.settings))
 
     def keeps(self) -> dict[str, Sharing]:
-        return momentum_of(self.settings) | {"G_i": COMMON, "G": COMMON}  # made anew in each round
+        return momentum_of(self.settings) | {"G_i": COMMON, "G": COMMON}  # computed again in each round
 
     def set_up(self) -> None:
         # G can only be averaged at the averaged x, so it cannot travel with x
@@ -62,7 +62,7 @@ class Episode(LocalMethod):
         G_i.copy_(self.fresh_gradient())
         G.copy_(G_i)
         self.resampled.average()
-        # where it is not finite some rank has failed, and all leave the round out
+        # if it is not finite, some rank has failed, and all leave the round out
         self.numbers["usable"] = on_host(G.norm().isfinite().all())
         decide(self)
 

@@ -1,4 +1,4 @@
-"""EPISODE++: EPISODE with a sample of the ranks in each round, and corrections from the rounds before.
+"""EPISODE++: EPISODE with a sample of the ranks in each round, and corrections from the previous rounds.
 
 Crawshaw, Bao, Liu: Federated Learning with Client Subsampling, Data Heterogeneity, and Unbounded Smoothness: A New
 Algorithm and Lower Bounds. NeurIPS 2023.
@@ -53,7 +53,7 @@ class EpisodePP(LocalMethod):
 
     def set_up(self) -> None:
         if self.weight != 1.0:
-            raise ValueError("weight: episode_pp takes the plain mean of the ranks drawn; allowed are equal weights")
+            raise ValueError("weight: episode_pp takes the plain mean of the ranks drawn; allowed: equal weights")
 
     def start_round(self) -> None:
         if self.rounds == 0:

@@ -21,8 +21,8 @@ class IANSGD(LocalMethod):
 
         beta: Finite = setting(gt=0, le=1, description="beta, power of the norm")
         a: Finite = setting(1.0, gt=0, description="a, weight of the norm of the independent gradient g'")
-        delta: Finite = setting(ge=0, description="delta, added to it", unit="g")
-        floor: Finite = setting(gt=0, description="Gamma, the least h", unit="g")
+        delta: Finite = setting(ge=0, description="delta, added to that weighted norm", unit="g")
+        floor: Finite = setting(gt=0, description="Gamma, the smallest h", unit="g")
 
     @property
     def needs_closure(self) -> bool:
@@ -30,7 +30,7 @@ class IANSGD(LocalMethod):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ()  # beside x
+        return ()  # besides x
 
     def local_step(self, g: Gradient) -> None:
         g_b = g.clone()  # the second gradient overwrites .grad

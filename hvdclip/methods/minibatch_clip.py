@@ -23,7 +23,7 @@ class MinibatchClip(GradientMethod):
         """eta is lr, I is interval."""
 
         interval: int = setting(
-            1, ge=1, description="I, gradients of each rank to a step of x; each counts as a step", unit="steps"
+            1, ge=1, description="I, gradients of each rank for one step of x; each counts as a step", unit="steps"
         )
 
     @property

@@ -17,7 +17,7 @@ class MixClipSettings(AveragingSettings, ThresholdSettings):
 def mixed_step(method: LocalMethod, g: Gradient, nu: float) -> None:
     """x -= nu eta/(1 + eta||m||/gamma) m + (1-nu) eta/(1 + eta||g||/gamma) g, with the momentum m of g."""
     beta, c = method.settings.beta, method.threshold
-    decayed = method.with_weight_decay(g)  # weight decay comes before the norms here
+    decayed = method.with_weight_decay(g)  # here weight decay is added before the norms
     method.clip(decayed)  # counts the step
     m = method.vectors["m"].copy_(beta * method.vectors["m"] + (1 - beta) * decayed)
     of_m, of_g = nu / (1 + m.norm() / c), (1 - nu) / (1 + decayed.norm() / c)

@@ -19,13 +19,13 @@ class NoiseSettings(CommonSettings):
         0.0,
         ge=0,
         description="standard deviation of the Gaussian noise in each entry of a message",
-        unit="that of the message",
+        unit="as the message",
     )
     noise_seed: int = setting(0, ge=0, description="noise is drawn from (noise_seed + train.seed, rank)")
 
 
 class Noise:
-    """What a rank adds to its messages; saved with the method."""
+    """The noise that a rank adds to its messages; saved with the method."""
 
     def __init__(self, method: GradientMethod):
         settings = method.settings

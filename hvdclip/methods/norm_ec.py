@@ -25,11 +25,11 @@ class NormEC(GradientMethod):
 
         alpha: Finite = setting(ge=0, description="alpha, smooths the normalisation", unit="g")
         beta: Finite = setting(gt=0, description="beta, weight of a message in v_i and v")
-        server: bool = setting(True, description="server normalisation: x -= eta v/||v||, else x -= eta v")
+        server: bool = setting(True, description="normalise the server's step: x -= eta v/||v||; otherwise x -= eta v")
 
     @classmethod
     def vectorises(cls, settings: Any) -> bool:
-        return settings.noise == 0  # noise is each rank's own
+        return settings.noise == 0  # each rank has its own noise
 
     def set_up(self) -> None:
         self.noise = Noise(self)

@@ -31,7 +31,8 @@ class Scaffold(LocalMethod):
         """eta is lr, I is interval."""
 
         option: Literal["I", "II"] = setting(
-            "II", description="c_i+ from a fresh gradient at x_round, one more a round (I), or from the way (II)"
+            "II",
+            description="c_i+ from a fresh gradient at x_round, one more per round (I), or from x_round - x_i (II)",
         )
 
         @property
@@ -78,7 +79,7 @@ class Scaffold(LocalMethod):
         self.controls.after_average()
 
     def _from_the_update(self) -> Vector:
-        """c_i - c + (x_round - x_i)/(K eta), K eta being the sum of the round's step sizes, of each group its own."""
+        """c_i - c + (x_round - x_i)/(K eta); K eta is the sum of the round's step sizes, separately for each group."""
         update = self.x_round - self.x
         for (_, span), length in zip(self.descent.spans(), self.numbers["lengths"], strict=True):
             foreach_div_(update.parts[span], _or_one(length))
@@ -86,5 +87,5 @@ class Scaffold(LocalMethod):
 
 
 def _or_one(length: Scalar) -> Scalar:
-    """The length, or 1 where it is 0: then the group's lr is, or all steps were left out, and it has not moved."""
+    """The length, or 1 if it is 0: then the group's lr is 0, or all steps were left out, and it has not moved."""
     return torch.where(length > 0, length, 1.0) if isinstance(length, Tensor) else length or 1.0

@@ -28,7 +28,7 @@ class SGDOL(LocalMethod):
         lr: Finite = setting(
             1.0, gt=0, description="multiplies the learnt step size eta_t; 1 is the paper's rule", unit="1"
         )
-        M: Finite = setting(10.0, gt=0, description="M, smoothness: eta_1 = 1/M, and no eta_t above 2/M", unit="g/x")
+        M: Finite = setting(10.0, gt=0, description="M, smoothness: eta_1 = 1/M, and eta_t is at most 2/M", unit="g/x")
         alpha: Finite = setting(
             10.0, gt=0, description="alpha, weight of the first step size among those learnt", unit="g^2"
         )
@@ -39,7 +39,7 @@ class SGDOL(LocalMethod):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ()  # the sums mask themselves, and g is made anew
+        return ()  # the sums mask themselves, and g is overwritten
 
     def keeps(self) -> tuple[str, ...]:
         return ("g",)

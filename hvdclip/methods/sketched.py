@@ -1,4 +1,4 @@
-"""SAFL: clipped local steps, of which the ranks send a count sketch, and an adaptive step of the server's.
+"""SAFL: clipped local steps; the ranks send a count sketch of them, and the server takes an adaptive step.
 
 Chen, Li, Banerjee: Sketched Adaptive Federated Deep Learning. 2024.
 """
@@ -33,14 +33,14 @@ class Sketched(LocalMethod):
         width: int = setting(ge=1, description="b, floats of the sketch", unit="floats")
         sketch_seed: int = setting(0, ge=0, description="a round's sketch is drawn from (sketch_seed, round)")
         server_lr: Finite = setting(gt=0, description="step size of the server's step", unit="x")
-        server_beta1: Finite = setting(0.9, ge=0, lt=1, description="decay rate of its first moment m")
-        server_beta2: Finite = setting(0.99, ge=0, lt=1, description="decay rate of its second moment v")
+        server_beta1: Finite = setting(0.9, ge=0, lt=1, description="decay rate of the server step's first moment m")
+        server_beta2: Finite = setting(0.99, ge=0, lt=1, description="decay rate of the server step's second moment v")
         server_eps: Finite = setting(1e-8, gt=0, description="eps, added to sqrt(v_max)", unit="x")
 
         @model_validator(mode="after")
         def _one_server_step(self) -> Self:
             if self.outer != "none":
-                raise ValueError(f"outer is {self.outer!r}; allowed: none, since the server's step is an outer step")
+                raise ValueError(f"outer is {self.outer!r}; allowed: none, because the server's step is an outer step")
             return self
 
         @property
@@ -53,7 +53,7 @@ class Sketched(LocalMethod):
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return ()  # beside x
+        return ()  # besides x
 
     def keeps(self) -> dict[str, Sharing]:
         return {"m": COMMON, "v": COMMON, "v_max": COMMON}
@@ -100,7 +100,7 @@ class Sketch:
         v.copy_(beta2 * v + (1 - beta2) * d**2)
         v_max.maximum_(v)
         self.x.copy_(self.x_round - self.settings.server_lr * (m / (v_max**0.5 + eps)))
-        for place, moments in kept.items():  # no step of the round had a gradient for it
+        for place, moments in kept.items():  # no step of the round had a gradient for this parameter
             self.x.parts[place].copy_(self.x_round.parts[place])
             for moment, before in zip(self.moments, moments, strict=True):
                 moment.parts[place].copy_(before)
@@ -119,5 +119,5 @@ class Sketch:
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, for which nobody waits."""
+    """The tensor on the device, copied without a wait."""
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

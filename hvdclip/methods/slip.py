@@ -1,7 +1,7 @@
-"""SLIP: a single loop of bilevel steps; upper, lower and linear problem each take one at the same point.
+"""SLIP: a single loop of bilevel steps; the upper, lower and linear problem each take one step at the same point.
 
 Gong, Hao, Liu: A Nearly Optimal Single Loop Algorithm for Stochastic Bilevel Optimization under Unbounded Smoothness.
-ICML 2024. From its abstract and the authors' code; the body of the paper was not at hand.
+ICML 2024. From its abstract and the authors' code; the full paper was not available.
 """
 
 from hvdclip.engine import Bilevel, Sharing
@@ -24,7 +24,7 @@ class Slip(Bilevel):
         """eta is lr, alpha is lower_lr, nu is z_lr, I is interval."""
 
         lower_first: bool = setting(
-            False, description="y's step comes first, on a batch of its own, as in the authors' code"
+            False, description="take y's step first, on a separate batch, as in the authors' code"
         )
 
     def keeps(self) -> dict[str, Sharing]:

@@ -22,7 +22,7 @@ class SpiderClip(LocalMethod):
     class Settings(AveragingSettings, ThresholdSettings):
         """eta is lr, q is anchor_every, I is interval."""
 
-        anchor_every: int = setting(ge=1, description="q, steps from one large batch to the next", unit="steps")
+        anchor_every: int = setting(ge=1, description="q, steps between two large batches", unit="steps")
         anchor_batches: int = setting(1, ge=1, description="batches in a large batch", unit="batches")
 
     @property
@@ -31,7 +31,7 @@ class SpiderClip(LocalMethod):
 
     @property
     def changes(self) -> tuple[str, ...] | None:
-        # whether there is an anchor decides which gradients a step takes, so that the host has to know of the first
+        # an anchor decides which gradients a step takes, so the host has to know whether there is one
         return ("x_before", "v") if "anchored" in self.numbers else None
 
     def keeps(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class SpiderClip(LocalMethod):
                 new.lerp_(self.fresh_gradient(), 1 / taken)  # the mean so far
         else:
             new = v + (new - self.same_batch_gradient(x_before))
-        if "anchored" in self.numbers:  # for a further gradient too
+        if "anchored" in self.numbers:  # used for a further gradient too
             self.skip.check_on_host()
         else:
             self.skip.check()
