@@ -125,11 +125,11 @@ def test_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("steps", "'steps' is no override"),
-        ("=5", "is no override"),
+        ("steps", "'steps' is not an override"),
+        ("=5", "is not an override"),
         ("train.steps.x=5", "steps has no settings of its own"),
         ("train.steps=[", "is not YAML"),
-        ("train.steps=010", "train.steps: 010 is to YAML a number of base 8, 8; allowed: decimal numbers"),
+        ("train.steps=010", "train.steps: YAML reads 010 in base 8, as 8; allowed: decimal numbers"),
         ("train={steps: 1, steps: 2}", "train: steps is given twice, in line 1; allowed: once"),
     ],
 )
@@ -146,15 +146,15 @@ def test_bad_overrides(tmp_path, override, said):
     [
         (None, "No such file"),
         ("a: [", "is not YAML"),
-        ("- 1", "holds no sections"),
-        ("", "holds no sections"),
+        ("- 1", "has no sections"),
+        ("", "has no sections"),
         (b"\xff\xfe\x00", "is not YAML"),
         ("name: ü".encode("latin-1"), "is not YAML"),
         ("train: {steps: 1}\nmodel: lstm\ntrain: {steps: 2}", "train is given twice, in lines 1 and 3; allowed: once"),
         ("train:\n  steps: 1\n  seed: 2\n  steps: 3", "steps is given twice, in lines 2 and 4; allowed: once"),
-        ("train: {steps: 010}", "line 1: 010 is to YAML a number of base 8, 8; allowed: decimal numbers"),
-        ("train:\n  steps: 1:30", "line 2: 1:30 is to YAML a number of base 60, 90; allowed: decimal numbers"),
-        ("train: {steps: -1:30.5}", "is to YAML a number of base 60, -90.5"),
+        ("train: {steps: 010}", "line 1: YAML reads 010 in base 8, as 8; allowed: decimal numbers"),
+        ("train:\n  steps: 1:30", "line 2: YAML reads 1:30 in base 60, as 90; allowed: decimal numbers"),
+        ("train: {steps: -1:30.5}", "YAML reads -1:30.5 in base 60, as -90.5"),
     ],
 )
 def test_bad_files(tmp_path, content, said):

@@ -273,7 +273,7 @@ def test_a_model_of_ones_own_gives_logits_as_hugging_faces_do(folder, monkeypatc
     memory = Memory()
     Trainer(Job(check(job), SingleRank())).train(memory, Silent())
     assert memory.rows[-1]["loss"] < memory.lines[0]["loss"]
-    with pytest.raises(ConfigError, match=r"data.window is missing; required with a model of one's own"):
+    with pytest.raises(ConfigError, match=r"data.window is missing; required with your own model"):
         check(config(folder) | {"model": "bigrams:build"})
     columns = check(job | {"data": {"name": "stdlib"}})
     with pytest.raises(ValueError, match=r"'bigrams:build', which has no initial_state; allowed: with data.window set"):

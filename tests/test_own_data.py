@@ -159,7 +159,7 @@ def test_settings_that_an_own_loss_does_not_know_or_named_data_do_not_need(tmp_p
     done = hvdclip("train", own, "train.accumulate=2", check=False)
     assert (done.returncode, done.stderr) == (
         2,
-        "hvdclip: train.accumulate is 2; allowed with a loss of one's own: 1\n",
+        "hvdclip: train.accumulate is 2; allowed with your own loss: 1\n",
     )
     done = hvdclip("train", "configs/quickstart.yaml", "train.loss=mse_loss", check=False)
     assert done.returncode == 2 and "train.loss is mse_loss; allowed with data" in done.stderr

@@ -172,7 +172,7 @@ def test_bad_input_is_one_line(arguments, said):
 
 
 def test_a_point_goes_with_problems_only():
-    with pytest.raises(ConfigError, match=r"allowed with data of one's own: my\.module:build"):
+    with pytest.raises(ConfigError, match=r"allowed with your own data: my\.module:build"):
         check(
             {
                 "algorithm": {"name": "local_sgd", "lr": 1.0},

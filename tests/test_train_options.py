@@ -470,7 +470,7 @@ def test_batch_norm_over_ranks_is_refused_where_there_is_none_or_ranks_differ():
         ),
         (
             {"data": {"workers": 2, "on_device": True}},
-            "data: workers is 2 with on_device; allowed: 0, since nothing is left to be read",
+            "data: workers is 2 with on_device; allowed: 0, since all samples are in memory",
         ),
         (
             {"data": "stdlib", "model": "lstm", "train": {"accumulate": 2}},

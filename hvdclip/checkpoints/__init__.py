@@ -1,4 +1,4 @@
-"""Checkpoints: folders that hold all that a run needs to go on, written in the background, checked before use."""
+"""Checkpoints: folders with all that a run needs to continue, written in the background, checked before use."""
 
 from hvdclip.checkpoints.copies import on_host
 from hvdclip.checkpoints.manifest import MANIFEST, Manifest

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-PIECE = 2**20  # bytes that are read at once, where a whole file would be too much for the memory
+PIECE = 2**20  # bytes that are read at once, because a whole file may not fit into memory
 
 
 class Sink(Protocol):
@@ -21,16 +21,16 @@ class Sink(Protocol):
 
 
 class Checksum(NamedTuple):
-    """A file's size and SHA-256, by which damage to it is found."""
+    """A file's size and SHA-256; they show damage to it."""
 
     bytes: int
     sha256: str
 
 
 def write(path: Path, content: Callable[[Sink], Any]) -> Checksum:
-    """Have `content` write the file beside its place, and put it there once all of it is on the disk.
+    """Let `content` write a temporary file, and rename it once all of it is on the disk.
 
-    OSError names the file; what was there before stays.
+    OSError names the file; the previous file then stays.
     """
     part = path.with_name(f"{path.name}.part")
     summed = _Summed()
@@ -44,7 +44,7 @@ def write(path: Path, content: Callable[[Sink], Any]) -> Checksum:
     except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-        failure = summed.failure or error  # torch.save would hide why it could not write
+        failure = summed.failure or error  # torch.save hides why it could not write
         if isinstance(failure, OSError):
             raise OSError(failure.errno, failure.strerror, str(path)) from error
         raise
@@ -74,7 +74,7 @@ def sync(path: Path) -> None:
 
 
 class _Summed:
-    """Sums up what goes into a file."""
+    """Computes the checksum of what is written to a file."""
 
     file: BinaryIO
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what it is of, and by what damage to its files is found."""
+"""The manifest of a checkpoint: what it is of, and the checksums that show damage to its files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The folder's manifest; ValueError where there is none, or it is damaged."""
+        """The folder's manifest; ValueError if there is none, or it is damaged."""
         try:
             made = json.loads((folder / MANIFEST).read_bytes())
             digest = made.pop("sha256")
@@ -45,9 +45,9 @@ class Manifest(BaseModel):
         except OSError as error:
             raise ValueError(f"{MANIFEST}: {error.strerror or error}") from None
         except (ValidationError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
-            raise ValueError(f"{MANIFEST} is not what was written") from None
+            raise ValueError(f"{MANIFEST} is not as it was written") from None
         if digest != _digest(made):
-            raise ValueError(f"{MANIFEST} is not what was written")
+            raise ValueError(f"{MANIFEST} is not as it was written")
         return manifest
 
 

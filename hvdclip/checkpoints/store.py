@@ -1,4 +1,4 @@
-"""The store: a run's checkpoints as folders step-00000400, of which those with a sound manifest are whole."""
+"""The store: a run's checkpoints as folders step-00000400; those with a sound manifest are complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Store:
         return self.path / f"step-{step:08d}{PART}"
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, whole or damaged, the newest first."""
+        """The steps of all checkpoints, complete or damaged, the newest first."""
         names = (place.name for place in self.path.glob("step-*") if place.is_dir())
         return sorted((int(name[5:]) for name in names if re.fullmatch(r"step-\d{8,}", name)), reverse=True)
 
@@ -43,7 +43,7 @@ class Store:
         return next((step for step in self.steps() if (self.folder(step) / MANIFEST).exists()), None)
 
     def manifest(self, step: int) -> Manifest:
-        """The checkpoint's manifest; Damage where it is missing or not the one that was written."""
+        """The checkpoint's manifest; Damage if it is missing or not as it was written."""
         try:
             manifest = Manifest.read(self.folder(step))
         except ValueError as error:
@@ -53,38 +53,38 @@ class Store:
         return manifest
 
     def check(self, manifest: Manifest, names: Sequence[str]) -> None:
-        """Read these files of a checkpoint; Damage names the first that is not what was written."""
+        """Read these files of a checkpoint; Damage names the first one that is not as it was written."""
         for name in names:
             try:
                 size, digest = manifest.files[name]
                 found = durable.checksum_of(self.folder(manifest.step) / name)
             except KeyError:
-                raise Damage(f"{MANIFEST} knows no {name}") from None
+                raise Damage(f"{MANIFEST} does not list {name}") from None
             except OSError as error:
                 raise Damage(f"{name}: {error.strerror or error}") from None
             if found.bytes != size:
                 raise Damage(f"{name} has {found.bytes} bytes instead of {size}")
             if found.sha256 != digest:
-                raise Damage(f"{name} is not what was written (another SHA-256)")
+                raise Damage(f"{name} is not as it was written (another SHA-256)")
 
     def load(self, step: int, name: str) -> Any:
         """The tensors and numbers of a file, in the host's memory; nothing in it is ever executed."""
         return torch.load(self.folder(step) / name, weights_only=True, map_location="cpu")
 
     def commit(self, step: int) -> None:
-        """The part becomes the checkpoint."""
+        """The folder that was being written becomes the checkpoint."""
         self.part(step).rename(self.folder(step))
         durable.sync(self.path)
 
     def prune(self, keep: int) -> None:
         """Remove all but the `keep` newest checkpoints."""
         for step in self.steps()[keep:]:
-            # first its name, since one that is half removed would look damaged
+            # rename first: a half-removed one would look damaged
             self.folder(step).rename(self.part(step))
             shutil.rmtree(self.part(step))
 
     def set_aside(self, step: int) -> None:
-        """A damaged checkpoint makes room for a new one of its step; its files stay."""
+        """Rename a damaged checkpoint, so that a new one of its step can be written; its files stay."""
         aside = self.folder(step).with_name(f"{self.folder(step).name}{DAMAGED}")
         if aside.exists():
             shutil.rmtree(aside)

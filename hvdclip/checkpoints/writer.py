@@ -1,4 +1,4 @@
-"""The writer: checkpoints in the background, one at a time, each rank its own file."""
+"""The writer: checkpoints in the background, one at a time; each rank writes its own file."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ Note = dict[str, Any]  # what a rank has written: {"files": {name: (bytes, SHA-2
 
 @dataclass
 class Contents:
-    """What a rank hands over: tensors by the name of their file; rank 0 also texts, and files to keep as they are."""
+    """What a rank gives the writer: tensors by the name of their file; rank 0 also texts, and files to keep."""
 
     step: int
     round: int
     tensors: Mapping[str, Any]
     texts: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, Path] = field(default_factory=dict)
-    lines: Mapping[Path, int] = field(default_factory=dict)  # files that grow, and their present sizes
+    lines: Mapping[Path, int] = field(default_factory=dict)  # files that grow, and their current sizes
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Writer:
-    """Writes what the ranks hand over, while they train.
+    """Writes what the ranks give it, while they train.
 
-    A rank's thread writes its files and then a note of them; rank 0's waits for all notes, writes the manifest, renames
-    the folder and removes old ones: nothing is communicated meanwhile. What fails is one line from rank 0, and leaves
-    older checkpoints whole; training goes on.
+    A rank's thread writes its files and then a note of them. Rank 0's thread waits for all notes, writes the manifest,
+    renames the folder and removes old ones. Nothing is communicated meanwhile. A failure is one line from rank 0; older
+    checkpoints stay complete, and training continues.
     """
 
     def __init__(self, store: Store, comm: Communicator, keep: int, say: Callable[[str], None]):
@@ -56,7 +56,7 @@ class Writer:
         self._abandoned = False
 
     def start(self, contents: Contents) -> None:
-        """Begin to write; what was started before has been settled."""
+        """Start to write; the previous checkpoint has been settled."""
         self._contents, self._part = contents, self.store.part(contents.step)
         self._note: Note = {}
         self._everyones: list[Note] = []
@@ -64,7 +64,7 @@ class Writer:
         try:
             self._part.mkdir(parents=True, exist_ok=True)
             for name, source in contents.links.items():
-                _link(source, self._part / name)  # now, since its name may soon be another file's
+                _link(source, self._part / name)  # now, because another file may soon have its name
         except OSError as error:
             self._note = self._error(error)
         self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
@@ -77,21 +77,21 @@ class Writer:
         if self.comm.rank == 0:
             self._written.wait()
         else:
-            self._thread.join()  # nobody writes in the part once the ranks have met
-        # so rank 0 hears of every rank, also where notes cannot be written or are slow to be seen
+            self._thread.join()  # no rank writes in the folder once the ranks have met
+        # so rank 0 hears of every rank, even if notes cannot be written or appear late
         self._everyones = self.comm.gather(self._note, "checkpoint")
         self._thread.join()
         self._thread = None
         if self.comm.rank == 0:
-            shutil.rmtree(self._part, ignore_errors=True)  # of one that has failed
+            shutil.rmtree(self._part, ignore_errors=True)  # the folder of a checkpoint that has failed
 
     def finish(self) -> None:
-        """As settle; no rank goes on before rank 0 has done its part."""
+        """Like settle; no rank continues before rank 0 has done its part."""
         self.settle()
         self.comm.gather(None, "checkpoint")
 
     def abandon(self) -> None:
-        """Wait for no other rank, and leave none of this rank's threads behind."""
+        """Do not wait for other ranks, and leave none of this rank's threads running."""
         self._abandoned = True
         if self._thread is not None:
             self._thread.join()
@@ -100,13 +100,13 @@ class Writer:
         if not self._note:
             try:
                 self._note = {"files": self._write()}
-            except Exception as error:  # whatever it is, training goes on
+            except Exception as error:  # whatever it is, training continues
                 self._note = self._error(error)
         self._written.set()
         if self.comm.rank == 0:
             self._complete()
         else:
-            with suppress(OSError):  # then rank 0 hears of it when the ranks settle
+            with suppress(OSError):  # rank 0 then learns of it when the ranks settle
                 durable.write_text(self._note_of(self.comm.rank), json.dumps(self._note))
 
     def _write(self) -> dict[str, durable.Checksum]:
@@ -117,7 +117,7 @@ class Writer:
         for path, size in contents.lines.items():
             there = path.stat().st_size if path.exists() else 0
             if there < size:
-                raise RuntimeError(f"{path} has {there} bytes, {size - there} more could not be written yet")
+                raise RuntimeError(f"{path} has {there} bytes; {size - there} more could not be written yet")
             if there:
                 durable.sync(path)
         return files
@@ -131,8 +131,8 @@ class Writer:
             self.failed += 1
             shutil.rmtree(self._part, ignore_errors=True)
             newest = self.store.newest()
-            whole = "there is no whole one" if newest is None else f"the newest whole one is of step {newest}"
-            self.say(f"the checkpoint of step {step} is not saved: {message_of(error)}; {whole}; training goes on")
+            whole = "there is no complete one" if newest is None else f"the newest complete one is of step {newest}"
+            self.say(f"the checkpoint of step {step} is not saved: {message_of(error)}; {whole}; training continues")
             return
         self.saved += 1
         try:
@@ -166,7 +166,9 @@ class Writer:
             self._note_of(rank).unlink(missing_ok=True)
         for name, (size, _) in files.items():
             if (part / name).stat().st_size != size:
-                raise RuntimeError(f"{name} is not on this host as it was written: the run directory must be shared")
+                raise RuntimeError(
+                    f"{name} is not on this host as it was written: the run directory must be on a shared file system"
+                )
         manifest = Manifest(
             step=contents.step,
             round=contents.round,

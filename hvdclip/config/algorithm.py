@@ -1,4 +1,4 @@
-"""The algorithm section: a method by name, or one of the user's own, and its settings."""
+"""The algorithm section: a method by name, or the user's own method, and its settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hvdclip.methods import METHODS, Method, optimizer, register
 from hvdclip.settings.inner import OTHERS
 from hvdclip.settings.mistakes import message_of
 
-# settings whose limits are the numbers of ranks and of parameters
+# settings whose limits depend on the numbers of ranks and of parameters
 OF_THE_RUN = ("participants", "k", "fragments")
 
 
@@ -36,16 +36,16 @@ def check_algorithm(section: Any, mistakes: list[str]) -> tuple[type[Method] | N
     if method is None:
         return None, {}
     checked = check_section(method.Settings, settings, "algorithm", mistakes)
-    # the default of an inner optimizer's own decay would be lost to a default that is given
+    # a default of the section would replace the inner optimizer's own default of weight decay
     left_out = {"weight", "weight_decay"} if "inner" in settings and "weight_decay" not in settings else {"weight"}
     resolved = {} if checked is None else checked.model_dump(exclude=left_out) | _given(settings, "inner")
     return method, {"name": name} | resolved
 
 
 def try_method(method: type[Method], settings: dict[str, Any], mistakes: list[str]) -> Method | None:
-    """The method on a few numbers and one rank, which refuses what it would refuse of these settings on any ranks.
+    """The method on a few numbers and one rank: it refuses the settings that it would refuse on any number of ranks.
 
-    None where it does. One of the user's own may need more ranks than one: its refusals are left to the run.
+    None if it does. The user's own method may need several ranks: the run itself checks it.
     """
     of_the_run = {key: 1 for key in OF_THE_RUN if settings.get(key) is not None}
     inner = settings.get("inner")

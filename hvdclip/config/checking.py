@@ -1,4 +1,4 @@
-"""A configuration is checked as a whole: every mistake is told, on one line, before anything starts."""
+"""A configuration is checked as a whole: every mistake is reported, one per line, before anything starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
 
 Settings = dict[str, Any]
-# what a problem learns from the run: the number of ranks, and whether they share its lower parameters
+# what a problem takes from the run: the number of ranks, and whether they share its lower parameters
 OF_THE_ALGORITHM = ("ranks", "lower")
 
 REQUIRED = ("algorithm", "model", "data", "train")

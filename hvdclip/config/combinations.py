@@ -1,4 +1,4 @@
-"""What sections say of each other: settings that are good alone and not together."""
+"""Mistakes across sections: settings that are good alone but not together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hvdclip.problems import PROBLEMS
 from hvdclip.problems import Bilevel as TwoLevels
 from hvdclip.torch_private import BatchNorm
 
-# What means something to labelled samples and data of one's own only, and what nothing to problems.
+# Settings that only labelled samples and the user's own data use, and settings that problems do not use.
 FOR_OWN = ("loss",)
 FOR_SAMPLES = ("label_smoothing", "accumulate", "channels_last", "sync_batch_norm")
 FOR_DATA = (*FOR_SAMPLES, "precision", "compile")
@@ -29,7 +29,7 @@ NO_CONVOLUTIONS = "train.channels_last is True, but the model has no convolution
 
 
 def check_pair(model: str | None, source: str | None) -> Iterator[str]:
-    """Texts are for language models, problems for a point; what is of one's own may go with anything of one's own."""
+    """Texts need language models, problems need a point; the user's own models and data combine freely."""
     if not model or not source or ":" in model:
         return
     groups = (
@@ -46,17 +46,17 @@ def check_pair(model: str | None, source: str | None) -> Iterator[str]:
                 allowed = ", ".join(sorted(names)) + CLASSIFIERS * of_samples
                 yield f"model.name is {model!r}; allowed with data {source}: {allowed}"
             return
-    yield f"model.name is {model!r}; allowed with data of one's own: my.module:build"
+    yield f"model.name is {model!r}; allowed with your own data: my.module:build"
 
 
 def fill_window(read: type[Section], source: dict[str, Any], model: dict[str, Any]) -> Iterator[str]:
-    """Give `window` its default, the model's context, beyond which a model with learned positions cannot read."""
+    """Give `window` its default, the model's context; a model with learned positions cannot read more."""
     if read is not Windows or not source:
         return
     context = model.get("context")
     if source["window"] is None and context is None:
         if model:
-            yield "data.window is missing; required with a model of one's own, whose context is not known"
+            yield "data.window is missing; required with your own model, whose context is not known"
     elif source["window"] is None:
         source["window"] = context
     elif context is not None and source["window"] > context and model.get("positions") == "learned":
@@ -64,27 +64,27 @@ def fill_window(read: type[Section], source: dict[str, Any], model: dict[str, An
 
 
 def check_for_data(train: Train, algorithm: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
-    """What the train section and the algorithm ask of the data."""
+    """What the train section and the algorithm require of the data."""
     name = source.get("name", "")
     if name and ":" not in name:
         others = FOR_DATA if name in PROBLEMS or name in data.BILEVEL else FOR_SAMPLES if name in data.CORPORA else ()
-        in_pieces = ("accumulate",) if "window" in source else ()  # of which each has whole sequences
+        in_pieces = ("accumulate",) if "window" in source else ()  # each piece has whole sequences
         yield from _unused(train, name, [key for key in (*FOR_OWN, *others) if key not in in_pieces])
     elif ":" in train.loss:
         yield from _of_own_loss(train)
     if name in PROBLEMS and algorithm.get("weight_decay_on", "all") != "all":
-        yield f"algorithm.weight_decay_on is weights; allowed with data {name}: all, of whose x none are"
+        yield f"algorithm.weight_decay_on is weights; allowed with data {name}: all, since x has no dimensions"
     if (name in data.LABELLED or "window" in source) and train.accumulate > source["batch"]:
         yield f"train.accumulate is {train.accumulate}; allowed: up to data.batch, {source['batch']}"
     if train.sync_batch_norm and train.accumulate > 1 and ":" in name:
-        yield f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and data of one's own: 1"
+        yield f"train.accumulate is {train.accumulate}; allowed with sync_batch_norm and your own data: 1"
     if name in data.BY_TORCHVISION and (lack := why_not()):
         yield f"data.name is {name!r}, and {lack}"
     if name in data.FROM_FILES and source["on_device"]:
         yield f"data.on_device is True with {name}; allowed: False, since its images are files"
     if train.stage is not None and name and name not in (*STAGED, "libsvm"):
         names = ", ".join(STAGED)
-        yield f"train.stage is {train.stage!r}, with the data {name}; allowed: none, or the data {names} or libsvm"
+        yield f"train.stage is {train.stage!r}, but data.name is {name}; allowed: none, or the data {names} or libsvm"
 
 
 def _unused(train: Train, name: str, keys: Sequence[str]) -> Iterator[str]:
@@ -100,15 +100,15 @@ def _of_own_loss(train: Train) -> Iterator[str]:
     except ConfigError as error:
         yield f"train.loss: {error}"
     if train.accumulate > 1:
-        yield f"train.accumulate is {train.accumulate}; allowed with a loss of one's own: 1"
+        yield f"train.accumulate is {train.accumulate}; allowed with your own loss: 1"
 
 
 def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any]) -> Iterator[str]:
-    """What the train section and images that are drawn ask of a named model; one's own is known once it is built."""
+    """What the train section and generated images require of a named model; your own is checked once it is built."""
     name, is_drawn = model.get("name", ":"), source.get("name") == "synthetic"
     if not (is_drawn or train.channels_last or train.sync_batch_norm) or ":" in name or not models.takes_samples(name):
         return
-    # where images are not known, those that all models take
+    # if the images are not known, assume images that all models take
     shape, classes = (3, 224, 224), 2
     if is_drawn:
         shape, classes = (source["channels"], source["side"], source["side"]), source["classes"]
@@ -127,11 +127,11 @@ def check_for_model(train: Train, model: dict[str, Any], source: dict[str, Any])
 
 
 def check_for_levels(train: Train, method: type[Method], source: dict[str, Any]) -> Iterator[str]:
-    """What an algorithm of two levels, and one of one level, ask of data and training."""
+    """What an algorithm of two levels, and one of one level, requires of data and training."""
     name, of_data = method.name, source.get("name", ":")
     if not issubclass(method, Bilevel):
         if of_data in data.BILEVEL:
-            yield f"data.name is {of_data!r}; allowed with {name}: other data, since this is for bilevel algorithms"
+            yield f"data.name is {of_data!r}; allowed with {name}: other data, since these are for bilevel algorithms"
         return
     named = [*OF_TWO_LEVELS, *data.BILEVEL]
     if ":" not in of_data and of_data not in named:
@@ -145,7 +145,7 @@ def check_for_levels(train: Train, method: type[Method], source: dict[str, Any])
 
 
 def check_for_method(train: Train, method: Method) -> Iterator[str]:
-    """What the train section asks of the algorithm."""
+    """What the train section requires of the algorithm."""
     name, epochs_matter = method.name, train.milestones or train.warmup_epochs
     if not method.reads_alike and not (train.steps and train.evaluate_every_steps and not epochs_matter):
         yield (

@@ -1,4 +1,4 @@
-"""A checked configuration, and in what two of them differ."""
+"""A checked configuration, and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Config:
     folder: Path | None = None  # of the YAML file
 
     def as_yaml(self) -> str:
-        """`resolved`, and where modules of the user's own are to be looked for when it is read again elsewhere."""
+        """`resolved`, and where to look for the user's own modules when it is read again elsewhere."""
         names = (self.model["name"], self.data["name"], self.resolved["algorithm"]["name"], self.train.loss)
         text = yaml.safe_dump(self.resolved, sort_keys=False)
         is_own = self.folder is not None and any(":" in name for name in names)
@@ -39,13 +39,13 @@ class Config:
 
     @property
     def interval(self) -> int | None:
-        """I where there is one number for the whole run."""
+        """I if it is one number for the whole run."""
         interval = self.algorithm.get("interval")
         return interval if isinstance(interval, int) else None
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(key's path, value before, value now) of what is not the same in two resolved configurations."""
+    """(key's path, old value, new value) for each difference between two resolved configurations."""
     then, today = (dict(flat(yaml.safe_load(yaml.safe_dump(each)))) for each in (before, now))
     for key in dict.fromkeys((*then, *today)):
         if then.get(key) != today.get(key):

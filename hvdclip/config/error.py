@@ -2,4 +2,4 @@
 
 
 class ConfigError(ValueError):
-    """The mistakes of a configuration, one a line."""
+    """The mistakes of a configuration, one per line."""

@@ -1,4 +1,4 @@
-"""What is given for one section, held against its settings."""
+"""The values given for one section, checked against its settings."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Part = TypeVar("Part", bound=Section)
 
 
 def part(section: type[Part], settings: dict[str, Any]) -> Part:
-    """Those of the settings that belong to a section."""
+    """The settings that belong to a section."""
     return section(**{key: settings[key] for key in section.model_fields if key in settings})
 
 
-# settings that stand in another section than one may look for them in
+# settings that one may look for in another section than theirs
 INSTEAD = {"algorithm.weight": "train.weighted", "log.drift": "algorithm.drift"}
 
 

@@ -18,14 +18,14 @@ from hvdclip.models.no_device import on_no_device
 from hvdclip.problems import PROBLEMS
 
 CLASSIFIERS = ", a classifier of torchvision (resnet50, ...)"
-# what a model learns from its data
+# arguments that a model takes from its data
 FROM_DATA = ("vocabulary", "start", "lower_start", "shape", "classes", "samples", "features")
 
 
 def read_as(source: Any, given: Any, model: Any) -> type[Section]:
-    """How ranks read the data of a name; problems and data of one's own need no settings for that.
+    """How ranks read the data with this name; problems and the user's own data need no settings for that.
 
-    A text goes in windows to a model without a state. If the model is the user's own, a given `window` says so.
+    A model without a state reads a text in windows. For the user's own model, a given `window` shows this.
     """
     if not isinstance(source, str):
         return Section
@@ -61,9 +61,9 @@ def check_named(
     beside: str = "",
     read: type[Section] = Section,
 ) -> dict[str, Any]:
-    """A section that names a function of a registry (or one that `find` finds), or one's own, and its settings.
+    """A section that names a function of a registry (or one that `find` finds), or the user's own, and its settings.
 
-    Those of `read`, by which ranks read data, stand beside the function's.
+    The settings in `read`, by which ranks read data, are next to the function's.
     """
     if section is None:
         return {}
@@ -79,8 +79,8 @@ def check_named(
         return {"name": name} | settings
     try:
         function = (find or registry.get)(name) if isinstance(name, str) else None
-    except ValueError as error:  # of what only torchvision may know
-        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)} or my.module:function, since {error}")
+    except ValueError as error:  # only torchvision knows this name
+        mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)} or my.module:function ({error})")
         return {}
     if function is None:
         mistakes.append(f"{path}.name is {name!r}; allowed: {', '.join(registry)}{beside} or my.module:function")
@@ -93,7 +93,7 @@ def check_named(
 
 
 def try_model(settings: dict[str, Any], mistakes: list[str]) -> bool:
-    """Whether its settings are in range, which a model on no device tells without the cost of a real one."""
+    """Whether its settings are in range; a model on no device shows this without the cost of a real one."""
     if settings.get("name") not in (*models.LANGUAGE, *models.SAMPLES):
         return True
     try:
@@ -105,7 +105,7 @@ def try_model(settings: dict[str, Any], mistakes: list[str]) -> bool:
 
 
 def drawn_nowhere(settings: dict[str, Any], shape: tuple[int, ...] = (3, 32, 32), classes: int = 2) -> nn.Module:
-    """A named model on no device, for two words, or for labelled samples."""
+    """A named model on no device, for a vocabulary of two, or for labelled samples."""
     of_text = settings["name"] in models.LANGUAGE
     fitting: dict[str, Any] = {"vocabulary": 2} if of_text else {"shape": shape, "classes": classes}
     with on_no_device():
@@ -113,7 +113,7 @@ def drawn_nowhere(settings: dict[str, Any], shape: tuple[int, ...] = (3, 32, 32)
 
 
 def try_problem(settings: dict[str, Any], mistakes: list[str]) -> None:
-    """A small problem of two ranks finds settings that do not fit each other, where it needs no file."""
+    """A small problem on two ranks finds settings that do not fit together, if it needs no file."""
     if settings.get("name") not in PROBLEMS or "file" in settings:
         return
     small = {"dimension": 1} if "dimension" in settings else {}

@@ -1,4 +1,4 @@
-"""The YAML file and what overrides it, as nested dictionaries that nobody has checked yet."""
+"""The YAML file and its overrides, as nested dictionaries that are not checked yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hvdclip.config.sections import SECTIONS
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e-4 for a number, and refuses keys that stand twice and numbers that YAML 1.1 reads as others."""
+    """Reads 1e-4 as a number; refuses keys that appear twice, and numbers that YAML 1.1 reads as others."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[Any, int] = {}
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         if _MISREAD.match(node.value):
             base = "60" if ":" in node.value else "8"
             raise ConfigError(
-                f"line {node.start_mark.line + 1}: {node.value} is to YAML a number of base {base}, {number}; allowed: "
+                f"line {node.start_mark.line + 1}: YAML reads {node.value} in base {base}, as {number}; allowed: "
                 "decimal numbers without a 0 in front, and text in quotes"
             )
         return number
@@ -56,7 +56,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_bytes(), _Loader)  # UTF-8, whatever the locale
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}; hvdclip configs lists those that come along") from error
+        raise ConfigError(f"{path}: {error.strerror or error}; hvdclip configs lists the included ones") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError:
@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no sections; valid are {', '.join(SECTIONS)}")
+        raise ConfigError(f"{path} has no sections; valid are {', '.join(SECTIONS)}")
     return raw
 
 
@@ -72,7 +72,7 @@ def override(raw: dict[str, Any], given: str) -> None:
     path, equals, text = given.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"{given!r} is no override; allowed is key.path=value, say algorithm.interval=4")
+        raise ConfigError(f"{given!r} is not an override; allowed: key.path=value, for example algorithm.interval=4")
     try:
         value = yaml.load(_as_typed(text), _Loader)
     except yaml.YAMLError as error:
@@ -86,12 +86,12 @@ def override(raw: dict[str, Any], given: str) -> None:
         raw[key] = {"name": inside} if isinstance(inside, str) else copy.copy(inside or {})
         raw = raw[key]
         if not isinstance(raw, dict):
-            raise ConfigError(f"{path}: {key} has no settings of its own")
+            raise ConfigError(f"{path}: {key} has no settings inside it")
     raw[keys[-1]] = value
 
 
 def _as_typed(text: str) -> str | bytes:
-    """What stands on the command line: in an ASCII locale Python keeps other letters as bytes that have no letter."""
+    """The text on the command line: in an ASCII locale Python keeps other letters as bytes without a letter."""
     try:
         return text.encode()
     except UnicodeEncodeError:

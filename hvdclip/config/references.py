@@ -1,4 +1,4 @@
-"""References to functions and classes in modules of the user's own."""
+"""References to functions and classes in the user's own modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def look_beside(file: Path) -> None:
 
 
 def _working_folder() -> str:
-    """On sys.path, as python script.py would have it; a console script's own folder is what stands there otherwise."""
+    """On sys.path, as for `python script.py`; otherwise the console script's own folder is there."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -41,7 +41,7 @@ def import_function(reference: str) -> Callable[..., Any]:
     _working_folder()
     try:
         function = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever a module of the user's own raises when imported
+    except Exception as error:  # whatever the user's own module raises when imported
         raise ConfigError(f"{reference!r} cannot be imported: {error}") from error
     if not callable(function):
         raise ConfigError(f"{reference!r} is not a function")

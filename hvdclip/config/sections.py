@@ -15,102 +15,110 @@ from hvdclip.data.partition import LARGEST_ALPHA
 from hvdclip.settings.numbers import FiniteNumber
 
 SECTIONS: dict[str, str] = {
-    "algorithm": "the method by name and its settings (hvdclip algorithms)",
-    "model": "awd_lstm, lstm, gpt, cnn, mlp, resnet, cleaning, point, a name of torchvision's, or my.module:build; its "
+    "algorithm": "the method's name and its settings (hvdclip algorithms)",
+    "model": "awd_lstm, lstm, gpt, cnn, mlp, resnet, cleaning, point, a torchvision model, or my.module:build; its "
     "settings",
     "data": "a text, labelled samples, a problem with a known answer, or my.module:loaders",
     "train": "how long, seed, schedule",
-    "checkpoint": "how often the run is saved, so that it can be resumed",
+    "checkpoint": "how often the run is saved, to resume it",
     "log": "metrics",
-    "comm": "what the ranks communicate by",
+    "comm": "how the ranks communicate",
 }
 
-LARGEST_SEED = 2**63 - 1  # torch takes twice as much, and each rank adds its number
+LARGEST_SEED = 2**63 - 1  # torch's limit is twice this, and each rank adds its number
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-# schedules that fall along a curve, whose place is a share of the run
+# schedules that decrease along a curve over the run
 CURVES = ("cosine", "linear", "wsd")
-# settings of schedules, by the schedules that they are for
+# settings of schedules, and the schedules that use them
 USED_BY = {"milestones": ("step",), "decay": ("step",), "final_share": CURVES, "decay_share": ("wsd",)}
 
 
 class Train(Section):
-    steps: int | None = Field(None, ge=1, description="local steps per rank; or epochs")
-    epochs: int | None = Field(None, ge=1, description="passes over the data by all ranks together; or steps")
+    steps: int | None = Field(None, ge=1, description="local steps per rank; or give epochs")
+    epochs: int | None = Field(None, ge=1, description="passes over the data by all ranks together; or give steps")
     seed: int = Field(
-        1, ge=0, le=LARGEST_SEED, description="of the initial model, the order of the data and each rank's dropout"
+        1, ge=0, le=LARGEST_SEED, description="seed of the initial model, the order of the data and each rank's dropout"
     )
     evaluate_every_steps: int | None = Field(
-        None, ge=1, description="local steps between evaluations, moved to the next round end; default: every epoch"
+        None,
+        ge=1,
+        description="local steps between evaluations, which wait for the end of the round; default: every epoch",
     )
     schedule: Literal["step", "constant", "cosine", "linear", "wsd"] = Field(
         "step",
-        description="of lr (and gamma with it) after the warm-up: times decay at each milestone, if any; constant; "
-        "along a half cosine or a line to final_share; wsd: constant, then along a line in the last decay_share of the "
-        "run",
+        description="lr (and gamma with it) after the warm-up. step: times decay at each milestone, if any; constant; "
+        "cosine, linear: along a half cosine or a line to final_share; wsd: constant, then a line in the last "
+        "decay_share of the run",
     )
     milestones: list[Annotated[int, Field(ge=1)]] = Field(
         [], description="step: epochs after which lr (and gamma with it) is multiplied by decay"
     )
     decay: FiniteNumber = Field(0.1, gt=0, description="step: factor of lr at each milestone")
     final_share: FiniteNumber = Field(
-        0.0, ge=0, le=1, description="cosine, linear, wsd: share of lr to which it falls by the end of the run"
+        0.0, ge=0, le=1, description="cosine, linear, wsd: share of lr at the end of the run"
     )
-    decay_share: FiniteNumber = Field(0.2, gt=0, le=1, description="wsd: share of the run in which lr falls")
+    decay_share: FiniteNumber = Field(0.2, gt=0, le=1, description="wsd: share of the run in which lr decreases")
     warmup_steps: int = Field(
-        0, ge=0, description="local steps in which lr (and gamma with it) grows in a straight line to its full size"
+        0, ge=0, description="local steps in which lr (and gamma with it) grows linearly to its full size"
     )
     warmup_epochs: FiniteNumber = Field(0.0, ge=0, description="the same in epochs")
-    warmup_from: FiniteNumber = Field(0.1, gt=0, le=1, description="share of lr at which that begins")
+    warmup_from: FiniteNumber = Field(0.1, gt=0, le=1, description="share of lr at the start of the warm-up")
     nt_asgd: Literal["epoch", "per_step"] | None = Field(
         None,
-        description="evaluate a running mean of models once the validation loss stalls: at epoch ends, or per step",
+        description="once the validation loss stalls, evaluate a running mean of models: of epoch ends, or of all "
+        "steps",
     )
     weighted: bool = Field(False, description="weight each rank in every mean by the number of its training samples")
-    nonmono: int = Field(5, ge=1, description="evaluations that NT-ASGD looks back")
+    nonmono: int = Field(5, ge=1, description="number of past evaluations that NT-ASGD compares with")
     loss: str = Field(
         "cross_entropy",
-        description="for data of one's own: a function of torch.nn.functional, or my.module:loss, called with model "
+        description="for your own data: a function of torch.nn.functional, or my.module:loss, called with model "
         "and batch",
     )
     label_smoothing: FiniteNumber = Field(
-        0.0, ge=0, lt=1, description="share of each label that the loss in training spreads over all classes"
+        0.0, ge=0, lt=1, description="share of each label that the training loss spreads over all classes"
     )
     accumulate: int = Field(
-        1, ge=1, description="pieces of a step's samples whose gradients add up, so that less is in memory at a time"
+        1, ge=1, description="number of pieces of a step's batch; their gradients add up, to save memory"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
-        description="of the model's computations; parameters and averages are float32 (fp16: the loss is scaled)",
+        description="precision of the model's computations; parameters and averages are float32 (fp16: the loss is "
+        "scaled)",
     )
     channels_last: bool = Field(
-        False, description="keep the weights of convolutions, which images follow, in the order that tensor cores like"
+        False, description="store convolutions' weights channels last, as tensor cores prefer; images follow"
     )
     compile: bool = Field(False, description="compile the model (torch.compile)")
     sync_batch_norm: bool = Field(
-        False, description="batch norm over the samples of all ranks, at a collective for each such layer and pass"
+        False, description="batch norm over the samples of all ranks; costs a collective per batch norm layer and pass"
     )
     stage: str | None = Field(
         None,
-        description="folder of each node's own disk to which the data are copied first; $SLURM_TMPDIR and the like are "
-        "filled in",
+        description="folder on each node's own disk to which the data are copied first; variables such as "
+        "$SLURM_TMPDIR are replaced",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is a device")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("exactly one of steps and epochs must be given")
         if self.nt_asgd == "epoch" and (self.evaluate_every_steps is not None or self.epochs is None):
-            raise ValueError("nt_asgd: epoch takes models at epoch ends: give epochs, and no evaluate_every_steps")
+            raise ValueError(
+                "nt_asgd is epoch, which takes models at epoch ends; allowed: with epochs, and without "
+                "evaluate_every_steps"
+            )
         is_torchs = re.search("loss|cross_entropy", self.loss) and hasattr(torch.nn.functional, self.loss)
         if not is_torchs and ":" not in self.loss:
             raise ValueError(
-                f"loss is {self.loss!r}; allowed: torch.nn.functional's losses, say mse_loss, and my.module:loss"
+                f"loss is {self.loss!r}; allowed: torch.nn.functional's losses, for example mse_loss, and "
+                "my.module:loss"
             )
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ValueError(f"label_smoothing is {self.label_smoothing} with loss {self.loss}; allowed: 0")
@@ -152,26 +160,26 @@ class Train(Section):
 
     @property
     def unit(self) -> Literal["steps", "epochs"]:
-        """In which the length of the run is given."""
+        """The unit in which the length of the run is given."""
         return "steps" if self.steps else "epochs"
 
 
 class Checkpoint(Section):
     every_steps: int | None = Field(
-        None, ge=1, description="local steps between checkpoints, moved to the next round end"
+        None, ge=1, description="local steps between checkpoints, which wait for the end of the round"
     )
     every_minutes: FiniteNumber | None = Field(
-        None, gt=0, description="minutes between checkpoints by rank 0's clock, moved to the next round end"
+        None, gt=0, description="minutes between checkpoints by rank 0's clock, which wait for the end of the round"
     )
-    keep: int = Field(2, ge=1, description="checkpoints that are kept, the newest ones")
+    keep: int = Field(2, ge=1, description="number of checkpoints to keep, the newest ones")
     other_ranks: Literal["refuse", "reset"] = Field(
         "refuse",
-        description="where a run goes on on another number of ranks, and each kept something beside x for itself: "
-        "refuse, or begin that anew",
+        description="when a run continues on another number of ranks and each rank had state of its own besides x: "
+        "refuse, or reset that state",
     )
 
 
-# programs that follow a run, and the settings that each takes
+# programs that follow a run, and the settings of each
 LOGGERS = {
     "tensorboard": (),
     "wandb": ("project", "entity", "group", "name", "tags", "mode"),
@@ -180,7 +188,7 @@ LOGGERS = {
 
 
 class Log(Section):
-    every_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl, for gradient methods")
+    every_steps: int = Field(10, ge=1, description="steps per line of metrics.jsonl, for gradient methods")
     tensorboard: bool = Field(False, description="write TensorBoard files too")
 
     wandb: bool | dict[str, Any] = Field(
@@ -203,59 +211,64 @@ class Log(Section):
 
 
 class Comm(Section):
-    backend: Backend = Field("horovod", description="what the ranks communicate by")
+    backend: Backend = Field("horovod", description="the library by which the ranks communicate")
     share_gpus: bool = Field(
-        False, description="let several ranks of a host train on one GPU; they then go by host_staging, not by NCCL"
+        False, description="let several ranks of a host train on one GPU; they then use host_staging, not NCCL"
     )
     host_staging: bool = Field(
         False,
-        description="copy what a GPU sends to the host's memory and back: slow, and right with a Horovod without CUDA",
+        description="copy what a GPU sends through the host's memory: slow, but works with a Horovod without CUDA",
     )
     timeout: FiniteNumber | None = Field(
         None,
         gt=0,
-        description="seconds that a rank waits for the others before it takes them for lost; by default at least 60, "
-        "and ten times the longest wait for a round so far; and that it waits for a batch, by default at least 600",
+        description="seconds that a rank waits for the others before it considers them lost; by default at least 60, "
+        "and ten times the longest wait for a round so far; the limit for a batch too, by default at least 600",
     )
 
 
 class Columns(Section):
-    """How a recurrent model reads a text; the corpus's own settings stand beside these."""
+    """How a recurrent model reads a text; the corpus's own settings are next to these."""
 
     batch: int = Field(20, ge=1, description="sequences per rank and step")
     bptt: int = Field(70, ge=5, description="base length of a sequence")
-    evaluation_columns: int = Field(10, ge=1, description="sequences in which a split is evaluated, over all ranks")
+    evaluation_columns: int = Field(
+        10, ge=1, description="sequences into which a split is cut for an evaluation, over all ranks"
+    )
 
 
 class Windows(Section):
-    """How a model without a state reads a text; the corpus's own settings stand beside these."""
+    """How a model without a state reads a text; the corpus's own settings are next to these."""
 
     batch: int = Field(20, ge=1, description="sequences per rank and step")
-    window: int | None = Field(None, ge=1, description="tokens of a sequence; default: the model's context")
+    window: int | None = Field(None, ge=1, description="tokens in a sequence; default: the model's context")
     evaluation_windows: int | None = Field(
-        None, ge=1, description="sequences of a split that an evaluation reads, evenly spread; default: all of it"
+        None, ge=1, description="sequences of a split that an evaluation reads, evenly spread; default: all"
     )
 
 
 class Shards(Section):
-    """How labelled samples are shared out over the ranks and read; the data's own settings stand beside these."""
+    """How labelled samples are shared out over the ranks and read; the data's own settings are next to these."""
 
     batch: int = Field(32, ge=1, description="samples per rank and step")
     partition: Literal["contiguous", "similar", "dirichlet"] = Field(
-        "similar", description="equal shards in file order, of a similarity, or by a Dirichlet distribution"
+        "similar", description="how shards are made: in file order, with a similarity, or by a Dirichlet distribution"
     )
     similarity: FiniteNumber = Field(
-        1.0, ge=0, le=1, description="share of every label that is spread evenly: 1 is i.i.d."
+        1.0, ge=0, le=1, description="similar: share of every label that is spread evenly; 1 is i.i.d."
     )
     alpha: FiniteNumber = Field(
-        1.0, gt=0, le=LARGEST_ALPHA, description="of the Dirichlet distribution; the smaller the more uneven"
+        1.0,
+        gt=0,
+        le=LARGEST_ALPHA,
+        description="dirichlet: parameter of the distribution; the smaller, the more uneven",
     )
-    partition_seed: int = Field(0, ge=0, description="of what is random in it")
-    workers: int = Field(0, ge=0, description="processes of each rank that read samples ahead")
+    partition_seed: int = Field(0, ge=0, description="seed of the partition")
+    workers: int = Field(0, ge=0, description="number of processes of each rank that read samples ahead")
     on_device: bool = Field(False, description="keep all samples in the memory of the rank's device")
 
     @model_validator(mode="after")
     def _has_something_to_read(self) -> Self:
         if self.on_device and self.workers:
-            raise ValueError(f"workers is {self.workers} with on_device; allowed: 0, since nothing is left to be read")
+            raise ValueError(f"workers is {self.workers} with on_device; allowed: 0, since all samples are in memory")
         return self

@@ -189,9 +189,7 @@ def _ways(buffers: list[Buffer], policy: BufferPolicy | Mapping[str, BufferPolic
         if not any(fnmatchcase(buffer.path, pattern) for buffer in buffers):
             names = [buffer.path for buffer in buffers[:NAMED]] + ["..."] * (len(buffers) > NAMED)
             there_are = ", ".join(names) or "none (no module was given, or it has no buffers)"
-            raise ValueError(
-                f"buffer_policy: the pattern {pattern!r} fits no buffer; allowed: patterns that fit one of {there_are}"
-            )
+            raise ValueError(f"buffer_policy: the pattern {pattern!r} fits no buffer; there are {there_are}")
     return [_way(buffer, policy) for buffer in buffers]
 
 
