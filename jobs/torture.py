@@ -44,7 +44,7 @@ def killed(job: Job, whole: Path, run: Path, rank: int, share: float) -> Kill:
         said = job.train(run, "--resume")
     except AssertionError as error:
         return Kill(job, rank, share, None, [str(error).splitlines()[0]])
-    step = re.search(r"goes on from step (\d+)", said)
+    step = re.search(r"continues from step (\d+)", said)
     theirs, ours = read(run), read(whole)
     differs = [key for key in ours if theirs[key] != ours[key]]
     return Kill(job, rank, share, int(step[1]) if step else 0, differs)

@@ -248,7 +248,7 @@ def test_broken_checkpoints(seed, saved, tmp_path_factory):
     damage(run, draw)
     before = {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "lock"}
     said = refused("train", *QUADRATICS, "--run-dir", run, "--resume")
-    assert "is damaged: " in said and "holds no whole checkpoint; --overwrite starts a new run" in said
+    assert "is damaged: " in said and "has no complete checkpoint; --overwrite starts a new run" in said
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*") if file.name != "lock"} == before, "untouched"
 
 

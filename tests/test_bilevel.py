@@ -866,7 +866,7 @@ def test_wrong_calls_are_refused_in_a_line():
             optimizer.step(upper, lower)
         assert "\n" not in str(refused.value)
     _, _, optimizer = made()
-    with pytest.raises(RuntimeError, match="parameters cannot be added to slip, or unfrozen"):
+    with pytest.raises(RuntimeError, match="slip cannot add or unfreeze parameters"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
     with pytest.raises(ValueError, match=r"join\(\) works with plain averages"), optimizer.join():
         pass

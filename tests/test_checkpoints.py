@@ -148,16 +148,16 @@ def truncate(file):
 DAMAGE = {
     "truncated": (lambda f: truncate(f / rank_file(1)), r"rank-00001.pt has \d+ bytes instead of \d+"),
     "empty": (lambda f: os.truncate(f / rank_file(0), 0), r"rank-00000.pt has 0 bytes instead of \d+"),
-    "flipped": (lambda f: flip(f / rank_file(1)), r"rank-00001.pt is not what was written \(another SHA-256\)"),
-    "model": (lambda f: flip(f / MODEL), "model.pt is not what was written"),
-    "configuration": (lambda f: flip(f / CONFIG), "config.yaml is not what was written"),
+    "flipped": (lambda f: flip(f / rank_file(1)), r"rank-00001.pt is not as it was written \(another SHA-256\)"),
+    "model": (lambda f: flip(f / MODEL), "model.pt is not as it was written"),
+    "configuration": (lambda f: flip(f / CONFIG), "config.yaml is not as it was written"),
     "missing file": (lambda f: (f / rank_file(1)).unlink(), "rank-00001.pt: No such file"),
     "missing manifest": (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing"),
-    "flipped manifest": (lambda f: flip(f / "manifest.json"), "manifest.json is not what was written"),
+    "flipped manifest": (lambda f: flip(f / "manifest.json"), "manifest.json is not as it was written"),
     "truncated manifest": (lambda f: truncate(f / "manifest.json"), None),  # a line's end only
-    "empty manifest": (lambda f: os.truncate(f / "manifest.json", 0), "manifest.json is not what was written"),
+    "empty manifest": (lambda f: os.truncate(f / "manifest.json", 0), "manifest.json is not as it was written"),
     "another manifest": (lambda f: (f / "manifest.json").write_text('{"step": [1]}'), "manifest.json is not what was"),
-    "no object": (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json is not what was written"),
+    "no object": (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json is not as it was written"),
     "a folder": (lambda f: ((f / MODEL).unlink(), (f / MODEL).mkdir()), "model.pt: Is a directory"),
     "another step's": (
         lambda f: shutil.copyfile(f.with_name("step-00000010") / "manifest.json", f / "manifest.json"),
@@ -199,7 +199,7 @@ def test_any_flipped_bit_is_found(run, data):
 def test_where_all_are_damaged_none_is_used(run):
     for step in STEPS:
         flip(run.checkpoints.folder(step) / rank_file(0))
-    with pytest.raises(ValueError, match=r"(?s)step 30 is damaged: rank-00000.*step 10 is.*no whole checkpoint"):
+    with pytest.raises(ValueError, match=r"(?s)step 30 is damaged: rank-00000.*step 10 is.*no complete checkpoint"):
         found(run)
     assert run.checkpoints.steps() == [30, 20, 10], "and none is touched"
 
@@ -260,7 +260,7 @@ def test_a_full_disk_leaves_older_checkpoints_whole_and_is_said_in_one_line(smal
     assert (saved, failed) == (0, 1) and len(said) == 1
     assert re.fullmatch(
         r"the checkpoint of step 20 is not saved: rank \d on \S+: \S+rank-0000\d.pt: No space left on device; the "
-        r"newest whole one is of step 10; training goes on",
+        r"newest complete one is of step 10; training continues",
         said[0],
     )
     assert names(run.checkpoints.path) == ["step-00000010"], "and what was written of it is gone"
@@ -286,7 +286,7 @@ def test_a_disk_that_cannot_be_written_to_at_all(tmp_path):
     run, said = RunDirectory(tmp_path), []
     run.checkpoints.path.write_text("a file where the folder should be")
     assert write(run, said, (10, 20)) == (0, 2) and len(said) == 2
-    assert all("there is no whole one; training goes on" in line for line in said)
+    assert all("there is no complete one; training continues" in line for line in said)
 
 
 def test_lines_that_cannot_be_written_are_kept(small):

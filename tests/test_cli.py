@@ -128,7 +128,7 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path):
     arguments += ["checkpoint.every_steps=8", "--run-dir", str(tmp_path / "run")]
     hvdclip("train", *arguments)
     (tmp_path / "run/summary.json").unlink()
-    assert "goes on from step 16" in hvdclip("train", *arguments, "--resume").stdout
+    assert "continues from step 16" in hvdclip("train", *arguments, "--resume").stdout
     events = EventAccumulator(str(tmp_path / "run/tensorboard"))
     events.Reload()
     assert [scalar.step for scalar in events.Scalars("train/loss")] == [4, 8, 12, 16, 20]
@@ -395,12 +395,16 @@ def test_overwriting_needs_a_run(tmp_path):
     (tmp_path / "plots").mkdir()
     arguments = ["train", "configs/quickstart.yaml", "--run-dir", tmp_path, "--overwrite"]
     done = hvdclip(*arguments, check=False)
-    assert done.returncode == 2 and "holds files that are no run's" in done.stderr and (tmp_path / "plots").exists()
+    assert (
+        done.returncode == 2
+        and "has files that do not belong to a run" in done.stderr
+        and (tmp_path / "plots").exists()
+    )
 
 
 def test_a_directory_without_a_run(tmp_path):
     done = hvdclip("plot", tmp_path, check=False)
-    assert done.returncode == 2 and "holds no finished run" in done.stderr
+    assert done.returncode == 2 and "has no finished run" in done.stderr
     done = hvdclip("eval", tmp_path, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 

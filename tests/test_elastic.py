@@ -136,7 +136,7 @@ def test_ranks_die_and_are_added_and_no_round_is_lost(tmp_path):
     assert [line["step"] for line in lines] == list(range(4, 1601, 4)), "no gap, and none twice"
     text = said.stdout + said.stderr
     assert f"died: rank {killed} on {socket.gethostname()} was killed or its node lost" in text
-    assert f"goes on from step {stretches[1][1] - 4}" in text
+    assert f"continues from step {stretches[1][1] - 4}" in text
     assert "lost the others at step" in text and "failed" not in text, "hosts that change are no failure"
     rows = [json.loads(line) for line in (job.run / "evals.jsonl").read_text().splitlines()]
     ours, evaluated = in_one_process(load(PROJECT / arguments[0], arguments[1:]), stretches)
@@ -180,7 +180,7 @@ def test_a_stop_is_saved_and_resumed(tmp_path):
     stopped = job.lines()[-1]["step"]
     with Elastic(tmp_path, [*arguments, "--resume", "train.steps=600"], ["127.0.0.1:1", "localhost:1"], 2) as job:
         said = job.launch.finish(BOUND)
-    assert f"goes on from step {stopped}" in said.stdout
+    assert f"continues from step {stopped}" in said.stdout
     lines = job.lines()
     assert [line["step"] for line in lines] == list(range(4, 601, 4))
 

@@ -310,4 +310,4 @@ def test_only_a_live_run_is_asked_to_stop(run, tmp_path_factory):
     assert refused.exit_code == 2 and "is not running: done at step 8" in refused.output and not (run / "STOP").exists()
     for command in ("stop", "status"):
         nothing = CliRunner().invoke(main, [command, str(tmp_path_factory.mktemp("empty"))])
-        assert nothing.exit_code == 2 and "holds no run: there is no config.yaml in it" in nothing.output
+        assert nothing.exit_code == 2 and "has no run: there is no config.yaml in it" in nothing.output

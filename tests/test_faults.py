@@ -101,7 +101,7 @@ def test_a_directory_that_a_live_run_uses_is_refused(tmp_path, asked):
             refused = second.finish(60, check=False)
         said = refused.stderr + refused.stdout
         assert refused.returncode == 2 and said.count("hvdclip: ") == 1
-        assert re.search(rf"{run} is used by a run that is alive: rank 0 on \S+, pid {owner.pid}, since 2", said)
+        assert re.search(rf"{run} is used by a running run: rank 0 on \S+, pid {owner.pid}, since 2", said)
         assert (run / "config.yaml").stat() == before
         seen = beats(run)[1].step
         wait_until(lambda: beats(run)[1].step > seen)
@@ -242,8 +242,8 @@ def test_workers_that_cannot_hand_over_a_batch_are_told_of_and_a_stop_ends_the_r
         done = job.finish(BOUND, check=False)
     assert done.returncode == 1
     said = (
-        r"waiting for a batch since 1\d s; a loader's worker said last: OSError: AF_UNIX path too long; the limit is "
-        r"600 s; asked to stop by SIGTERM, and ended without a checkpoint"
+        r"waiting for a batch for 1\d s; the last line of a loader's worker: OSError: AF_UNIX path too long; "
+        r"the limit is 600 s; asked to stop by SIGTERM, and ended without a checkpoint"
     )
     assert re.search(rf"hvdclip: rank 0 on host \S+: at step 1 {said}\n", done.stderr), done.stderr
     assert re.search(rf"failed: rank 0 on \S+ at step 1: {said}", status(RunDirectory(run)).text)
@@ -256,7 +256,7 @@ def test_a_rank_whose_batch_does_not_come_says_so(tmp_path):
         done = job.finish(60, check=False)
     assert done.returncode not in (0, 75, 2)
     said = done.stderr + done.stdout
-    itself = r"rank 0 on host \S+: at step 4 waiting for a batch since [67] s; the limit is 6 s"
+    itself = r"rank 0 on host \S+: at step 4 waiting for a batch for [67] s; the limit is 6 s"
     other = r"rank 1 on host \S+: waited \d s in the average .* late: rank 0 on \S+ at step 4, waiting for a batch"
     assert re.search(itself, said) or re.search(other, said), said
 

@@ -112,10 +112,8 @@ def test_an_iterable_dataset_with_a_length(tmp_path):
     assert torch.equal(model["weight"], expected["weight"]) and losses == theirs
 
 
-WHAT = (
-    "allowed: (inputs, targets); or of any kind, with train.loss: my.module:loss, which is called as loss(model, batch)"
-)
-ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables over batches, say DataLoaders'
+WHAT = "allowed: (inputs, targets); or any kind with train.loss: my.module:loss, which is called as loss(model, batch)"
+ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables over batches, such as DataLoaders'
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,7 @@ ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables ove
         ({"loaders": '{"train": batches(Rows())}'}, "the loaders are train; allowed: train and at least one split"),
         (
             {"loaders": '{"train": batches(Stream()), "valid": batches(Rows())}'},
-            "the train loader has no length (object of type 'Stream' has no len()); allowed: one that has; an "
+            "the train loader has no length (object of type 'Stream' has no len()); allowed: one with a length; an "
             "IterableDataset needs __len__, its number of samples on this rank",
         ),
         (
@@ -142,7 +140,10 @@ ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables ove
             {"loss": "own:bad_loss"},
             ":bad_loss returned a tensor of shape (4, 1); allowed: a tensor of one number, the mean over the batch",
         ),
-        ({"loss": "own:loss", "item": "str(i)"}, "a list of 4, holds no tensor whose first dimension counts samples"),
+        (
+            {"loss": "own:loss", "item": "str(i)"},
+            "a list of length 4, has no tensor whose first dimension counts samples",
+        ),
         ({"loss": "own:no"}, "cannot be imported: module 'own_data_"),
         ({"loss": "no_loss"}, "train: loss is 'no_loss'; allowed: torch.nn.functional's losses"),
     ],

@@ -131,7 +131,7 @@ def test_what_is_in_a_configuration_is_shown_as_it_is(tmp_path):
 
 def test_what_is_no_run_or_study_has_no_report(tmp_path):
     refused = CliRunner().invoke(main, ["report", str(tmp_path)])
-    assert refused.exit_code == 2 and f"{tmp_path} holds no finished run" in refused.output
+    assert refused.exit_code == 2 and f"{tmp_path} has no finished run" in refused.output
     (tmp_path / "study.json").write_text("{")
     damaged = CliRunner().invoke(main, ["report", str(tmp_path)])
     assert damaged.exit_code == 2 and "study.json is damaged: it is no JSON" in damaged.output

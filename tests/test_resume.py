@@ -39,7 +39,7 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, job):
     job.train(whole)
     job.kill(killed, victim, has_come_to(share, killed, whole))
     said = job.train(killed, "--resume")
-    assert re.search(r"killed goes on from step [1-9]", said)
+    assert re.search(r"killed continues from step [1-9]", said)
     assert read(killed) == read(whole)
 
 
@@ -113,18 +113,18 @@ def refused(run, *more, **how):
 
 def test_a_finished_run_says_so(run):
     said = resume(run)
-    assert "holds a run that is finished" in said and read(run)["exit"] == "done"
+    assert "has a finished run" in said and read(run)["exit"] == "done"
 
 
 def test_a_damaged_summary_is_one_line(run):
     for content in ("{}", "[]", "no JSON"):
         (run / "summary.json").write_text(content)
-        assert refused(run) == [f"hvdclip: {run} holds a run whose summary.json or config.yaml is damaged"]
+        assert refused(run) == [f"hvdclip: {run} has a run whose summary.json or config.yaml is damaged"]
 
 
 def test_a_longer_run_is_the_same_as_one_that_was_longer_from_the_start(run, tmp_path):
     said = resume(run, "train.steps=64")
-    assert "goes on from step 32" in said
+    assert "continues from step 32" in said
     train(tmp_path / "long", "train.steps=64")
     assert read(run) == read(tmp_path / "long")
     best, other = (folder / "checkpoints/best.pt" for folder in (run, tmp_path / "long"))
@@ -132,7 +132,7 @@ def test_a_longer_run_is_the_same_as_one_that_was_longer_from_the_start(run, tmp
 
 
 def test_without_a_checkpoint_it_starts_from_step_0_and_says_so(small, tmp_path):
-    assert "holds no checkpoint: training starts from step 0" in resume(tmp_path / "new")
+    assert "has no checkpoint: training starts from step 0" in resume(tmp_path / "new")
     assert read(tmp_path / "new") == read(small)
 
 
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_named_and_the_run_goes_on_from_the_one_before(r
     os.truncate(run / "checkpoints/step-00000032/rank-00000.pt", 100)
     said = resume(run)
     assert re.search(r"step 32 is damaged: rank-00000.pt has 100 bytes instead of \d+; it is set aside", said)
-    assert "goes on from step 16" in said and read(run) == read(small)
+    assert "continues from step 16" in said and read(run) == read(small)
     assert (run / "checkpoints/step-00000032.damaged").exists() and (run / "checkpoints/step-00000032").exists()
 
 
@@ -174,7 +174,7 @@ def test_what_does_no_harm_may_change(run, small):
 def test_another_number_of_ranks_is_said_aloud_or_refused(run):
     (run / "summary.json").unlink()
     said = resume(run, ranks=2)
-    assert "it was on 1 rank and is on 2 now: the data are shared out anew" in said
+    assert "it had 1 rank and has 2 now: the data are shared out again" in said
     found = read(run)
     assert [line["step"] for line in found["metrics"]] == list(range(4, 41, 4)) and found["step"] == 40
     assert [line["ranks"] for line in found["metrics"]] == 8 * [1] + 2 * [2]
@@ -182,11 +182,11 @@ def test_another_number_of_ranks_is_said_aloud_or_refused(run):
     train(momentum, "algorithm.momentum=0.9")
     (momentum / "summary.json").unlink()
     assert refused(momentum, "algorithm.momentum=0.9", ranks=2) == [
-        "hvdclip: the run was on 1 rank and cannot go on on 2: each rank of celgc keeps its own momentum; "
+        "hvdclip: the run had 1 rank and cannot continue on 2: each rank of celgc keeps its own momentum; "
         "checkpoint.other_ranks: reset starts without it"
     ]
     said = resume(momentum, "algorithm.momentum=0.9", "checkpoint.other_ranks=reset", ranks=2)
-    assert "goes on from step 32" in said and read(momentum)["step"] == 40
+    assert "continues from step 32" in said and read(momentum)["step"] == 40
 
 
 def evaluate(*arguments, check=True):
@@ -198,7 +198,7 @@ def test_models_are_evaluated_by_the_run_or_by_their_file(small):
     checkpoints = small / "checkpoints"
     assert evaluate(small, "--model", "last") == evaluate(checkpoints / "step-00000032/model.pt")
     assert evaluate(checkpoints / "final.pt") == evaluate(small) != evaluate(small, "--model", "last")
-    for file, wrong in (("rank-00000.pt", "no state_dict of tensors"), ("config.yaml", "holds no model")):
+    for file, wrong in (("rank-00000.pt", "not a state_dict of tensors"), ("config.yaml", "has no model")):
         done = evaluate(checkpoints / "step-00000032" / file, check=False)
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and wrong in done.stderr
 

@@ -103,7 +103,7 @@ def test_a_submitted_job_is_the_same_as_under_mpirun(slurm_cluster, tmp_path, no
 def test_a_job_whose_time_is_over_is_put_back(slurm_cluster, paced):
     job = Submitted(slurm_cluster, paced, "limit", "--time=1", pace=0.4)
     job.ends_undisturbed(250)
-    assert "stopped by SIGUSR2 on all 2 ranks at step" in job.log and "goes on from step" in job.log
+    assert "stopped by SIGUSR2 on all 2 ranks at step" in job.log and "continues from step" in job.log
 
 
 def test_a_signal_to_the_ranks_puts_the_job_back(slurm_cluster, paced):

@@ -272,7 +272,7 @@ def test_a_checkpoint_from_before_these_settings_is_gone_on_from(tmp_path):
         manifest.files[name] = (len(content), hashlib.sha256(content).hexdigest())
     manifest.write(folder)
     resumed = CliRunner().invoke(main, [*command, "--resume"])
-    assert resumed.exit_code == 0 and "goes on from step 20" in resumed.output, resumed.output
+    assert resumed.exit_code == 0 and "continues from step 20" in resumed.output, resumed.output
     assert json.loads((run / "summary.json").read_text())["model_sha256"] == whole["model_sha256"]
 
 
@@ -309,8 +309,8 @@ for model in ("lstm", "awd_lstm"):
 def test_a_processor_that_computes_no_lstm_in_bf16_is_told_before_the_first_step(precision):
     command = [sys.executable, "-c", OLD_PROCESSOR, precision]
     done = subprocess.run(command, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True)
-    said = f"train.precision is 'bf16', in which torch {torch.__version__} computes no LSTM on this processor; allowed "
-    said += "here: fp32, or a GPU"
+    said = f"train.precision is 'bf16', but torch {torch.__version__} cannot compute an LSTM in it on this processor; "
+    said += "allowed here: fp32, or a GPU"
     assert done.stdout.splitlines() == [said if precision == "bf16" else "fine"] * 2, done.stderr
 
 

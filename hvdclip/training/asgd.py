@@ -1,4 +1,4 @@
-"""NT-ASGD: once the validation loss stalls, a running mean of models is what is evaluated (Merity et al. 2018)."""
+"""NT-ASGD: once the validation loss stalls, evaluations use a running mean of models (Merity et al. 2018)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hvdclip.training.state import Part
 
 
 class NonMonotoneAverage:
-    """Starts when the validation loss exceeds the least of all but the last `nonmono` evaluations.
+    """Starts when the validation loss exceeds the smallest of all but the last `nonmono` evaluations.
 
-    `epoch`: the mean of the averaged models at the evaluations from then on (the papers' code, which evaluates at
+    `epoch`: the mean of the averaged models at the evaluations from then on (as in the papers' code, which evaluates at
     epoch ends). `per_step`: the mean of each rank's iterates, averaged over the ranks when evaluated.
     """
 
@@ -37,7 +37,7 @@ class NonMonotoneAverage:
 
     @torch.no_grad()
     def add(self) -> None:
-        """Take the present parameters into the mean, once started."""
+        """Add the current parameters to the mean, once started."""
         if self.started:
             self.count += 1
             for mean, x in zip(self.mean.flats, self.optimizer.x.flats, strict=True):
@@ -64,7 +64,7 @@ class NonMonotoneAverage:
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Inside, the parameters are the running mean, where there is one; afterwards the optimizer's again."""
+        """Inside, the parameters are the running mean, if there is one; afterwards the optimizer's again."""
         if self.form == "epoch":
             self.add()
         if not self.count:

@@ -1,4 +1,4 @@
-"""Data of one's own: what loaders and batches must be, and batches of any shape on their way to the device."""
+"""The user's own data: what loaders and batches must be, and batches of any shape on their way to the device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from hvdclip.config import ConfigError
 
-ALLOWED = "(inputs, targets); or of any kind, with train.loss: my.module:loss, which is called as loss(model, batch)"
+ALLOWED = "(inputs, targets); or any kind with train.loss: my.module:loss, which is called as loss(model, batch)"
 
 
 def check_loaders(loaders: Any) -> None:
-    """ValueError, in one line, where what a function of the user's own has returned cannot be trained on."""
-    what = 'a dictionary {"train": ..., "valid": ...} of iterables over batches, say DataLoaders'
+    """ValueError, in one line, if hvdclip cannot train on what the user's function has returned."""
+    what = 'a dictionary {"train": ..., "valid": ...} of iterables over batches, such as DataLoaders'
     if not isinstance(loaders, Mapping):
         raise ValueError(f"the function of data returned {_kind(loaders)}; allowed: {what}")
     if "train" not in loaders or len(loaders) < 2:
@@ -24,13 +24,14 @@ def check_loaders(loaders: Any) -> None:
     for split, loader in loaders.items():
         if not hasattr(loader, "__iter__") or isinstance(loader, Iterator):
             raise ValueError(
-                f"the {split} loader is {_kind(loader)}; allowed: what can be iterated over anew each epoch"
+                f"the {split} loader is {_kind(loader)}; allowed: an iterable that can be iterated over again each "
+                "epoch"
             )
     try:
         length = len(loaders["train"])
     except TypeError as error:
         raise ValueError(
-            f"the train loader has no length ({error}); allowed: one that has; an IterableDataset needs "
+            f"the train loader has no length ({error}); allowed: one with a length; an IterableDataset needs "
             "__len__, its number of samples on this rank"
         ) from None
     if length == 0:
@@ -38,7 +39,7 @@ def check_loaders(loaders: Any) -> None:
 
 
 def pair(batch: Any, split: str) -> tuple[Tensor, Tensor]:
-    """Its inputs and targets; ConfigError where it is something else."""
+    """Its inputs and targets; ConfigError if it is something else."""
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(hasattr(part, "to") for part in batch):
         raise ConfigError(f"data: a batch of the {split} loader is {_kind(batch)}; allowed: {ALLOWED}")
     if not isinstance(batch[1], Tensor) or batch[1].dim() == 0:
@@ -49,7 +50,7 @@ def pair(batch: Any, split: str) -> tuple[Tensor, Tensor]:
 def moved(batch: Any, device: torch.device) -> Any:
     """The same on the device: tensors, and what has a method `to`, in dictionaries, tuples and lists.
 
-    Of pinned memory a copy goes on by itself: a loader that fills the same memory again has to wait for it.
+    A copy from pinned memory runs by itself: a loader that fills the same memory again has to wait for it.
     """
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=device.type == "cuda" and batch.is_cpu and batch.is_pinned())
@@ -65,17 +66,17 @@ def moved(batch: Any, device: torch.device) -> Any:
 
 
 def samples_in(batch: Any, split: str) -> int:
-    """The length of its first tensor; ConfigError where there is none."""
+    """The length of its first tensor; ConfigError if there is none."""
     first = next(_tensors(batch), None)
     if first is None:
         raise ConfigError(
-            f"data: a batch of the {split} loader, {_kind(batch)}, holds no tensor whose first dimension counts samples"
+            f"data: a batch of the {split} loader, {_kind(batch)}, has no tensor whose first dimension counts samples"
         )
     return len(first)
 
 
 def number_of(loss: Any, name: str) -> Tensor:
-    """A loss of the user's own; ConfigError where it is no tensor of one number."""
+    """The user's own loss; ConfigError if it is not a tensor of one number."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ConfigError(
             f"train.loss: {name} returned {_kind(loss)}; allowed: a tensor of one number, the mean over the batch"
@@ -96,11 +97,11 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def _kind(found: Any) -> str:
-    """In a few words."""
+    """A description in a few words."""
     if isinstance(found, Tensor):
         return f"a tensor of shape {tuple(found.shape)}"
     if isinstance(found, Mapping):
         return f"a {type(found).__name__} with {', '.join(map(str, list(found)[:8])) or 'nothing'}"
     if isinstance(found, tuple | list):
-        return f"a {type(found).__name__} of {len(found)}"
+        return f"a {type(found).__name__} of length {len(found)}"
     return "None" if found is None else f"of type {type(found).__name__}"

@@ -25,7 +25,7 @@ OF_MODEL = ("upper", "lower", "upper_loss", "lower_loss", "evaluate")
 
 
 class BilevelTask(Task):
-    """The lower batches, of the task `below`, make the epochs; the upper ones are a stream of their own."""
+    """The lower batches, of the task `below`, make the epochs; the upper batches are a separate stream."""
 
     below: Task
     above: Stream
@@ -75,8 +75,8 @@ class BilevelProblem(BilevelTask, ProblemTask):
 class Cleaning(BilevelTask):
     """Each rank has a run of the train and of the validation samples, all of them in every batch; gradients are exact.
 
-    The metrics beside the test accuracy: the mean weights of train samples whose labels are right and wrong, and the
-    share of samples that "weight < .5" tells apart.
+    The metrics besides the test accuracy: the mean weights of train samples with right and with wrong labels, and the
+    share of samples that "weight < .5" classifies correctly.
     """
 
     metrics = ("accuracy", "weight_right", "weight_wrong", "told_apart")
@@ -92,7 +92,7 @@ class Cleaning(BilevelTask):
         self.above = Stream(Same(Batch(moved(above, device), None, len(clean))))
 
     def evaluate(self, model: Any, split: str) -> Evaluation:
-        """On the whole test set, since ranks may have parameters of their own; weights of this rank's samples."""
+        """On the whole test set, because ranks may have different parameters; weights of this rank's samples."""
         found, count = model.evaluate(self.test), len(self.data.test.labels)
         weights, right = torch.sigmoid(model.x.detach()[self.places]).cpu(), self.data.right[self.places]
         everyone = self.data.right
@@ -140,7 +140,7 @@ class Side(WithOwnLoss):
 
 
 class OwnBilevel(BilevelTask):
-    """Loaders of one's own for the two levels and the test; the model says what the losses are."""
+    """The user's loaders for the two levels and the test; the model says what the losses are."""
 
     below: Side
 
@@ -207,7 +207,7 @@ class TwoLosses:
 
 
 class Level:
-    """One of the two, as a closure."""
+    """One of the two losses, as a closure."""
 
     def __init__(self, trainer: Trains, loss: Callable[[Any, Batch], Tensor], stream: Callable[[], Stream]):
         self.trainer, self.loss, self.stream = trainer, loss, stream
@@ -229,7 +229,7 @@ class Level:
 
 
 class Both(nn.Module):
-    """A user's object that is no module, as one that holds its upper and lower parameters."""
+    """A user's object that is not a module, as one that contains its upper and lower parameters."""
 
     def __init__(self, given: Any):
         super().__init__()
@@ -238,7 +238,7 @@ class Both(nn.Module):
 
 
 def checked(model: Any, name: str) -> nn.Module:
-    """The model of a bilevel job as a module; ValueError where it lacks something."""
+    """The model of a bilevel job as a module; ValueError if it lacks something."""
     lacks = [each for each in OF_MODEL if not hasattr(model, each)]
     if lacks:
         raise ValueError(

@@ -26,7 +26,7 @@ def rank_file(rank: int) -> str:
 
 
 class Checkpoints:
-    """Those of a run that is not written down: none."""
+    """The checkpoints of a run that is not saved: none."""
 
     due = False
 
@@ -36,7 +36,7 @@ class Checkpoints:
     def finish(self) -> None: ...
 
     def meet_change(self) -> None:
-        """End training here where a rank has asked for other ranks, after what has been saved is on the disk."""
+        """End training here if a rank has asked for other ranks, after what has been saved is on the disk."""
 
     def totals(self) -> dict[str, Any]:
         return {}
@@ -57,7 +57,7 @@ class FileCheckpoints(Checkpoints):
         if minutes is None or self._asked or self.writer.comm.rank > 0:
             return
         if time.monotonic() - self._saved_at >= 60 * minutes:
-            # rank 0's clock; the round's message tells it to all
+            # rank 0's clock; the round's message sends the decision to all
             optimizer.statistics.ask("save")
             self._asked = True
 
@@ -84,7 +84,7 @@ class FileCheckpoints(Checkpoints):
             self.finish()
 
     def finish(self) -> None:
-        """Wait until all is on the disk; all ranks must call it."""
+        """Wait until everything is on the disk; all ranks must call it."""
         self.writer.finish()
 
     def totals(self) -> dict[str, Any]:

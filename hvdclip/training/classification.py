@@ -19,14 +19,14 @@ from hvdclip.training.task import Batch, Evaluation, Task
 
 EVALUATED_AT_ONCE = 1000, 2**24  # samples, and numbers in them, at most
 BEST = 5
-IN_A_TABLE = 100  # classes
+IN_A_TABLE = 100  # the largest number of classes in the table
 
 
 class Classification(Task):
-    """Every rank passes its own shard in a new random order each epoch, as many batches as the smallest shard has.
+    """Every rank passes over its own shard in a new random order each epoch, as many batches as the smallest shard has.
 
-    With more than five classes an evaluation counts where the right one is among the five likeliest. ValueError if a
-    shard has not one batch.
+    With more than five classes an evaluation also counts how often the right one is among the five likeliest.
+    ValueError if a shard has less than one batch.
     """
 
     def __init__(

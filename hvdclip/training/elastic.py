@@ -1,4 +1,4 @@
-"""An elastic run: when ranks have gone or come it goes on from its last round, which every rank has in memory."""
+"""An elastic run: when ranks have gone or come it continues from its last round, which every rank has in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Hosts(Protocol):
-    """What the launcher tells of its hosts; meet_change() raises what begins training again on those that are there."""
+    """What the launcher reports of its hosts; meet_change() raises what restarts training on the ranks that exist."""
 
     changed: bool
 
@@ -49,9 +49,9 @@ class LastRound:
         self.state, self.line = state_of(trainer), trainer.last_line
 
     def share(self, comm: Communicator) -> bool:
-        """Take rank 0's; whether there is one. All ranks must call it.
+        """Take rank 0's state; returns whether there is one. All ranks must call it.
 
-        RuntimeError where ranks were lost before the first round was done.
+        RuntimeError if ranks were lost before the first round was done.
         """
         self._attempts += 1
         packed = io.BytesIO()
@@ -60,7 +60,7 @@ class LastRound:
         attempts, whole, sizes = zip(*comm.gather(mine), strict=True)
         if not whole[0]:
             if max(attempts) > 1:
-                raise RuntimeError("ranks were lost before the first round was done: there is nothing to go on from")
+                raise RuntimeError("ranks were lost before the first round was done: there is nothing to continue from")
             return False
         message = torch.zeros(sizes[0], dtype=torch.uint8)
         if comm.rank == 0:
@@ -71,14 +71,14 @@ class LastRound:
 
 
 class ElasticRun(Run):
-    """One that is trained again and again, each time on other ranks; `hosts` tells of their change."""
+    """A run that is trained again and again, each time on other ranks; `hosts` reports their change."""
 
     hosts: Hosts
 
     def __init__(self, config: Config, directory: RunDirectory, overwrite: bool = False, resumed: bool = False):
         super().__init__(config, directory, overwrite, resumed)
         self.last, self._goes_on = LastRound(), False
-        self.watch: Watch | None = None  # of the present attempt
+        self.watch: Watch | None = None  # of the current attempt
         self._writer: Writer | None = None
 
     def train(self, comm: Communicator, watch: Watch) -> None:
@@ -95,7 +95,7 @@ class ElasticRun(Run):
         if comm.rank == 0:
             if gone := heartbeats.how_it_ended(self.directory.path):
                 print(gone)
-            print(f"{self.directory.path} goes on from step {self.last.step}")
+            print(f"{self.directory.path} continues from step {self.last.step}")
         return Found()
 
     def _load(self, trainer: Trainer, found: Found) -> None:
@@ -111,7 +111,7 @@ class ElasticRun(Run):
             super()._prepare(found)
             return
         assert self.last.state is not None
-        # a rank 0 that is gone may have written more than was agreed on, or less
+        # a rank 0 that is gone may have written more, or less, than the ranks agreed on
         self.directory.claim()
         self.directory.checkpoints.discard_parts()
         self.directory.go_back_to(self.last.step, self.last.line, self.last.state["evaluations"])
@@ -122,7 +122,7 @@ class ElasticRun(Run):
 
 
 class ElasticCheckpoints(FileCheckpoints):
-    """Those on the disk, and the last round in memory."""
+    """The checkpoints on the disk, and the last round in memory."""
 
     def __init__(self, run: ElasticRun, recorder: Recorder, writer: Writer):
         super().__init__(run.config, run.directory, recorder, writer)

@@ -22,7 +22,7 @@ def evaluate(task: Task, model: nn.Module, split: str, comm: Communicator) -> di
         mine = task.evaluate(model, split)
     samples, *sums = comm.sum([mine.samples, mine.loss, *mine.metrics])
     if samples == 0:
-        raise ValueError(f"the split {split!r} holds no samples on any rank")
+        raise ValueError(f"the split {split!r} has no samples on any rank")
     means = [total / samples for total in sums]
     return {"split": split} | dict(zip(("loss", *task.metrics), means, strict=True)) | task.derived(means[0])
 

@@ -1,4 +1,4 @@
-"""The wait for the next batch: since when, and what the loader's workers have said last."""
+"""The wait for the next batch: how long it takes, and what the loader's workers have printed last."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
-# what is kept of a worker's words, in bytes
+# how much of a worker's output is kept, in bytes
 LAST = 1024
 
 
 class Feed:
-    """One a process: the loops that wait for data tell it, and the thread that watches looks."""
+    """One per process: the loops that wait for data report to it, and the watching thread reads it."""
 
     def __init__(self) -> None:
-        self.turn = 0  # of waiting
+        self.turn = 0  # the number of the wait
         self.waits = False
-        self.longest = 0.0  # seconds of a wait that is over
-        self._words = os.memfd_create("words")  # which workers inherit
+        self.longest = 0.0  # seconds of the longest wait that is over
+        self._words = os.memfd_create("words")  # workers inherit it
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -34,7 +34,7 @@ class Feed:
             self.waits, self.longest = False, max(self.longest, time.monotonic() - start)
 
     def each(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """The same batches, waited for one by one."""
+        """The same batches; each wait for one is recorded."""
         while True:
             with self.awaited():
                 try:
@@ -44,12 +44,12 @@ class Feed:
             yield batch
 
     def listen(self) -> None:
-        """In a worker: keep what it prints on stderr for the rank too. One that is stuck may have said why."""
+        """In a worker: also keep what it prints on stderr for the rank. A worker that is stuck may have said why."""
         sys.stderr = _Told(sys.stderr, self._words)
 
     @property
     def said(self) -> str:
-        """The last line that a worker has printed on stderr; "" where there is none."""
+        """The last line that a worker has printed on stderr; "" if there is none."""
         lines = os.pread(self._words, LAST, 0).rstrip(b"\0").decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 

@@ -1,4 +1,4 @@
-"""Heartbeats: a small file of each rank, by which others tell where it is, and how a run that is dead has ended."""
+"""Heartbeats: a small file of each rank that shows others where it is, and how a dead run has ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 FOLDER = "heartbeats"
-# Beats are a second apart, so the times of ranks that died together differ by as much, and files may be late.
+# Beats are a second apart, so the times of ranks that died together differ by up to a second, and files may be late.
 TOGETHER_S = 2.0
 
 
@@ -19,7 +19,7 @@ class Beat:
     """What a rank was doing at `time` (seconds since 1970 by its host's clock).
 
     `waits` is the purpose of the collective it waited in, `signal` the last signal that has come. `ended` is its final
-    word: "done", "stopped", "failed: why", or "lost: why" where it is the other ranks that failed it.
+    word: "done", "stopped", "failed: why", or "lost: why" if it ended because of other ranks.
     """
 
     rank: int
@@ -38,7 +38,7 @@ class Beat:
 
 
 def write(run: Path, beat: Beat) -> None:
-    """Replace the rank's file; what it held stays whole where that fails with OSError."""
+    """Replace the rank's file; its previous contents stay complete if that fails with OSError."""
     file = _file(run, beat.rank)
     part = file.with_suffix(".part")
     part.write_text(json.dumps(asdict(beat)) + "\n")
@@ -46,7 +46,7 @@ def write(run: Path, beat: Beat) -> None:
 
 
 def read(run: Path) -> list[Beat]:
-    """The last beat of each rank, in the order of ranks; none of files that cannot be read."""
+    """The last beat of each rank, in the order of ranks; without files that cannot be read."""
     found = (_read(file) for file in sorted((run / FOLDER).glob("rank-*.json")))
     return [beat for beat in found if beat is not None]
 
@@ -56,21 +56,21 @@ def of_rank(run: Path, rank: int) -> Beat | None:
 
 
 def clear(run: Path) -> None:
-    """Make the folder, without the beats of an attempt before."""
+    """Make the folder, without the beats of the previous attempt."""
     (run / FOLDER).mkdir(parents=True, exist_ok=True)
     for file in (run / FOLDER).glob("rank-*"):
         file.unlink(missing_ok=True)
 
 
 class Ending(NamedTuple):
-    """How the last attempt at a run ended, in a word and in words that begin with it."""
+    """How the last attempt at a run ended, in one word, and as a text that begins with it."""
 
     kind: Literal["done", "stopped", "failed", "died"]
     text: str
 
 
 def ending(beats: Sequence[Beat]) -> Ending:
-    """How those ended that are not running any more, from the last beat of each rank."""
+    """How the ranks that do not run any more ended, from the last beat of each rank."""
     step = max(beat.step for beat in beats)
     failed = [beat for beat in beats if beat.ended and beat.ended.startswith("failed: ")]
     if failed:
@@ -81,7 +81,7 @@ def ending(beats: Sequence[Beat]) -> Ending:
     if all(beat.ended in ("stopped", "done") for beat in beats):
         return Ending("stopped", f"stopped at step {step}")
     silent = [beat for beat in beats if beat.ended is None]
-    # a launcher sends SIGTERM to those that are left, before it kills them
+    # a launcher sends SIGTERM to the remaining ranks before it kills them
     killed = [beat for beat in silent if beat.signal is None]
     if killed:
         died = [beat for beat in killed if beat.time <= _first(killed).time + TOGETHER_S]
@@ -96,7 +96,7 @@ def ending(beats: Sequence[Beat]) -> Ending:
 
 
 def how_it_ended(run: Path) -> str:
-    """One line of how the last attempt at a run ended, for the one that goes on; "" where nothing is known."""
+    """One line of how the last attempt at a run ended, for the next one; "" if nothing is known."""
     beats = read(run)
     return f"the last attempt {ending(beats).text}" if beats else ""
 

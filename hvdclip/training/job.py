@@ -1,4 +1,4 @@
-"""From a configuration to the pieces of a run: device, task, model, seeds."""
+"""From a configuration to the parts of a run: device, task, model, seeds."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from hvdclip.training.windows import WindowedText
 
 
 def choose_device(name: str, comm: Communicator) -> torch.device:
-    """This rank's device; on the CPU its threads too: an equal share of the host's cores, or OMP_NUM_THREADS."""
+    """This rank's device. On the CPU also its threads: an equal share of the host's cores, or OMP_NUM_THREADS."""
     if name != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
     if name == "cuda":
-        raise ValueError("train.device is 'cuda', but torch sees no CUDA device; allowed here: cpu, auto")
+        raise ValueError("train.device is 'cuda', but torch finds no CUDA device; allowed here: cpu, auto")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // comm.local_size))
     return torch.device("cpu")
@@ -46,8 +46,8 @@ def choose_device(name: str, comm: Communicator) -> torch.device:
 class Job:
     """A rank's device, task and freshly initialised model (the same on all ranks); communicates nothing.
 
-    Data of one's own is made from `train.seed` too, unless it seeds itself. `ranks` is the number of ranks whose mean a
-    problem's objective is: those that train, also where others evaluate.
+    The user's own data is made from `train.seed` too, unless it sets its own seed. `ranks` is the number of ranks whose
+    mean is a problem's objective: those that train, even if others evaluate.
     """
 
     def __init__(self, config: Config, comm: Communicator, ranks: int | None = None):
@@ -61,18 +61,18 @@ class Job:
         self.precision.check(self.model)
 
     def load_model(self, state: dict[str, Tensor]) -> None:
-        """Take the values of a state_dict; ValueError, in one line, where it is another model's."""
+        """Take the values of a state_dict; ValueError, in one line, if it is another model's."""
         try:
             self.model.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError("the file holds another model: " + " ".join(str(error).split())) from None
+            raise ValueError("the file has another model: " + " ".join(str(error).split())) from None
 
     def check_alike(self) -> None:
         """Compare configuration, code, versions, data and model of all ranks; Disagreement, on all, is a table."""
         what, read = self.read
         sections = self.config.resolved.items()
         settings = {f"{name}.{key}": value for name, section in sections for key, value in section.items()}
-        for key in ("data.root", "data.folder"):  # hosts may have the same data in other places
+        for key in ("data.root", "data.folder"):  # hosts may have the same data in different places
             settings.pop(key, None)
         shapes = [(name, tuple(tensor.shape), tensor.dtype) for name, tensor in self.model.state_dict().items()]
         check_agreement(
@@ -124,7 +124,7 @@ def build_task(config: Config, comm: Communicator, device: torch.device, ranks: 
 def _problem_task(
     made_by: Callable[..., Problem], ranks: int, settings: dict[str, Any], config: Config, rank: int
 ) -> ProblemTask:
-    """That of a problem, whose lower parameters are the run's own if the algorithm trains them."""
+    """The task of a problem; the run's algorithm may train its lower parameters."""
     if "lower" in config.algorithm:
         problem = made_by(ranks, lower=config.algorithm["lower"], **settings)
         assert isinstance(problem, TwoLevels), "the configuration has been checked"
@@ -166,10 +166,10 @@ def build_model(config: Config, task: Task) -> nn.Module:
 
 
 def prepare(model: nn.Module, config: Config, comm: Communicator) -> nn.Module:
-    """The model as the train section wants it; ValueError where there is nothing to do that to."""
+    """The model as the train section changes it; ValueError if there is nothing to change."""
     train = config.train
     if train.sync_batch_norm:
-        # it brings torch's compiler with it, which takes as long to import as all the rest
+        # it imports torch's compiler, which takes as long as all other imports
         from hvdclip.training.sync_batch_norm import synchronised
 
         model = synchronised(model, comm)

@@ -22,7 +22,7 @@ from hvdclip.training.text import TextTask
 
 
 class LanguageModelling(TextTask):
-    """For models with a state, which goes on from window to window."""
+    """For models with a state that continues from window to window."""
 
     def __init__(self, corpus: Corpus, columns: Columns, seed: int, rank: int, ranks: int, device: torch.device):
         self.corpus, self.settings, self.seed = corpus, columns, seed
@@ -30,7 +30,7 @@ class LanguageModelling(TextTask):
         self._last: Batch | None = None
         self._state: Any = None
         self.columns = data.cut(corpus.splits["train"], columns.batch * ranks)
-        # a fixed number of columns, shared out, so that an evaluation does not depend on the number of ranks
+        # a fixed number of columns, split over the ranks, so that an evaluation does not depend on the number of ranks
         self.held_out = {split: data.cut(corpus.splits[split], columns.evaluation_columns) for split in self.splits()}
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -46,9 +46,8 @@ class LanguageModelling(TextTask):
         return len(self._lengths(epoch))
 
     def loss(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        again = (
-            batch is self._last
-        )  # then it starts from the state it started from, and the text goes on from the first
+        # the same batch again starts from the same state; the text continues from the first pass
+        again = batch is self._last
         if not again:
             self._last, self._before = batch, self._state or model.initial_state(batch.inputs.shape[1])
         logits, state, penalty = model(batch.inputs, detach(self._before))

@@ -1,4 +1,4 @@
-"""Samples on their way from where they are kept to a rank's device, read ahead by workers where that is wished."""
+"""Samples on their way from storage to a rank's device, read ahead by workers if requested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hvdclip.data import Samples
 from hvdclip.training.feed import FEED
 from hvdclip.training.signals import InWorker, held
 
-Draw = tuple[Tensor, int | None]  # the numbers of samples, and the seed by which they are drawn
+Draw = tuple[Tensor, int | None]  # the numbers of samples, and the seed with which they are drawn
 
 
 def read(
@@ -21,7 +21,7 @@ def read(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(rows, labels) of each draw, in order, on the device; ValueError for samples that cannot be read.
 
-    What is drawn depends on the draw's seed alone, not on workers, nor on the random numbers of this process.
+    What is drawn depends only on the draw's seed, not on workers or on the random numbers of this process.
     """
     loader = DataLoader(
         _Drawn(samples),
@@ -31,7 +31,7 @@ def read(
         collate_fn=_as_it_is,
         worker_init_fn=InWorker(None),
         pin_memory=device.type == "cuda" and samples.place.type == "cpu",
-        generator=torch.Generator(),  # else it would take its workers' seeds from this process's random numbers
+        generator=torch.Generator(),  # otherwise it takes its workers' seeds from this process's random numbers
     )
     with held(), FEED.awaited():
         batches = iter(loader)
@@ -50,7 +50,7 @@ class _Drawn(Dataset[Any]):
         chosen, seed = draw
         try:
             return self.samples.rows(chosen, seed), self.samples.labels[chosen]
-        except ValueError as error:  # a worker's own error would come with its stack, as text
+        except ValueError as error:  # a worker's own error would contain its stack as text
             return error
 
 

@@ -1,4 +1,4 @@
-"""One live run a directory: rank 0 holds a lock on it, and heartbeats tell of a rank 0 on another host."""
+"""One live run per directory: rank 0 holds a lock on it, and heartbeats show a rank 0 on another host."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import IO
 from hvdclip.training import heartbeats
 
 FILE = "lock"
-# A rank 0 that has been silent for so long is not alive.
+# A rank 0 that has been silent for this long is not alive.
 SILENT_S = 15.0
-# A process may still hold its lock when its launcher has ended already.
+# A process may still have its lock when its launcher has already ended.
 RELEASED_S = 2.0
 
 
 def claim(run: Path) -> IO[str]:
-    """Make this process the run directory's only user for as long as the file is open; FileExistsError names another.
+    """Make this process the run directory's only user as long as the file is open; FileExistsError names another one.
 
-    A POSIX lock: forked workers do not inherit it, and it ends with the process, however that ends.
+    A POSIX lock: forked workers do not inherit it, and it ends with the process, however the process ends.
     """
     run.mkdir(parents=True, exist_ok=True)
     file = (run / FILE).open("a+")
@@ -31,7 +31,7 @@ def claim(run: Path) -> IO[str]:
     if locked is False or _beats(run, locked):
         owner = _owner(run)
         file.close()
-        raise FileExistsError(f"{run} is used by a run that is alive: {owner}")
+        raise FileExistsError(f"{run} is used by a running run: {owner}")
     file.truncate(0)
     file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}) + "\n")
     file.flush()
@@ -39,7 +39,7 @@ def claim(run: Path) -> IO[str]:
 
 
 def user(run: Path) -> str | None:
-    """Whose run is alive in the directory, in words; not for the process that holds it, which would lose its lock."""
+    """Whose run is alive in the directory, in words; not for the process that has the lock, which would lose it."""
     locked = None
     if (run / FILE).exists():
         with (run / FILE).open() as file:
@@ -48,7 +48,7 @@ def user(run: Path) -> str | None:
 
 
 def _try_lock(file: IO[str], kind: int) -> bool | None:
-    """Whether the lock was free, or came free soon; None where the file system has no locks."""
+    """Whether the lock was free, or became free soon; None if the file system has no locks."""
     deadline = time.monotonic() + RELEASED_S
     while True:
         try:
@@ -63,7 +63,7 @@ def _try_lock(file: IO[str], kind: int) -> bool | None:
 
 
 def _beats(run: Path, locked: bool | None) -> bool:
-    """Whether the heart of a rank 0 beats of which the lock tells nothing."""
+    """Whether heartbeats show a rank 0 that the lock does not show."""
     first = heartbeats.of_rank(run, 0)
     if first is None or first.ended or (locked and first.host == socket.gethostname()):
         return False
@@ -81,4 +81,4 @@ def _owner(run: Path) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
         return f"rank 0 on {owner['host']}, pid {owner['pid']}, since {since}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "its rank 0 has not said who it is"
+        return "its rank 0 has not named itself"

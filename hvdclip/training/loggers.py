@@ -27,7 +27,7 @@ class Logger(Protocol):
 
 
 class Begun:
-    """The run that is followed, and by which names it is known elsewhere if it has been followed before."""
+    """The run that is followed, and its names in other programs if it has been followed before."""
 
     def __init__(self, run: RunDirectory, config: Config, step: int | None):
         self.run, self.settings, self.step = run, dict(flat(config.resolved)), step
@@ -40,7 +40,7 @@ class Begun:
 
 
 class TensorBoard:
-    """Files in the run directory; what a resumed run does again is shown once."""
+    """Files in the run directory; steps that a resumed run repeats are shown once."""
 
     def __init__(self, begun: Begun, given: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
@@ -57,14 +57,14 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases; its files go to the run directory until they are sent, or for ever where offline."""
+    """A run of Weights & Biases; its files are in the run directory until they are sent, or forever in offline mode."""
 
     def __init__(self, begun: Begun, given: dict[str, Any]):
         library = importlib.import_module("wandb")
         known = {"id": begun.names["wandb"]} if "wandb" in begun.names else {}
         where = {"dir": str(begun.run.path), "name": begun.run.path.name}
         self.run = library.init(**where | given | known, resume="allow", config=begun.settings)
-        # its own count of steps refuses what a resumed run does again
+        # its own count of steps refuses the steps that a resumed run repeats
         self.run.define_metric("*", step_metric="step")
         begun.remember("wandb", self.run.id)
 
@@ -77,7 +77,7 @@ class WandB:
 
 
 class MLflow:
-    """A run of MLflow, at the tracking server or folder that `tracking_uri` or its own environment variable names."""
+    """A run of MLflow, at the tracking server or folder that `tracking_uri` or MLflow's environment variable names."""
 
     def __init__(self, begun: Begun, given: dict[str, Any]):
         self.entities = importlib.import_module("mlflow.entities")
@@ -113,7 +113,7 @@ KINDS: dict[str, tuple[str, Callable[[Begun, dict[str, Any]], Logger]]] = {
 
 
 class Loggers:
-    """Those that `log` asks for. One that fails is named once by `say`, and gets nothing more."""
+    """The loggers that `log` names. One that fails is named once by `say`, and gets nothing more."""
 
     def __init__(self, begun: Begun, log: Any, say: Callable[[str], None]):
         self.say = say
@@ -138,12 +138,12 @@ class Loggers:
             return call()
         except Exception as error:  # whatever another program may raise
             self.loggers.pop(name, None)
-            self.say(f"{name}: {message_of(error)}; nothing more goes there, training continues")
+            self.say(f"{name}: {message_of(error)}; it gets nothing more, training continues")
             return None
 
 
 def _named(of: str, key: str) -> str:
-    """A line of metrics.jsonl has its own keys, an evaluation its split before them."""
+    """A line of metrics.jsonl has its own keys; those of an evaluation begin with its split."""
     return key if of == "train" else f"{of}/{key}"
 
 

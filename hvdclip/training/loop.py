@@ -44,9 +44,9 @@ class Trainer:
             settings["weight"] = float(self.task.shard_size())
         if "noise_seed" in settings:
             settings["noise_seed"] += train.seed
-        # without a timeout: a training has a watch of its own
+        # without a timeout: a training has its own watch
         self.optimizer = optimizer(settings.pop("name"), **self._trained(), comm=comm, timeout=None, **settings)
-        # one initial model for all, but dropout of each rank's own
+        # one initial model for all, but each rank has its own dropout
         randomness.seed_everything(train.seed + 1 + comm.rank)
         self.schedule = Schedule(self.optimizer, train)
         self.precision = job.precision
@@ -61,7 +61,7 @@ class Trainer:
         self.last_line: dict[str, Any] | None = None  # of the metrics
 
     def parts(self) -> dict[str, Part]:
-        """What a rank's state is of, in the order in which it is restored."""
+        """The parts of a rank's state, in the order in which they are restored."""
         optimizer, reset = self.optimizer, self.config.checkpoint.other_ranks == "reset"
         scaler = self.precision.scaler
         return {
@@ -91,11 +91,12 @@ class Trainer:
         return {"model_or_params": upper, "lower_parameters": lower, "module": self.model}
 
     def _draw_anew(self, _: randomness.State) -> None:
-        """Random numbers of ranks that were not there: others than at the start, the same each time."""
+        """Random numbers for ranks that are new: different from those at the start, and always the same."""
         randomness.seed_everything(randomness.seed_from(self.config.train.seed, self.comm.rank, self.optimizer.steps))
 
     def _check(self, train: Train) -> None:
-        for mistake in check_for_method(train, self.optimizer):  # of a method of one's own that needs several ranks
+        # found only now in the user's own method that needs several ranks
+        for mistake in check_for_method(train, self.optimizer):
             raise ValueError(mistake)
         if train.sync_batch_norm and isinstance(self.comm, Simulated) and self.optimizer.space.device.type == "cuda":
             raise ValueError("train.sync_batch_norm is True; allowed on simulated ranks that share a GPU: False")
@@ -107,9 +108,9 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """Train to the end and record everything, also how it ended when it fails or stops on all ranks.
+        """Train to the end and record everything, also how it ended if it fails or stops on all ranks.
 
-        Raises Stopped, on all ranks at the same round's end, when any rank's watch has been asked to stop.
+        Raises Stopped, on all ranks at the same round's end, if any rank's watch has been asked to stop.
         """
         self.recorder, self.display = recorder, display
         self.checkpoints, self.watch = checkpoints or Checkpoints(), watch or Watch(self.comm)
@@ -158,7 +159,7 @@ class Trainer:
         self._evaluate(self.task.splits(), final=True)
 
     def step(self) -> bool:
-        """One step from the next batch; whether it ends an epoch."""
+        """One step from the next batch; returns whether it ends an epoch."""
         epochs = self.stream.epochs
         self.schedule.set(self.optimizer.steps, self.stream.epoch)
         if self.losses is None:
@@ -188,7 +189,7 @@ class Trainer:
         return self._backward()
 
     def _backward(self) -> Tensor:
-        """The batch's loss; where it is cut into pieces, each adds its share of the gradient."""
+        """The batch's loss; if the batch is cut into pieces, each adds its share of the gradient."""
         losses = []
         for piece in self.batch.pieces(self.config.train.accumulate):
             with self.precision.cast():
@@ -228,11 +229,11 @@ class Trainer:
         raise Stopped(text)
 
     def _meet(self) -> None:
-        """Wait for all ranks: the first that exits makes the launcher kill those that are still writing."""
+        """Wait for all ranks: when the first one exits, the launcher kills those that are still writing."""
         self.comm.gather(None, "stop")
 
     def best(self) -> dict[str, Any]:
-        """The evaluation with the least loss on the split that is watched during training."""
+        """The evaluation with the smallest loss on the split that is watched during training."""
         watched = [row for row in self.evaluations if row["split"] == self.task.splits()[0]]
         return min(watched, key=lambda row: (math.isnan(row["loss"]), row["loss"]))
 
@@ -253,7 +254,7 @@ class Trainer:
 
     def _title(self) -> str:
         table, size = self.task.table(), self.optimizer.space.size
-        shards = "" if table is None else f"\nsamples of each label, a row for each rank:\n{_in_rows(table)}"
+        shards = "" if table is None else f"\nsamples of each label, one row per rank:\n{_in_rows(table)}"
         ranks = f"{self.comm.size} rank{'s' * (self.comm.size > 1)}"
         return (
             f"{self.optimizer.name} on {ranks}, {self.optimizer.communication()}\n"

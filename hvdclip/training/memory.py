@@ -1,4 +1,4 @@
-"""How much memory this process has needed, and that it keeps what each step frees."""
+"""How much memory this process has needed, and how it reuses the memory that each step frees."""
 
 import ctypes
 import os
@@ -6,7 +6,7 @@ import resource
 
 import torch
 
-# Of glibc's mallopt: how much free memory is kept at the end of the heap, and how large a block lies in it at most.
+# Options of glibc's mallopt: how much free memory stays at the end of the heap, and how large its blocks can be.
 TRIM, MMAP = -1, -3
 KEPT, LARGEST_BLOCK = 2**30, 2**30
 LARGEST_BLOCK_OF_OLD = 2**25  # an older glibc refuses more
@@ -14,9 +14,9 @@ MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_
 
 
 def keep_freed() -> None:
-    """Let the host's memory that a step frees be the next step's, unless the environment says how glibc is to do it.
+    """Reuse the host's memory that a step frees in the next step, unless the environment configures glibc.
 
-    By default glibc hands large blocks back to the kernel, which fills each page with zeros when it is touched again.
+    By default glibc returns large blocks to the kernel, which fills each page with zeros when it is used again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     told = "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(v in os.environ for v in MALLOC_VARIABLES)
@@ -25,7 +25,7 @@ def keep_freed() -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most so far: of a GPU's memory what tensors have taken, of the host's what the process has held."""
+    """The peak so far: for a GPU the memory of tensors, for the host the memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux

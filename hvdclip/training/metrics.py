@@ -18,8 +18,8 @@ class Metrics:
     """Gathers rounds into lines: each round of a local method, `every` rounds of a gradient method.
 
     In a line over several rounds, samples, skipped, bytes, comm_s, round_s and waiting_s are sums, loss, clip_fraction
-    and grad_norm are means and the norm's quantiles are those of all rounds; the rest is that of the last round.
-    `samples` counts from the start of the run; `seconds` adds up the rounds, evaluations left out.
+    and grad_norm are means, and the norm's quantiles are those of all rounds; the rest is the last round's value.
+    `samples` counts from the start of the run; `seconds` adds up the rounds, without evaluations.
     """
 
     def __init__(self, every: int):
@@ -29,7 +29,7 @@ class Metrics:
         self._norm_counts: list[np.ndarray] = []
 
     def add(self, metrics: dict[str, Any], norm_counts: np.ndarray) -> dict[str, Any] | None:
-        """Take a round and the counts of its gradient norms; the line that it completes, if it does."""
+        """Take a round and the counts of its gradient norms; returns the line that it completes, if it does."""
         self._rounds.append(metrics)
         self._norm_counts.append(norm_counts)
         return self.flush() if len(self._rounds) == self.every else None
@@ -66,7 +66,7 @@ class Metrics:
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None where there are none."""
+    """The mean of the values that are not None; None if there are none."""
     values = known(values)
     return sum(values) / len(values) if values else None
 

@@ -1,4 +1,4 @@
-"""How long a rank waits for the others before it takes them for lost."""
+"""How long a rank waits for the others before it considers them lost."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from hvdclip.comm import Ledger
 from hvdclip.comm.watch import Wait
 from hvdclip.training.feed import Feed
 
-# Seconds at least: in training; and where ranks may wait for one that reads or writes files.
+# At least so many seconds: in training; and while ranks may wait for one that reads or writes files.
 LEAST_S, FILES_S = 60.0, 600.0
-# A rank may take this many times as long as the longest stretch so far, and as this rank has worked itself.
+# A rank may take this many times as long as the longest period so far, and as long as this rank itself has worked.
 TIMES = 10
-# A rank that waits for a batch says so after as many seconds; asked to stop, it waits for as many.
+# A rank that waits for a batch says so after this many seconds; if asked to stop, it waits this long.
 TELL_S, GRACE_S = 30.0, 10.0
 
 
 class Patience(Wait):
-    """Counts how long the rank has waited in one collective; is_out when that is longer than the limit.
+    """Counts how long the rank has waited in one collective; `is_out` is true if that is longer than the limit.
 
-    The limit is `timeout`, in seconds, where there is one. Else it follows the work, since a rank is silent for all
-    of a round, an evaluation or a slow start, and that is no fault.
+    The limit is `timeout`, in seconds, if it is set. Otherwise it follows the work, because a rank is silent during a
+    whole round, an evaluation or a slow start, and that is not a fault.
     """
 
     def __init__(self, ledger: Ledger, timeout: float | None):
@@ -26,7 +26,7 @@ class Patience(Wait):
         self.ledger, self.timeout = ledger, timeout
 
     def pass_time(self, seconds: float) -> None:
-        """So long this rank has been running since the last call."""
+        """The rank has been running for so long since the last call."""
         self.go_on(self.ledger.pending, seconds)
 
     @property
@@ -42,15 +42,15 @@ class Patience(Wait):
 
     @property
     def may_grow(self) -> bool:
-        """Whether a rank that is known to write files is waited for."""
+        """Whether the rank waits for one that is known to write files."""
         return self.timeout is None and self.waited <= FILES_S
 
 
 class Hunger:
-    """Counts how long the rank waits for one batch: when that is to be told, and when it is in vain.
+    """Counts how long the rank waits for one batch: when to report it, and when to give up.
 
-    Files may be slow, so that is after `timeout` seconds or, without one, ten minutes, and ten times the longest wait
-    so far. Where the rank has been asked to stop and cannot, for want of a batch, it is much sooner.
+    Files may be slow, so the limit is `timeout` seconds or, without it, ten minutes, and ten times the longest wait so
+    far. If the rank has been asked to stop and cannot, because no batch comes, the limit is much shorter.
     """
 
     def __init__(self, feed: Feed, timeout: float | None):
@@ -59,7 +59,7 @@ class Hunger:
         self._turn, self._told = 0, 0
 
     def pass_time(self, seconds: float, asked: bool) -> None:
-        """So long this rank has been running since the last call, and whether it has been asked to stop."""
+        """The rank has been running for so long since the last call; `asked` says whether it has been asked to stop."""
         is_same = self.feed.waits and self.feed.turn == self._turn
         self.waited = self.waited + seconds if is_same else 0.0
         self.asked = self.asked + seconds if is_same and asked else 0.0
@@ -71,7 +71,7 @@ class Hunger:
         return self.feed.waits and self.waited > 1
 
     def is_to_be_told(self) -> bool:
-        """Once in each wait."""
+        """True once in each wait."""
         if self.waited <= min(TELL_S, self.limit) or self._told == self._turn:
             return False
         self._told = self._turn

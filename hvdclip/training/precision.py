@@ -1,4 +1,4 @@
-"""The numbers in which a model computes; its parameters, which methods step and average, stay as they are."""
+"""The precision in which a model computes; its parameters, which methods step and average, do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
-    """fp32, or autocast to bf16 or fp16; a loss in fp16 is scaled, lest small gradients vanish.
+    """fp32, or autocast to bf16 or fp16; a loss in fp16 is scaled, so that small gradients do not vanish.
 
     Source: Micikevicius et al. (2018), with float32 as master weights.
     """
@@ -25,9 +25,9 @@ class Precision:
         self.scaler = torch.amp.GradScaler(self.device, enabled=name == "fp16")
 
     def check(self, model: nn.Module) -> None:
-        """ValueError for an LSTM in numbers in which this processor does not compute one.
+        """ValueError for an LSTM in a precision in which this processor does not compute one.
 
-        torch's library for CPUs then speaks of a primitive that it could not create, at the first step.
+        Otherwise torch's CPU library fails at the first step, because it could not create a primitive.
         """
         has_lstm = any(isinstance(module, nn.LSTM | WeightDropLSTM) for module in model.modules())
         if self.half is None or self.device != "cpu" or not has_lstm:
@@ -37,19 +37,19 @@ class Precision:
                 nn.LSTM(1, 1)(torch.zeros(1, 1, 1))
         except RuntimeError:
             raise ValueError(
-                f"train.precision is {self.name!r}, in which torch {torch.__version__} computes no LSTM on this "
+                f"train.precision is {self.name!r}, but torch {torch.__version__} cannot compute an LSTM in it on this "
                 "processor; allowed here: fp32, or a GPU"
             ) from None
 
     def cast(self) -> AbstractContextManager[None]:
-        """Inside, a forward pass computes in these numbers."""
+        """Inside, a forward pass computes in this precision."""
         return nullcontext() if self.half is None else torch.autocast(self.device, self.half)
 
     def backward(self, objective: Tensor) -> None:
         self.scaler.scale(objective).backward()
 
     def step(self, optimizer: Method, closure: Callable[..., Tensor]) -> None:
-        """One step, whose clip sees the gradients without their scale."""
+        """One step; its clipping sees the gradients without their scale."""
         if not self.scaler.is_enabled():
             optimizer.step(closure)
             return

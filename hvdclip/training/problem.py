@@ -10,7 +10,7 @@ from torch import Tensor
 from hvdclip.problems import Problem
 from hvdclip.training.task import Batch, Evaluation, Task
 
-EPOCH = 1000  # batches a rank; a problem's data never ends
+EPOCH = 1000  # batches per rank; a problem's data never ends
 
 
 class ProblemTask(Task):

@@ -1,4 +1,4 @@
-"""What a result can be traced by: a hash of the model, the versions it was made with."""
+"""What identifies the origin of a result: a hash of the model, and the versions that made it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sha256(model: nn.Module) -> str:
 
 
 def code_sha256() -> str:
-    """SHA-256 over hvdclip's own source, which its version does not tell apart while it is worked on."""
+    """SHA-256 over hvdclip's own source: its version stays the same between two changes of the code."""
     folder, digest = Path(hvdclip.__file__).parent, hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
@@ -30,7 +30,7 @@ def code_sha256() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's, torch's, Horovod's and hvdclip's versions; those that are not installed are left out."""
+    """Python's, torch's, Horovod's and hvdclip's versions; without those that are not installed."""
     found = {"python": platform.python_version()}
     for package in ("hvdclip", "torch", "horovod", "mpi4py", "numpy"):
         try:

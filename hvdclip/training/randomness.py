@@ -1,4 +1,4 @@
-"""Where the random numbers of Python, NumPy and torch are on this rank."""
+"""The states of Python's, NumPy's and torch's random numbers on this rank."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def seed_from(*numbers: int) -> int:
 
 
 def torch_state() -> State:
-    """Of torch alone: on the CPU, and on this rank's CUDA device where CUDA is at work."""
+    """The state of torch alone: on the CPU, and on this rank's CUDA device if CUDA is used."""
     state = {"torch": torch.get_rng_state()}
     return state | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
 def get_state() -> State:
-    """Of all three, as tensors and numbers."""
+    """The state of all three, as tensors and numbers."""
     version, words, gauss = random.getstate()
     _, keys, *rest = np.random.get_state()
     python, numpy = (version, torch.tensor(words), gauss), (torch.from_numpy(np.asarray(keys, np.int64)), *rest)
@@ -52,7 +52,7 @@ def set_state(state: State) -> None:
 
 @contextmanager
 def continued_from(state: State) -> Iterator[None]:
-    """Inside, random numbers come from that state on; afterwards they go on where they were."""
+    """Inside, random numbers start from that state; afterwards they continue where they were."""
     present = get_state() if "python" in state else torch_state()
     set_state(state)
     try:
@@ -62,7 +62,7 @@ def continued_from(state: State) -> Iterator[None]:
 
 
 def get_generators(owners: Sequence[Any]) -> list[torch.Tensor | None]:
-    """Where the torch generators of these objects are; None for an object that has none of its own."""
+    """The states of the torch generators of these objects; None for an object that has no generator."""
     generators = (getattr(owner, "generator", None) for owner in owners)
     return [generator.get_state() if isinstance(generator, torch.Generator) else None for generator in generators]
 

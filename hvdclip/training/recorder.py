@@ -1,4 +1,4 @@
-"""Who writes a run down: rank 0 into the run directory, the other ranks nowhere."""
+"""Who records a run: rank 0 in the run directory; the other ranks record nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Recorder:
 class FileRecorder(Recorder):
     """Rank 0's recorder: metrics.jsonl, evals.jsonl, summary.json, models; `loggers` get the same numbers.
 
-    Lines and models that cannot be written while training goes on are told by `say`; the last ones raise OSError.
+    Lines and models that cannot be written during training are reported by `say`; the last ones raise OSError.
     """
 
     def __init__(self, run: RunDirectory, loggers: Loggers | None, say: Callable[[str], None]):
@@ -57,7 +57,7 @@ class FileRecorder(Recorder):
             if name == "final":
                 raise
             if not self._models_fail:
-                self.say(f"the {name} model is not saved: {message_of(error)}; training goes on")
+                self.say(f"the {name} model is not saved: {message_of(error)}; training continues")
         self._models_fail = failed
 
     def sizes(self) -> dict[Path, int]:

@@ -1,4 +1,4 @@
-"""How a run goes on: from which checkpoint, with which changes, and what of its directory is taken back."""
+"""How a run continues: from which checkpoint, with which changes, and what in its directory is taken back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hvdclip.training.provenance import versions
 from hvdclip.training.rundir import CONFIG, METRICS, RunDirectory
 from hvdclip.training.state import restore, restore_elsewhere
 
-# what may be changed: how long, how often it is saved, what is written beside, how long ranks wait for each other
+# what may change: the length, how often it is saved, what else is written, how long ranks wait for each other
 HARMLESS = (
     *("train.steps", "train.epochs", "train.stage", "checkpoint.", "log.tensorboard", "log.wandb", "log.mlflow"),
     *("comm.timeout", "comm.share_gpus", "comm.host_staging", "data.workers", "data.on_device"),
@@ -27,7 +27,7 @@ HARMLESS = (
 
 @dataclass
 class Found:
-    """The newest checkpoint that is whole, or None where there is none at all; `damaged` are those passed over."""
+    """The newest checkpoint that is complete, or None if there is none; `damaged` are those that were skipped."""
 
     manifest: Manifest | None = None
     damaged: dict[int, str] = field(default_factory=dict)
@@ -37,19 +37,19 @@ class Found:
         return None if self.manifest is None else self.manifest.step
 
     def report_lines(self, run: RunDirectory, ranks: int) -> Iterator[str]:
-        """What is to be said of it, a line each."""
+        """The messages about it, one line each."""
         if last := heartbeats.how_it_ended(run.path):
             yield last
         for step, wrong in self.damaged.items():
-            yield f"the checkpoint of step {step} is damaged: {wrong}; it is set aside, and the one before it is used"
+            yield f"the checkpoint of step {step} is damaged: {wrong}; it is set aside, and the previous one is used"
         if self.manifest is None:
-            yield f"{run.path} holds no checkpoint: training starts from step 0"
+            yield f"{run.path} has no checkpoint: training starts from step 0"
             return
-        yield f"{run.path} goes on from step {self.manifest.step}"
+        yield f"{run.path} continues from step {self.manifest.step}"
         if self.manifest.ranks != ranks:
             yield (
-                f"it was on {_ranks(self.manifest.ranks)} and is on {ranks} now: the data are shared out anew, after "
-                "the same share of the epoch, and random numbers start anew"
+                f"it had {_ranks(self.manifest.ranks)} and has {ranks} now: the data are shared out again, from "
+                "the same share of the epoch on, and random numbers start again"
             )
         for package, now in versions().items():
             if (then := self.manifest.versions.get(package)) != now:
@@ -57,12 +57,12 @@ class Found:
 
 
 def look(run: RunDirectory, config: Config) -> list[int] | None:
-    """The steps of all checkpoints, the newest first; None where the run is finished.
+    """The steps of all checkpoints, the newest first; None if the run is finished.
 
-    FileExistsError where it is alive, ValueError where it is to go on after its end but has left no checkpoint.
+    FileExistsError if it is running, ValueError if it is to continue after its end but has left no checkpoint.
     """
     if owner := lock.user(run.path):
-        raise FileExistsError(f"{run.path} is used by a run that is alive: {owner}")
+        raise FileExistsError(f"{run.path} is used by a running run: {owner}")
     steps = run.checkpoints.steps()
     if not run.is_finished():
         return steps
@@ -70,16 +70,16 @@ def look(run: RunDirectory, config: Config) -> list[int] | None:
         done, before = run.summary()["exit"] == "done", run.config()["train"]
         as_long = all(before[key] == config.resolved["train"][key] for key in ("steps", "epochs"))
     except (KeyError, TypeError, ValueError, yaml.YAMLError):
-        raise ValueError(f"{run.path} holds a run whose summary.json or config.yaml is damaged") from None
+        raise ValueError(f"{run.path} has a run whose summary.json or config.yaml is damaged") from None
     if done and not as_long and not steps:
-        raise ValueError(f"{run.path} holds a run that is finished, and no checkpoint to go on from")
+        raise ValueError(f"{run.path} has a finished run, and no checkpoint to continue from")
     return None if done and as_long else steps
 
 
 def find(run: RunDirectory, steps: list[int], comm: Communicator) -> Found:
-    """The newest of these checkpoints that is whole on all ranks, each of which reads its own files.
+    """The newest of these checkpoints that is complete on all ranks; each rank reads its own files.
 
-    All ranks must call it. ValueError where there are some and none is whole.
+    All ranks must call it. ValueError if there are some and none is complete.
     """
     found = Found()
     for step in steps:
@@ -90,12 +90,12 @@ def find(run: RunDirectory, steps: list[int], comm: Communicator) -> Found:
         found.damaged[step] = "; ".join(dict.fromkeys(filter(None, wrong)))
     if steps:
         named = "\n".join(f"the checkpoint of step {step} is damaged: {wrong}" for step, wrong in found.damaged.items())
-        raise ValueError(f"{named}\n{run.checkpoints.path} holds no whole checkpoint; --overwrite starts a new run")
+        raise ValueError(f"{named}\n{run.checkpoints.path} has no complete checkpoint; --overwrite starts a new run")
     return found
 
 
 def _damage(run: RunDirectory, step: int, comm: Communicator) -> str:
-    """What is wrong with this rank's share of a checkpoint's files; empty where nothing is."""
+    """What is wrong with this rank's share of a checkpoint's files; empty if nothing is."""
     try:
         manifest = run.checkpoints.manifest(step)
         names = [rank_file(rank) for rank in range(comm.rank, manifest.ranks, comm.size)]
@@ -104,7 +104,7 @@ def _damage(run: RunDirectory, step: int, comm: Communicator) -> str:
             for name, size in manifest.lines.items():
                 file = run.path / name
                 if size > (file.stat().st_size if file.exists() else 0):
-                    raise Damage(f"{name} of the run is shorter than the {size} bytes that it had then")
+                    raise Damage(f"{name} of the run is shorter than the {size} bytes that it had at that step")
         run.checkpoints.check(manifest, names)
     except Damage as damage:
         return str(damage)
@@ -112,10 +112,10 @@ def _damage(run: RunDirectory, step: int, comm: Communicator) -> str:
 
 
 def check_config(run: RunDirectory, found: Found, config: Config) -> None:
-    """ValueError names each setting that is not as it was, unless the change does no harm."""
+    """ValueError names each setting that has changed, unless the change does no harm."""
     if found.step is None:
         return
-    # settings that came later had their defaults then
+    # settings that did not exist then had their defaults
     saved = check_saved(yaml.safe_load((run.checkpoints.folder(found.step) / CONFIG).read_bytes()))
     mistakes = [
         f"{key}: was {then}, now {now}; a run is resumed with the settings that it had"
@@ -129,7 +129,7 @@ def check_config(run: RunDirectory, found: Found, config: Config) -> None:
 
 
 def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
-    """Bring a fresh trainer to the checkpoint; ValueError where it is past the end, or cannot be on other ranks."""
+    """Bring a fresh trainer to the checkpoint; ValueError if it is past the end, or cannot be on other ranks."""
     if found.manifest is None:
         return
     step, ranks, here = found.manifest.step, found.manifest.ranks, trainer.comm.size
@@ -142,7 +142,7 @@ def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
         try:
             restore_elsewhere(trainer, state)
         except ValueError as error:
-            raise ValueError(f"the run was on {_ranks(ranks)} and cannot go on on {here}: {error}") from None
+            raise ValueError(f"the run had {_ranks(ranks)} and cannot continue on {here}: {error}") from None
     epochs = trainer.config.train.epochs
     if epochs is not None and trainer.stream.batches > trainer.batches_due:
         raise ValueError(f"train.epochs is {epochs}, but {trainer.stream.epoch:.2f} are done")
@@ -152,7 +152,7 @@ def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
 
 
 def chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
-    """I by the step from which it held, as far as the run had come when it was cut off."""
+    """I by the step from which it applied, as far as the run had come when it was cut off."""
     starts: dict[int, int] = {}
     ended, last = 0, None
     for line in run.whole_rows(METRICS):
@@ -163,7 +163,7 @@ def chosen_after(run: RunDirectory, step: int) -> dict[int, int]:
 
 
 def prepare(run: RunDirectory, found: Found, overwrite: bool) -> None:
-    """Rank 0 makes the directory what it was at the checkpoint, or a new one where there is none."""
+    """Rank 0 restores the directory as it was at the checkpoint, or makes a new one if there is no checkpoint."""
     if found.manifest is None:
         run.create(overwrite)
         return

@@ -1,4 +1,4 @@
-"""A run of the train command on this rank: found or begun, trained, and left in its directory."""
+"""A run of the train command on this rank: found or started, trained, and left in its directory."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from hvdclip.training.watch import Watch
 
 
 class Run:
-    """What is trained and where; a run that is in the directory is replaced, or resumed, if either is wished."""
+    """What is trained and where; a run in the directory is replaced or resumed, if one of these is requested."""
 
     def __init__(self, config: Config, directory: RunDirectory, overwrite: bool = False, resumed: bool = False):
         self.config, self.directory = config, directory
         self.overwrite, self.resumed = overwrite, resumed
 
     def train(self, comm: Communicator, watch: Watch) -> None:
-        """Train to the end; nothing is done where the run is finished already. All ranks must call it."""
+        """Train to the end; do nothing if the run is finished already. All ranks must call it."""
         with watch:
             self._agree_on_name(comm)
             found = self._find(comm)
             if found is None:
                 return
             together(comm, lambda: preflight(self.config, comm))
-            config = together(comm, lambda: stage(self.config, comm))  # which ends when every node has its copy
+            config = together(comm, lambda: stage(self.config, comm))  # it returns when every node has its copy
             job = together(comm, lambda: Job(config, comm))
             trainer = together(comm, lambda: Trainer(job))
             together(comm, lambda: self._load(trainer, found))
@@ -46,12 +46,12 @@ class Run:
             display.say(f"run directory: {self.directory.path}")
 
     def _agree_on_name(self, comm: Communicator) -> None:
-        name = comm.gather(str(self.directory.path))[0]  # it may hold a time
+        name = comm.gather(str(self.directory.path))[0]  # it may contain a time
         if name != str(self.directory.path):
             self.directory = RunDirectory(name)
 
     def _find(self, comm: Communicator) -> resume.Found | None:
-        """What the run is to go on from; None where it is finished."""
+        """What the run is to continue from; None if it is finished."""
         if not self.resumed:
             return resume.Found()
         run = self.directory
@@ -59,7 +59,7 @@ class Run:
         steps = comm.gather(seen)[0]
         if steps is None:
             if comm.rank == 0:
-                print(f"{run.path} holds a run that is finished")
+                print(f"{run.path} has a finished run")
             return None
         found = together(comm, lambda: resume.find(run, steps, comm))
         together(comm, lambda: resume.check_config(run, found, self.config))

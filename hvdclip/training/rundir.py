@@ -33,19 +33,19 @@ class RunDirectory:
 
     @classmethod
     def around(cls, file: Path) -> RunDirectory:
-        """The run that a file lies in; FileNotFoundError where it lies in none."""
+        """The run that a file belongs to; FileNotFoundError if it belongs to none."""
         for folder in file.absolute().parents:
             if (folder / CONFIG).exists() and not (folder / MANIFEST).exists():  # a checkpoint has both
                 return cls(folder)
-        raise FileNotFoundError(f"{file} lies in no run directory: there is no {CONFIG} beside it or above")
+        raise FileNotFoundError(f"{file} is not in a run directory: there is no {CONFIG} in its folder or above")
 
     def create(self, overwrite: bool = False) -> None:
-        """Make the directory; FileExistsError if a run is in it already and may not be overwritten."""
+        """Make the directory; FileExistsError if it has a run already that may not be overwritten."""
         present = [name for name in FILES if (self.path / name).exists()]
         if present and not overwrite:
-            raise FileExistsError(f"{self.path} holds a run already: choose another --run-dir, or --overwrite it")
+            raise FileExistsError(f"{self.path} has a run already: choose another --run-dir, or --overwrite it")
         if present and CONFIG not in present:
-            raise FileExistsError(f"{self.path} holds files that are no run's: choose another --run-dir")
+            raise FileExistsError(f"{self.path} has files that do not belong to a run: choose another --run-dir")
         self.claim()
         for name in present:
             place = self.path / name
@@ -53,11 +53,11 @@ class RunDirectory:
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:
-        """Whether a run has begun in it."""
+        """Whether a run has started in it."""
         return (self.path / CONFIG).exists()
 
     def claim(self) -> None:
-        """Keep other runs away for as long as this process lives; FileExistsError where one is alive."""
+        """Keep other runs away as long as this process lives; FileExistsError if one is running."""
         if self._lock is None:
             self._lock = lock.claim(self.path)
         heartbeats.clear(self.path)
@@ -66,17 +66,17 @@ class RunDirectory:
         durable.write(self.path / CONFIG, lambda file: file.write(text.encode(errors="surrogateescape")))
 
     def config(self) -> dict[str, Any]:
-        """config.yaml; ValueError, saying so, for a damaged one, as of the other files."""
+        """config.yaml; ValueError, saying so, if it is damaged, as for the other files."""
         try:
             found = yaml.safe_load((self.path / CONFIG).read_bytes())
         except (yaml.YAMLError, UnicodeDecodeError):
-            raise ValueError(f"{self.path / CONFIG} is damaged: it is no YAML") from None
+            raise ValueError(f"{self.path / CONFIG} is damaged: it is not YAML") from None
         if not isinstance(found, dict):
-            raise ValueError(f"{self.path / CONFIG} is damaged: it holds no settings")
+            raise ValueError(f"{self.path / CONFIG} is damaged: it has no settings")
         return found
 
     def go_back(self, step: int, lines: Mapping[str, int]) -> None:
-        """Forget what was done after a checkpoint: lines, the best and the final model, the summary."""
+        """Remove what was done after a checkpoint: lines, the best and the final model, the summary."""
         for name, size in lines.items():
             if (self.path / name).exists():
                 os.truncate(self.path / name, size)
@@ -84,12 +84,12 @@ class RunDirectory:
             file.unlink(missing_ok=True)
         best = self.checkpoints.folder(step) / "best.pt"
         if best.exists():
-            # a link would be the same file, which a later best model must not be
+            # a link would be the same file, which a later best model must not change
             with best.open("rb") as saved:
                 durable.write(self.model_file("best"), partial(shutil.copyfileobj, saved))
 
     def go_back_to(self, step: int, last: dict[str, Any] | None, evaluations: Sequence[dict[str, Any]]) -> None:
-        """Forget what was done after a step; `last` is the last line of the metrics, which may not be there yet."""
+        """Remove what was done after a step; `last` is the last line of the metrics, which may not be written yet."""
         whole = [row for row in self.whole_rows(METRICS) if row["step"] <= step]
         if last is not None and (not whole or whole[-1]["step"] < last["step"]):
             whole.append(last)
@@ -99,11 +99,11 @@ class RunDirectory:
             file.unlink(missing_ok=True)
 
     def whole_rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """Up to one that was cut off."""
+        """The complete rows, without one that was cut off."""
         yield from _whole(self._lines(name))
 
     def last_rows(self, name: str, within: int = 1 << 16) -> list[dict[str, Any]]:
-        """Whole rows of the file's last bytes, so that a long run's file is not read again and again."""
+        """Complete rows of the file's last bytes, so that a long run's file is not read again and again."""
         file = self.path / name
         if not file.exists():
             return []
@@ -127,14 +127,14 @@ class RunDirectory:
         return (self.path / SUMMARY).exists()
 
     def is_done(self) -> bool:
-        """Whether it has come to its end, and not failed or stopped."""
+        """Whether it has reached its end, without failing or stopping."""
         return self.is_finished() and self.summary().get("exit") == "done"
 
     def summary(self) -> dict[str, Any]:
-        """summary.json; FileNotFoundError, saying so, where the run has not ended."""
+        """summary.json; FileNotFoundError, saying so, if the run has not ended."""
         file = self.path / SUMMARY
         if not file.exists():
-            raise FileNotFoundError(f"{self.path} holds no finished run: there is no summary.json in it")
+            raise FileNotFoundError(f"{self.path} has no finished run: there is no summary.json in it")
         return _parsed(file.read_text(errors="replace"), file)
 
     def model_file(self, name: str) -> Path:
@@ -150,7 +150,7 @@ class RunDirectory:
         durable.write(self.model_file(name), partial(torch.save, on_host(state)))
 
     def ranks(self) -> int | None:
-        """How many ranks the run, or the checkpoint, is of; None where nothing tells."""
+        """How many ranks the run, or the checkpoint, has; None if nothing shows it."""
         if self.is_finished():
             return self.summary()["ranks"]
         newest = self.checkpoints.newest()
@@ -171,28 +171,28 @@ def _parsed(text: str, file: Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{file} is damaged: {text[:40]!r} is no object in JSON")
+        raise ValueError(f"{file} is damaged: {text[:40]!r} is not a JSON object")
     return found
 
 
 def load_model(file: Path) -> dict[str, Tensor]:
-    """A plain state_dict; ValueError for a file that holds something else, FileNotFoundError where there is none."""
+    """A plain state_dict; ValueError for a file with something else, FileNotFoundError if there is none."""
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist: the run has not saved this model")
     try:
         state = torch.load(file, weights_only=True, map_location="cpu")
     except OSError:
         raise
-    except Exception as error:  # torch.load raises many kinds for what it did not write
+    except Exception as error:  # torch.load raises many kinds for files of other programs
         why = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{file} holds no model: {why}") from error
+        raise ValueError(f"{file} has no model: {why}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{file} holds no model: it is no state_dict of tensors")
+        raise ValueError(f"{file} has no model: it is not a state_dict of tensors")
     return state
 
 
 def as_json(row: dict[str, Any], indent: int | None = None) -> str:
-    """JSON knows no infinity and no NaN; null stands for them."""
+    """JSON has no infinity and no NaN; null replaces them."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -10,9 +10,9 @@ from hvdclip.config import Train
 
 
 class Schedule:
-    """lr of each parameter group: a linear warm-up, then what `train.schedule` says; gamma goes with it, or stays.
+    """lr of each parameter group: a linear warm-up, then `train.schedule`; gamma changes with it, or stays.
 
-    It keeps nothing, so a run that is resumed needs its place only; torch's schedulers count their own steps. Sources:
+    It has no state, so a run that is resumed needs only its place; torch's schedulers count their own steps. Sources:
     Goyal et al. (2017), section 2.2, for warm-up and milestones; Loshchilov and Hutter (2017) for the cosine; Hu et al.
     (MiniCPM, 2024) for wsd: warm-up, stable, decay.
     """
@@ -22,7 +22,7 @@ class Schedule:
         self.lrs = [group["lr"] for group in optimizer.param_groups]
 
     def set(self, step: int, epoch: float) -> None:
-        """Before the step that begins after that many steps and passes over the data."""
+        """Set lr before the step that begins after that many steps and passes over the data."""
         factor = self.factor(step, epoch)
         for group, lr in zip(self.optimizer.param_groups, self.lrs, strict=True):
             group["lr"] = lr * factor
@@ -41,7 +41,7 @@ class Schedule:
             return train.decay ** sum(epoch >= milestone for milestone in train.milestones)
         if train.schedule == "constant":
             return 1.0
-        # from the end of the warm-up, which is in the run's own unit, or from where wsd begins to fall
+        # from the end of the warm-up, which has the run's own unit, or from where wsd begins to decrease
         done = step if train.unit == "steps" else epoch
         whole, start = getattr(train, train.unit), getattr(train, f"warmup_{train.unit}")
         if train.schedule == "wsd":

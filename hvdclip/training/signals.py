@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, heard whatever the main thread is doing."""
+"""Signals that ask a run to stop, received whatever the main thread is doing."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ASK_TO_STOP = (
     signal.SIGHUP,  # the terminal has been closed
     signal.SIGXCPU,  # a limit of CPU time is near
 )
-# What ends a process that only waits for its exit: a launcher or user who means just that.
+# What ends a process that only waits for its exit: a launcher or user who means exactly that.
 ALWAYS_MEANT = (signal.SIGTERM, signal.SIGINT)
 _heard_here = False
 
 
 class Signals:
-    """From `start` to `end` these signals do not end this process, and `wait`, in any thread, tells which have come.
+    """From `start` to `end` these signals do not end this process; `wait`, in any thread, returns those that have come.
 
-    Python runs handlers in the main thread only, and not before a collective has returned; but the byte that tells of
+    Python runs handlers in the main thread only, and only after a collective has returned; but the byte that reports
     the signal is written at once.
     """
 
@@ -49,13 +49,13 @@ class Signals:
         return [signal.Signals(number).name for number in numbers if number in self._before]
 
     def interrupt(self) -> None:
-        """Let `wait` return."""
+        """Make `wait` return."""
         os.write(self._write, b"\0")
 
     def end(self, handler: signal.Handlers | None = None) -> None:
-        """Hear no more; the signals are handled as before, or by `handler`, which then outlives the interpreter.
+        """Stop listening; the signals are handled as before, or by `handler`, which then outlives the interpreter.
 
-        But for SIGTERM and SIGINT none ends the process any more: SLURM may send SIGUSR2 when only the exit is left.
+        Only SIGTERM and SIGINT end the process then: SLURM may send SIGUSR2 when nothing but the exit is left.
         """
         global _heard_here
         _heard_here = False
@@ -70,7 +70,7 @@ class Signals:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Inside, what asks to stop waits, and so it does in a process that is forked there, until that lets it through."""
+    """Inside, signals that ask to stop wait, also in a process that is forked there, until it lets them through."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASK_TO_STOP)
     try:
         yield
@@ -79,10 +79,10 @@ def held() -> Iterator[None]:
 
 
 class InWorker:
-    """A DataLoader's worker_init_fn: what is sent to the whole process group does not end the worker, begun in `held`.
+    """A DataLoader's worker_init_fn: a signal to the whole process group does not end the worker, forked in `held`.
 
-    Else its rank would fail for want of data before it has stopped. The rank itself still can end the worker. What the
-    worker says on stderr is kept for the rank.
+    Otherwise its rank would fail for lack of data before it has stopped. The rank itself can still end the worker. What
+    the worker prints on stderr is kept for the rank.
     """
 
     def __init__(self, then: Callable[[int], Any] | None):
@@ -111,7 +111,7 @@ def _go_on(*_: Any) -> None: ...
 
 
 def _in_child() -> None:
-    # the pipe is its parent's; TERM is how multiprocessing ends a child
+    # the pipe belongs to the parent; TERM is how multiprocessing ends a child
     if _heard_here:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""A rank's state: all that its training goes on from, as tensors and numbers, part by part."""
+"""A rank's state: everything from which its training continues, as tensors and numbers, part by part."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """How a part of a run is saved, and how it goes on from that on as many ranks, and on another number of them.
+    """How a part of a run is saved, and how it continues on the same number of ranks, and on another number.
 
-    Without `load_elsewhere` it goes on in the same way there; `check_elsewhere` raises ValueError where it cannot.
+    Without `load_elsewhere` it continues there in the same way; `check_elsewhere` raises ValueError if it cannot.
     """
 
     save: Callable[[], Any]
@@ -37,29 +37,29 @@ class HasParts(Protocol):
 
 
 def state_of(run: HasParts) -> State:
-    """The state at the end of a round, in memory of its own.
+    """The state at the end of a round, in its own memory.
 
-    Where a delayed average is under way, all ranks must call it.
+    If a delayed average is under way, all ranks must call it.
     """
     moving = {key: part.save() for key, part in run.parts().items()}
     own = moving["optimizer"].pop("hvdclip")
     state: State = on_host(moving)
-    state["optimizer"]["hvdclip"] = on_host(own, copy=False)  # copies already
+    state["optimizer"]["hvdclip"] = on_host(own, copy=False)  # these are copies already
     return state
 
 
 @torch.no_grad()
 def restore(run: HasParts, state: State) -> None:
-    """Go on from the state of the rank of the same number, in a run of as many ranks."""
+    """Continue from the state of the same rank, in a run with the same number of ranks."""
     for key, part in run.parts().items():
         _go_on(part.load, state, key)
 
 
 @torch.no_grad()
 def restore_elsewhere(run: HasParts, state: State) -> None:
-    """Go on from the state of rank 0 in a run of another number of ranks, after the same share of the epoch.
+    """Continue from the state of rank 0 in a run with another number of ranks, after the same share of the epoch.
 
-    ValueError where the ranks of that run kept something for themselves, unless `checkpoint.other_ranks` is "reset".
+    ValueError if the ranks of that run had state of their own, unless `checkpoint.other_ranks` is "reset".
     """
     check_elsewhere(run)
     for key, part in run.parts().items():
@@ -67,27 +67,27 @@ def restore_elsewhere(run: HasParts, state: State) -> None:
 
 
 def _go_on(load: Callable[[Any], Any], state: State, key: str) -> None:
-    if load is not leave:  # what is not needed may be missing, as the scaler in states of before there was one
+    if load is not leave:  # what is not needed may be missing, such as the scaler in older states
         load(state[key])
 
 
 def check_elsewhere(run: HasParts) -> None:
-    """ValueError where such a run could not go on on another number of ranks."""
+    """ValueError if such a run could not continue on another number of ranks."""
     for part in run.parts().values():
         part.check_elsewhere()
 
 
 def leave(_: Any) -> None:
-    """What a rank has for itself begins anew on another number of ranks."""
+    """What a rank has for itself is reset on another number of ranks."""
 
 
 def part_of(thing: Any) -> Part:
-    """One whose state is a state_dict."""
+    """A part whose state is a state_dict."""
     return Part(thing.state_dict, thing.load_state_dict)
 
 
 def nothing() -> Part:
-    """One that this run does not have; the key is there all the same."""
+    """A part that this run does not have; the key exists all the same."""
     return Part(dict, leave)
 
 
@@ -112,7 +112,7 @@ def rows(kept: list[dict[str, Any]]) -> Part:
 
 
 def tallies(ledger: Ledger) -> Part:
-    """What was communicated, to which the present attempt's own is added."""
+    """What was communicated before, to which the current attempt adds its own."""
 
     def save() -> dict[str, tuple[int, int, float]]:
         return {p: (ledger[p].collectives, ledger[p].bytes, ledger[p].seconds) for p in ledger.purposes()}

@@ -14,7 +14,7 @@ from hvdclip.training.rundir import RunDirectory
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a run, "running" or how it ended, and in words; `requeue`: whether --resume would go on with it."""
+    """The state of a run, "running" or how it ended, and a text; `requeue`: whether --resume would continue it."""
 
     state: str
     text: str
@@ -23,9 +23,9 @@ class Status:
 
 
 def status(run: RunDirectory) -> Status:
-    """What the files of a run tell; FileNotFoundError where there is none."""
+    """What the files of a run show; FileNotFoundError if there are none."""
     if not run.exists():
-        raise FileNotFoundError(f"{run.path} holds no run: there is no config.yaml in it")
+        raise FileNotFoundError(f"{run.path} has no run: there is no config.yaml in it")
     owner = lock.user(run.path)
     beats = heartbeats.read(run.path)
     if owner is not None:
@@ -57,7 +57,7 @@ def _ending(run: RunDirectory, beats: list[Beat]) -> Ending:
             return Ending("done", said)
         return Ending("failed", f"failed: {said or 'before its first step'}")
     ending = heartbeats.ending(beats)
-    # the summary knows who had asked
+    # the summary knows who asked to stop
     return ending._replace(text=said) if said is not None and ending.kind == "stopped" else ending
 
 

@@ -1,4 +1,4 @@
-"""The stream: a task's batches on this rank, epoch after epoch, from any place on."""
+"""The stream: a task's batches on this rank, epoch after epoch, from any position."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hvdclip.training.task import Batch, Task
 
 
 class Stream:
-    """`number` is the present epoch's, `position` the batches that have been taken of it; `batches` is all of them."""
+    """`number` is that of the current epoch, `position` the batches taken from it; `batches` is all of them."""
 
     def __init__(self, task: Task):
         self.task = task
@@ -24,11 +24,11 @@ class Stream:
 
     @property
     def epochs(self) -> int:
-        """Whole ones."""
+        """Complete passes."""
         return self.number + (self.position == self.length)
 
     def take(self) -> Batch:
-        """The next batch; RuntimeError where an epoch gives fewer than its length says."""
+        """The next batch; RuntimeError if an epoch gives fewer than its length says."""
         if self.position == self.length:
             self.number, self.position = self.number + 1, 0
             self.length = self.task.epoch_steps(self.number)
@@ -51,7 +51,7 @@ class Stream:
         self.length, self._epoch = self.task.epoch_steps(self.number), None
 
     def load_share(self, state: dict[str, Any]) -> None:
-        """Go on after the same share of the epoch, which other ranks had cut into another number of batches."""
+        """Continue after the same share of the epoch, which other ranks had cut into another number of batches."""
         self.load_state_dict(state)
         self.position = round(state["position"] / state["length"] * self.length)
         self.batches = sum(self.task.epoch_steps(epoch) for epoch in range(self.number)) + self.position

@@ -1,4 +1,4 @@
-"""Training a model and data of one's own: (inputs, targets) and a loss of torch's, or any batches and an own loss."""
+"""Training the user's own model and data: (inputs, targets) and a loss of torch's, or any batches and an own loss."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hvdclip.training.task import Batch, Evaluation, Task
 class Supervised(Task):
     """`loaders` maps "train" and at least one further split to iterables with a length, of (inputs, targets) batches.
 
-    Every rank passes the loaders of its own shard; where train loaders are not equally long, the first batches of each
-    are taken, as many as the shortest has. A loader's sampler (or the loader itself) that has set_epoch is told the
-    epoch. To go on in the midst of an epoch the loader starts anew from the random numbers that the epoch started
-    from, and its first batches are dropped.
+    Every rank passes the loaders of its own shard. If train loaders have different lengths, the first batches of each
+    are taken, as many as the shortest has. A loader's sampler (or the loader itself) that has set_epoch gets the epoch.
+    To continue in the middle of an epoch the loader starts again with the random numbers at the start of the epoch, and
+    its first batches are dropped.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Supervised(Task):
                 loader.worker_init_fn = InWorker(getattr(loader, "worker_init_fn", None))  # type: ignore[attr-defined]
         self.loaders, self.device = loaders, device
         self.lengths = [len(loaders["train"])]  # type: ignore[arg-type]
-        self._drawn: dict[str, Any] | None = None  # where random numbers were at the start of the epoch
+        self._drawn: dict[str, Any] | None = None  # the random states at the start of the epoch
         self.loss_function = self._loss_function(loss)
         self.smoothing = {"label_smoothing": label_smoothing} if label_smoothing else {}
         self.metrics = ("accuracy",) if loss == "cross_entropy" else ()
@@ -46,7 +46,7 @@ class Supervised(Task):
         return getattr(functional, name)  # type: ignore[no-any-return]
 
     def _batch(self, found: Any, split: str) -> Batch:
-        """What a loader has given, on the device."""
+        """What a loader has returned, on the device."""
         inputs, targets = pair(found, split)
         return Batch(moved(inputs, self.device), moved(targets, self.device), len(targets))
 
@@ -98,15 +98,15 @@ class Supervised(Task):
         return tuple(split for split in self.loaders if split != "train")
 
     def shard_size(self) -> int:
-        """Of the loader's dataset; where it has none, its number of batches."""
+        """The number of samples of the loader's dataset; if it has none, the number of batches."""
         loader = self.loaders["train"]
         try:
             return len(getattr(loader, "sampler", None) or loader)  # type: ignore[arg-type]
-        except TypeError:  # an IterableDataset's
+        except TypeError:  # an IterableDataset has no length
             return self.lengths[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where random numbers were when the present epoch started."""
+        """The random states at the start of the current epoch."""
         return {} if self._drawn is None else self._drawn
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class Supervised(Task):
 
 
 class WithOwnLoss(Supervised):
-    """With `loss(model, batch)` of the user's own, the mean over a batch of any kind."""
+    """With the user's `loss(model, batch)`, the mean over a batch of any kind."""
 
     def _loss_function(self, name: str) -> Callable[..., Any]:
         function = import_function(name)

@@ -1,4 +1,4 @@
-"""Batch norm over the samples of all ranks: two collectives a layer and step, one forward and one backward."""
+"""Batch norm over the samples of all ranks: two collectives per layer and step, one forward and one backward."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PURPOSE = "batch_norm"
 
 
 def synchronised(model: nn.Module, comm: Communicator) -> nn.Module:
-    """The model with its batch norms replaced, parameters and buffers kept; ValueError where it has none."""
-    made: dict[nn.Module, SyncBatchNorm] = {}  # one that has several names stays one
+    """The model with its batch norms replaced, with the same parameters and buffers; ValueError if it has none."""
+    made: dict[nn.Module, SyncBatchNorm] = {}  # a layer with several names stays one layer
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, BatchNorm):
             made.setdefault(module, SyncBatchNorm(module, comm, name or "whole"))
@@ -29,7 +29,7 @@ def synchronised(model: nn.Module, comm: Communicator) -> nn.Module:
 
 
 class SyncBatchNorm(BatchNormOfAnyShape):
-    """What nn.BatchNorm1d, 2d and 3d do, with mean and variance of all ranks' samples while it trains."""
+    """Does what nn.BatchNorm1d, 2d and 3d do, with mean and variance of all ranks' samples while it trains."""
 
     def __init__(self, plain: Any, comm: Communicator, name: str):
         super().__init__(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
@@ -71,7 +71,7 @@ class SyncBatchNorm(BatchNormOfAnyShape):
 
 
 class _Gathered(torch.autograd.Function):
-    """All ranks' rows (N, n) of their own (n,); backward adds up what all ranks want of a row."""
+    """All ranks' rows (N, n) from their own (n,); backward adds up the ranks' gradients of a row."""
 
     @staticmethod
     def forward(ctx: Any, row: Tensor, comm: Communicator, name: str) -> Tensor:

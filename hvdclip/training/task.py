@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     scale: float = 1.0
 
     def pieces(self, number: int) -> Iterator[Batch]:
-        """Its samples in that many pieces (as many as there are), or itself."""
+        """Its samples in that many pieces (or as many as there are samples), or the whole batch."""
         if number == 1:
             yield self
             return
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Sums over this rank's share of a split: of the loss, and of what the task's metrics are means of."""
+    """Sums over this rank's share of a split: of the loss, and of the quantities whose means are the task's metrics."""
 
     samples: int
     loss: float
@@ -37,18 +37,18 @@ class Evaluation(NamedTuple):
 class Task:
     """A job: one pass of `batches(epoch)` on every rank is one epoch of all ranks together.
 
-    `metrics` are the names of the means over a split's samples that an evaluation gives beside the loss. What goes on
-    from batch to batch beside the model, say a hidden state, is the task's state.
+    `metrics` are the names of the means over a split's samples that an evaluation returns besides the loss. What
+    continues from batch to batch besides the model, such as a hidden state, is the task's state.
     """
 
     metrics: tuple[str, ...] = ()
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This rank's batches of an epoch after the first `start`; equally many on all ranks."""
+        """This rank's batches of an epoch after the first `start`; the same number on all ranks."""
         raise NotImplementedError
 
     def epoch_steps(self, epoch: int) -> int:
-        """How many those are."""
+        """The number of those batches."""
         raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class Task:
         raise NotImplementedError
 
     def table(self) -> list[list[int]] | None:
-        """Counts of each label on each rank, where labelled data were shared out."""
+        """Counts of each label on each rank, if labelled data were shared out."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,4 +88,4 @@ class Task:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; the next call is `batches` of the same epoch and start."""
+        """Continue from that state; the next call is `batches` of the same epoch and start."""

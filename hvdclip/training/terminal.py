@@ -1,4 +1,4 @@
-"""The terminal in front of which the user sits, also from a rank behind a launcher's pipes."""
+"""The terminal in front of the user, also from a rank behind a launcher's pipes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LAUNCHERS = (*MPIRUN, "horovodrun")
 
 
 def terminal() -> TextIO | None:
-    """The terminal to show live output on; None where output goes into a file, a pipe or another host's terminal.
+    """The terminal for live output; None if output goes into a file, a pipe or another host's terminal.
 
-    Under a launcher a rank's own stdout tells nothing (Open MPI 5 gives ranks a pseudo-terminal whatever its own
-    output is, Horovod gives them a pipe), so the outermost launcher's stdout is looked at.
+    Under a launcher a rank's own stdout shows nothing of this (Open MPI 5 gives ranks a pseudo-terminal whatever its
+    own output is, Horovod gives them a pipe), so this looks at the outermost launcher's stdout.
     """
     if announced_ranks()[1] == "":
         return sys.stdout if sys.stdout.isatty() else None
@@ -35,7 +35,7 @@ def terminal() -> TextIO | None:
 
 
 def console() -> Console:
-    """A console on that terminal, as wide as it is; else on stdout, without colours and 160 columns wide."""
+    """A console on that terminal, with its width; otherwise on stdout, without colours and 160 columns wide."""
     screen = terminal()
     width = _width(screen) if screen else 160
     return Console(file=screen or sys.stdout, force_terminal=screen is not None, width=width, highlight=False)
@@ -43,6 +43,6 @@ def console() -> Console:
 
 def _width(screen: TextIO) -> int:
     try:
-        return os.get_terminal_size(screen.fileno()).columns or 80  # one that tells no size says 0
+        return os.get_terminal_size(screen.fileno()).columns or 80  # a terminal without a known size returns 0
     except OSError:  # it has been closed
         return 80

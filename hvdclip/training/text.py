@@ -1,4 +1,4 @@
-"""What language modelling tasks have in common, however their text is read."""
+"""What language modelling tasks have in common, however they read their text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The second thread of each rank: it hears signals, writes the heartbeat, and ends a rank that waits in vain."""
+"""The second thread of each rank: it receives signals, writes the heartbeat, and ends a rank that waits in vain."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hvdclip.training.patience import LEAST_S, Hunger, Patience
 from hvdclip.training.signals import Signals
 
 PERIOD_S = 1.0
-# Of all ranks together, so that a thousand of them do not keep a shared file system busy.
+# For all ranks together, so that a thousand of them do not keep a shared file system busy.
 BEATS_PER_S = 100
 STOP = "STOP"
 HUNGRY = "waiting for a batch"
@@ -33,12 +33,12 @@ AT_FILES = ("saving", HUNGRY)
 class Watch:
     """Inside `with`, this rank is watched; `asked` says what has asked it to stop, a signal or the file STOP.
 
-    The communicator releases Python's lock while it waits, so that the thread runs meanwhile.
+    The communicator releases Python's lock while it waits, so that the thread can run.
     """
 
     def __init__(self, comm: Communicator, timeout: float | None = None, before: Watch | None = None):
         self.comm = comm
-        # a stop that has been asked of an attempt before is one still, signal or file
+        # a stop that a previous attempt was asked for still counts, signal or file
         self.asked: str | None = None if before is None else before.asked
         self._is_first = before is None
         self._host = socket.gethostname()
@@ -64,11 +64,11 @@ class Watch:
         self._thread.join()
         if self._ended is None:
             self.end("done" if error is None else self._last_word(error))
-        # where the run has stopped, nothing may come between this rank and its exit status
+        # if the run has stopped, nothing may come between this rank and its exit status
         self._signals.end(signal.SIG_IGN if self._ended == "stopped" else None)
 
     def follow(self, run: Path, method: Method) -> None:
-        """Write heartbeats below the run directory, with the method's steps; rank 0 also looks for STOP there."""
+        """Write heartbeats in the run directory, with the method's steps; rank 0 also looks for STOP there."""
         self._method, self._run = method, run
         if self._is_first:
             self._forget_stop()
@@ -94,7 +94,7 @@ class Watch:
         return "in set-up" if self._method is None else f"at step {self._method.steps}"
 
     def _last_word(self, error: BaseException) -> str:
-        # an error that comes out of a collective tells of other ranks
+        # an error from a collective is about other ranks
         blame = "failed" if self.comm.ledger.pending is None else "lost"
         return f"{blame}: {type(error).__name__}: {error}".partition("\n")[0]
 
@@ -107,7 +107,7 @@ class Watch:
             now = time.monotonic()
             if now - last < PERIOD_S:
                 continue
-            # not more, since a process that was stopped has not waited meanwhile
+            # not more, because a process that was stopped has not waited meanwhile
             passed = min(now - last, 2 * PERIOD_S)
             self._patience.pass_time(passed)
             self._hunger.pass_time(passed, self.asked is not None)
@@ -134,7 +134,7 @@ class Watch:
         self._beat()
 
     def _look_for_stop(self) -> None:
-        # os.path's exists takes a file system that fails for one where the file is not, so that this thread goes on
+        # os.path.exists returns False if a file system fails, so that this thread continues
         if self.asked is None and self.comm.rank == 0 and self._run is not None and os.path.exists(self._run / STOP):
             self.asked = STOP
 
@@ -159,12 +159,12 @@ class Watch:
         end_now(f"rank {self.comm.rank} on host {self._host}: {waited}")
 
     def _look_at_data(self) -> None:
-        """Tell of a batch that does not come, and end this rank where that is in vain."""
+        """Report a batch that does not come, and end this rank if waiting is in vain."""
         hunger = self._hunger
         if not (hunger.is_out or hunger.is_to_be_told()):
             return
-        text = f"waiting for a batch since {hunger.waited:.0f} s"
-        text += f"; a loader's worker said last: {FEED.said}" if FEED.said else ""
+        text = f"waiting for a batch for {hunger.waited:.0f} s"
+        text += f"; the last line of a loader's worker: {FEED.said}" if FEED.said else ""
         where = f"rank {self.comm.rank} on host {self._host}: {self.where} "
         if not hunger.is_out:
             _say(where + text)
@@ -220,7 +220,7 @@ def _named(ranks: Sequence[int], of: int) -> str:
 
 
 def _late(beats: Sequence[Beat], me: int, waited: float, most: int = 4) -> str:
-    """Which ranks this one has waited for, as their heartbeats have it: those that do not wait or are silent."""
+    """Which ranks this one has waited for, from their heartbeats: those that do not wait or are silent."""
     late = [beat for beat in beats if beat.rank != me and (beat.waits is None or _age(beat) > waited / 2)]
     if not late:
         return "all ranks wait: is a link between them cut?"

@@ -1,4 +1,4 @@
-"""Language modelling for models without a state, transformers say: windows of text at random places (as nanoGPT)."""
+"""Language modelling for models without a state, such as transformers: windows at random places (as nanoGPT)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hvdclip.training.text import TextTask
 class WindowedText(TextTask):
     """A batch depends on the seed, the epoch, its number and the rank only, so there is no state to save.
 
-    An epoch is as many batches as a rank's part of the text holds windows for, at least one. The model is called as
+    An epoch has as many batches as a rank's part of the text has windows for, at least one. The model is called as
     `model(tokens)`, tokens (batch, window); it returns logits (batch, window, vocabulary), or an object that has them
     as `logits`, as Hugging Face's do. ValueError if a rank's part of the text is shorter than a window.
     """
@@ -64,6 +64,6 @@ class WindowedText(TextTask):
 
 
 def _logits(output: Any) -> Tensor:
-    """A row for each token."""
+    """One row per token."""
     logits = output if isinstance(output, Tensor) else output.logits
     return logits.flatten(0, 1)
