@@ -1,6 +1,6 @@
-"""torch's private names, all that hvdclip uses: what each is for, and what is done in a release that lacks it.
+"""All private names of torch that hvdclip uses: what each is for, and what is done in a release that lacks it.
 
-Those without an alternative are in all releases of torch from 2.4 on; what has come since says so.
+Those without an alternative exist in all releases of torch from 2.4 on; comments name later ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch._utils import _unflatten_dense_tensors as unflatten
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.optim import optimizer as torchs
 
-__all__ = ["BatchNorm", "flatten", "unflatten"]  # BatchNorm: what the batch norms of all numbers of dimensions are
+# BatchNorm: the base class of batch norms with any number of dimensions
+__all__ = ["BatchNorm", "flatten", "unflatten"]
 
 Class = TypeVar("Class", bound=type)
 
@@ -32,28 +33,28 @@ foreach_lerp_, foreach_maximum_ = torch._foreach_lerp_, torch._foreach_maximum_
 # The kernel under torch.optim.SGD(fused=True); on CPUs since 2.4.
 fused_sgd_ = torch._fused_sgd_
 
-# Whether an optimizer takes pairs of a name and a parameter; before, groups do not show the names.
+# Whether an optimizer takes pairs of a name and a parameter; before that, groups do not show the names.
 TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 
 
 class BatchNormOfAnyShape(BatchNorm):
-    """A batch norm that looks at no shape."""
+    """A batch norm that does not check shapes."""
 
     def _check_input_dim(self, input: Tensor) -> None: ...
 
 
 def skip_in_compiler(func: Any, why: str) -> Any:
-    """The function itself, which torch.compile leaves to Python from now on, with all that shares its code.
+    """The function itself; from now on torch.compile leaves it to Python, with everything that shares its code.
 
-    It is torch.compiler.disable without the import of the compiler, which takes seconds; before torch 2.7 it is that.
+    This is torch.compiler.disable without the import of the compiler, which takes seconds; before torch 2.7 it is that.
     """
     frames: Any = torch._C._dynamo.eval_frame
     if not hasattr(frames, "set_code_exec_strategy"):
         disabled: Any = torch.compiler.disable(func)
-        del disabled._torchdynamo_orig_callable  # which torch.compile would call in its place, of a method without self
+        del disabled._torchdynamo_orig_callable  # torch.compile would call it instead, and a method without self
         return disabled
     skip = frames._FrameAction.SKIP
-    # for a call out of compiled code, then for one that is being traced
+    # first for a call from compiled code, then for one that is being traced
     frames.set_code_exec_strategy(func.__code__, frames._FrameExecStrategy(skip, skip))
     func._torchdynamo_disable = True
     func._torchdynamo_disable_msg = why
@@ -61,12 +62,12 @@ def skip_in_compiler(func: Any, why: str) -> Any:
 
 
 def is_made(module: nn.Module) -> bool:
-    """Whether nn.Module.__init__ has run, before which a module has no parts."""
+    """Whether nn.Module.__init__ has run; before that, a module has no parts."""
     return "_modules" in module.__dict__
 
 
 def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """The module's own buffers by name, sooner found than by get_buffer."""
+    """The module's own buffers by name; faster than get_buffer."""
     return module._buffers
 
 
@@ -76,13 +77,13 @@ def writes_to(tensor: Tensor) -> int:
 
 
 def handles_overflows(cls: Class) -> Class:
-    """Have GradScaler always call step() of these optimizers, and leave it to them what to do at an overflow."""
+    """Make GradScaler always call step() of these optimizers, and leave it to them what to do at an overflow."""
     cls._step_supports_amp_scaling = True  # type: ignore[attr-defined]
     return cls
 
 
 def is_observed(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether there are hooks around its steps, or a profiler that wants to know of them."""
+    """Whether there are hooks around its steps, or a profiler that records them."""
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(
         hooks
@@ -99,7 +100,7 @@ def hooks_around(optimizer: torch.optim.Optimizer, of: str) -> tuple[list[Callab
 
 
 def hooks_in(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of an optimizer's attributes that hold its hooks."""
+    """An optimizer's attributes that contain its hooks."""
     return {name: value for name, value in attributes.items() if name.startswith("_optimizer_")}
 
 

@@ -368,7 +368,7 @@ def test_a_run_that_fails_says_why(own):
     assert "not finite on rank 0 at step 1" in done.stderr
     assert "not finite on rank 0 at step 1" in json.loads((own / "run/summary.json").read_text())["exit"]
     done = hvdclip("plot", "run", cwd=own, check=False)
-    assert done.returncode == 2 and "holds a run that is not done" in done.stderr
+    assert done.returncode == 2 and "has a run that is not done" in done.stderr
 
 
 def test_a_crash_is_one_line_its_traceback_and_status_1(tmp_path, monkeypatch):

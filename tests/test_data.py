@@ -116,7 +116,7 @@ def test_stdlib_settings_out_of_range_are_named(settings, message):
 
 def test_python_without_source_text_is_named(tmp_path, monkeypatch):
     library(tmp_path, monkeypatch, count=3)
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds 3 source files"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} has 3 source files"):
         data.load("stdlib")
 
 
@@ -196,7 +196,7 @@ def test_checksum_sees_every_id_and_word():
 
 
 def test_unknown_corpus_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown corpus 'imdb': choose from ptb, stdlib, tokens, wikitext-2"):
+    with pytest.raises(ValueError, match="unknown corpus 'imdb'; allowed: ptb, stdlib, tokens, wikitext-2"):
         data.load("imdb")
 
 

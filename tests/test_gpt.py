@@ -400,7 +400,7 @@ def test_bytes_of_texts_are_cut_at_a_line(tmp_path, monkeypatch):
     found = data.load("tokens", folder=str(tmp_path / "to"))
     assert (found.vocabulary, found.unit) == (256, "byte") and len(found.splits["train"]) == len(split["train"])
     again = tokenized(tmp_path / "a", "--to", tmp_path / "to")
-    assert again.exit_code == 2 and "valid.bin is there already: remove it, or give another folder" in again.output
+    assert again.exit_code == 2 and "valid.bin exists already: remove it, or give another folder" in again.output
 
 
 def test_wrong_texts_are_one_line_and_leave_no_file(tmp_path):

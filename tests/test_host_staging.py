@@ -77,7 +77,7 @@ def test_by_what_tensors_of_gpus_go(found, case, way):
 def test_ranks_on_one_gpu_are_told_to_share_it(found):
     for each in found:
         assert re.fullmatch(
-            r"ranks 0, 1 on \S+ would share GPU GPU-a of 1; start as many ranks a node as it has GPUs, or set "
+            r"ranks 0, 1 on \S+ would share GPU GPU-a of 1; start as many ranks per node as it has GPUs, or set "
             r"comm\.share_gpus, or train\.device=cpu",
             each["one GPU"],
         )

@@ -115,7 +115,7 @@ def test_damaged_images_are_named(tmp_path, monkeypatch):
         main, ["train", "configs/cifar10_resnet56.yaml", f"data.root={tmp_path}", "--run-dir", "x"]
     )
     assert refused.exit_code == 2
-    assert "does not hold CIFAR10 whole: hvdclip data cifar10 brings it" in refused.output
+    assert "does not have all of CIFAR10: hvdclip data cifar10 downloads it" in refused.output
 
 
 def test_a_folder_of_images_is_torchvisions(tmp_path):
@@ -158,7 +158,7 @@ def test_what_is_wrong_with_a_folder_of_images_is_named(tmp_path):
     numbers = {path: number for number, (path, _) in enumerate(train.files.samples)}
     for path in (damaged, damaged.with_name("n01443537_2.JPEG")):
         number = numbers[str(path)]
-        with pytest.raises(ValueError, match=f"{path} is no image, or is damaged: "):
+        with pytest.raises(ValueError, match=f"{path} is not an image, or is damaged: "):
             train.rows(torch.tensor([number]))
     (tmp_path / "val/n09999999").mkdir()
     with pytest.raises(ValueError, match="train and val have different folders of classes: n09999999 in one only"):
@@ -174,7 +174,7 @@ def test_a_damaged_image_ends_a_run_by_its_name(tmp_path):
     ended = run_ranks([*command, "--run-dir", str(tmp_path / "run")], 2, check=False, cwd=PROJECT)
     assert ended.returncode != 0
     said = [line for line in ended.stderr.splitlines() if line.startswith("hvdclip: ")]
-    assert "n01443537_2.JPEG is no image, or is damaged: cannot identify image file" in said[0]
+    assert "n01443537_2.JPEG is not an image, or is damaged: cannot identify image file" in said[0]
 
 
 @pytest.mark.parametrize("workers", [0, 3])

@@ -84,9 +84,9 @@ def test_libsvm_features_may_be_more_than_the_file_has_but_not_fewer(tmp_path):
 )
 def test_libsvm_malformed_line_is_named(tmp_path, line):
     path = write(tmp_path, f"1 1:1\n{line}\n1 1:1\n")
-    with pytest.raises(ValueError, match=r" is no label and index:value pairs") as caught:
+    with pytest.raises(ValueError, match=r" is not a label and index:value pairs") as caught:
         libsvm("small", root=str(tmp_path))
-    assert str(caught.value).startswith(f"{path}, line 2: {line!r} is no label")
+    assert str(caught.value).startswith(f"{path}, line 2: {line!r} is not a label")
 
 
 @pytest.mark.parametrize(

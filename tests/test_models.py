@@ -255,7 +255,7 @@ def test_loss_falls_on_a_repeated_text(name):
 
 
 def test_unknown_model_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown model 'gru': choose from awd_lstm, cleaning, cnn, gpt, lstm"):
+    with pytest.raises(ValueError, match="unknown model 'gru'; allowed: awd_lstm, cleaning, cnn, gpt, lstm"):
         models.build("gru", VOCABULARY)
 
 
@@ -321,7 +321,7 @@ def test_what_is_no_image_or_no_depth_is_refused():
         models.build("cnn", shape=(10,), classes=2)
     with pytest.raises(ValueError, match=r"have the shape \(1, 28, 28\); allowed: images \(3, height, width\)"):
         models.build("resnet50", shape=(1, 28, 28), classes=2)
-    with pytest.raises(ValueError, match=r"depth is 21; allowed: 6n \+ 2, as 20, 32, 44, 56 and 110"):
+    with pytest.raises(ValueError, match=r"depth is 21; allowed: 6n \+ 2, such as 20, 32, 44, 56 and 110"):
         models.build("resnet", shape=(1, 28, 28), classes=2, depth=21)
-    with pytest.raises(ValueError, match=r"unknown model 'resnet51': choose from .*, or torchvision's classifiers"):
+    with pytest.raises(ValueError, match=r"unknown model 'resnet51'; allowed: .*, or torchvision's classifiers"):
         models.build("resnet51", shape=(3, 28, 28), classes=2)

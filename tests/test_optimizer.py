@@ -728,7 +728,7 @@ def test_a_saved_and_loaded_optimizer_goes_on_bit_identically(algorithm, chosen)
 
 def test_another_methods_state_is_refused():
     state = hvdclip.optimizer("local_sgd", network(), lr=0.1).state_dict()
-    with pytest.raises(ValueError, match="of method 'local_sgd', this optimizer's method is 'celgc'"):
+    with pytest.raises(ValueError, match="of method 'local_sgd', but this optimizer's method is 'celgc'"):
         hvdclip.optimizer("celgc", network(), lr=0.1, gamma=1.0).load_state_dict(state)
     with pytest.raises(ValueError, match="of method None"):
         hvdclip.optimizer("local_sgd", network(), lr=0.1).load_state_dict(

@@ -75,7 +75,7 @@ def test_a_run_that_failed_is_refused(tmp_path):
     run = RunDirectory(tmp_path / "failed")
     run.create()
     run.write_summary({"exit": "the gradient is not finite on rank 1"})
-    with pytest.raises(ValueError, match="holds a run that is not done: the gradient is not finite on rank 1"):
+    with pytest.raises(ValueError, match="has a run that is not done: the gradient is not finite on rank 1"):
         runs.read([tmp_path / "failed"])
 
 

@@ -153,7 +153,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["configs/quartics.yaml", "--ranks", "3"], "quartics needs an even number of ranks, and there are 3"),
+        (["configs/quartics.yaml", "--ranks", "3"], "quartics needs an even number of ranks, but there are 3"),
         (["configs/quartics.yaml", "--ranks", "0"], "--ranks is '0'; allowed: integers from 1, separated by commas"),
         (["configs/quartics.yaml", "--ranks", "two"], "--ranks is 'two'; allowed"),
         (["configs/cancelling.yaml", "--intervals", "2"], "algorithm.interval: unknown setting"),

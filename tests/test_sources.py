@@ -58,7 +58,7 @@ def test_files_come_once_and_are_told_of(mirror, tmp_path):
     for file in folder.rglob("*.txt"):
         file.unlink()
     again = CliRunner().invoke(main, ["data", "ptb", "--root", str(root), "--from", address])
-    assert again.exit_code == 0 and again.output.count("there already") == 3
+    assert again.exit_code == 0 and again.output.count("exists already") == 3
 
 
 def test_what_is_not_the_published_file_is_refused_and_what_was_there_stays(mirror, tmp_path):
@@ -76,11 +76,14 @@ def test_what_is_not_the_published_file_is_refused_and_what_was_there_stays(mirr
     [
         (
             ["nothing"],
-            "'nothing' is no name of data; allowed: a9a, cifar10, cifar100, mnist, mushrooms, ptb, wikitext-2 (",
+            "the data 'nothing' are unknown; allowed: a9a, cifar10, cifar100, mnist, mushrooms, ptb, wikitext-2 (",
         ),
-        (["ptb"], "ptb/train.txt cannot be had (File not found): bring the file to "),
-        (["ptb", "--from", "http://127.0.0.1:9/x"], "http://127.0.0.1:9/x/ptb/train.txt cannot be had ([Errno 111]"),
-        (["ptb", "--from", "nonsense"], "nonsense/ptb/train.txt cannot be had ("),
+        (["ptb"], "ptb/train.txt cannot be downloaded (File not found): bring the file to "),
+        (
+            ["ptb", "--from", "http://127.0.0.1:9/x"],
+            "http://127.0.0.1:9/x/ptb/train.txt cannot be downloaded ([Errno 111]",
+        ),
+        (["ptb", "--from", "nonsense"], "nonsense/ptb/train.txt cannot be downloaded ("),
     ],
 )
 def test_what_cannot_be_had_is_one_line(mirror, tmp_path, arguments, said):
@@ -106,7 +109,7 @@ def test_the_data_here_are_the_published_ones():
     there = [name for name, files in SOURCES.items() if all((root / file.path).exists() for file in files)]
     assert there
     for name in there:
-        assert all("there already" in line for line in fetch(name, root, "http://127.0.0.1:9"))
+        assert all("exists already" in line for line in fetch(name, root, "http://127.0.0.1:9"))
 
 
 def test_a_copy_is_made_once(tmp_path):
@@ -143,13 +146,13 @@ def test_cifar_comes_as_torchvisions_archive(mirror, tmp_path, monkeypatch):
     refused = CliRunner().invoke(main, ["data", "cifar100", "--root", str(root), "--from", address])
     assert refused.exit_code == 2 and "cifar-100-python.tar.gz is not the published archive" in refused.output
     nowhere = CliRunner().invoke(main, ["data", "cifar100", "--root", str(root), "--from", "http://127.0.0.1:9"])
-    assert nowhere.exit_code == 2 and "http://127.0.0.1:9/cifar-100-python.tar.gz cannot be had (" in nowhere.output
+    assert nowhere.exit_code == 2 and "9/cifar-100-python.tar.gz cannot be downloaded (" in nowhere.output
 
 
 @pytest.mark.parametrize(
     ("config", "stage", "said"),
     [
-        ("a9a", "$NOWHERE/x", "a variable is not set"),
+        ("a9a", "$NOWHERE/x", "a variable in it is not set"),
         ("quadratics", "/tmp/x", "with the data quadratics; allowed: none, or the data a9a"),
     ],
 )

@@ -226,7 +226,9 @@ def test_a_state_of_other_groups_is_refused():
     _, optimizer = build(None, SGD)
     state = optimizer.state_dict()
     state["param_groups"][0]["inner"] = "others"
-    with pytest.raises(ValueError, match=r"the state's groups are of \['others', 'others'\], this optimizer's of"):
+    with pytest.raises(
+        ValueError, match=r"the state's groups are of \['others', 'others'\], but this optimizer's are of"
+    ):
         optimizer.load_state_dict(state)
 
 

@@ -538,11 +538,11 @@ def test_wrong_settings_are_one_line(changed, message):
     [
         (
             {"model": "alexnet"},
-            r"model.name is 'alexnet'; allowed: one that can train on 8 samples of shape",
+            r"model.name is 'alexnet'; allowed: a model that can train on 8 samples of shape",
         ),
         (
             {"model": "resnet18", "data": {"side": 32}, "accumulate": 8},
-            r"model.name is 'resnet18'; allowed: one that can train on 1 samples of shape .*Expected more than 1 value",
+            r"model.name is 'resnet18'; allowed: a model that can train on 1 samples of shape .*Expected more than 1",
         ),
         ({"channels_last": True}, "train.channels_last is True, but the model has no convolutions of images"),
     ],

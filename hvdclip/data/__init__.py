@@ -45,7 +45,7 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
     "wikitext-2": corpus.wikitext2,
 }
 
-# those that only models without a state read, in windows
+# corpora that only models without a state read, in windows
 IN_WINDOWS = ("tokens",)
 
 LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
@@ -56,10 +56,10 @@ LABELLED: dict[str, Callable[..., Mapping[str, Samples]]] = {
     "synthetic": synthetic,
 }
 
-# what bilevel algorithms train on
+# the data of bilevel algorithms
 BILEVEL: dict[str, Callable[..., FlippedLabels]] = {"cleaning": cleaning}
 
-# those of LABELLED whose samples are read from files one by one, and never are all in memory
+# those of LABELLED whose samples are read from files one by one, and are never all in memory
 FROM_FILES = ("image_folder",)
 # those that torchvision reads
 BY_TORCHVISION = ("cifar10", "cifar100", "image_folder")
@@ -72,5 +72,5 @@ def load(name: str, **settings: Any) -> Corpus:
 
 def _reader(name: str) -> Callable[..., Corpus]:
     if name not in CORPORA:
-        raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(sorted(CORPORA))}")
+        raise ValueError(f"unknown corpus {name!r}; allowed: {', '.join(sorted(CORPORA))}")
     return CORPORA[name]

@@ -1,4 +1,4 @@
-"""MNIST with some labels flipped: of which train samples should a classifier learn, as seen from a few clean ones?"""
+"""MNIST with some labels flipped: from which train samples should a classifier learn, judged by a few clean ones?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class FlippedLabels:
-    """Train samples of which `right` says whose label is the true one, clean validation samples, and a test set.
+    """Train samples whose `right` says whose label is the true one, clean validation samples, and a test set.
 
     Images are float32 (784,), from 0 to 1.
     """
@@ -33,7 +33,7 @@ class FlippedLabels:
 
     @property
     def checksum(self) -> float:
-        """A number of all labels in order."""
+        """A number computed from all labels in order."""
         places = torch.arange(1, len(self.train.labels) + 1)
         return float((self.train.labels * places).sum() + self.validation.labels.sum())
 
@@ -45,9 +45,9 @@ def cleaning(
     draw_seed: Annotated[int, Field(ge=0)] = 0,
     root: str | None = None,
 ) -> FlippedLabels:
-    """So many MNIST images, drawn by `draw_seed`, and the test set; a share `flipped` of the train labels is wrong.
+    """So many MNIST images, drawn with `draw_seed`, and the test set; a share `flipped` of the train labels is wrong.
 
-    ValueError for more images than there are, and what `mnist` raises.
+    ValueError for more images than there are, and the errors of `mnist`.
     """
     return _drawn(train, validation, flipped, draw_seed, root)
 
@@ -75,5 +75,5 @@ def _drawn(train: int, validation: int, flipped: float, seed: int, root: str | N
 
 
 def _pixels(standardised: Tensor) -> Tensor:
-    """Grey values from 0 to 1, of which there are 256."""
+    """Grey values from 0 to 1; there are 256."""
     return ((standardised.flatten(1) * DEVIATION + MEAN) * 255).round() / 255

@@ -1,4 +1,4 @@
-"""How ranks read one text: cut into columns, each rank a block of them, all in windows of the same random lengths."""
+"""How ranks read one text: it is cut into columns, each rank has a block of them, all with the same random windows."""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,7 +22,7 @@ def cut(tokens: Tensor, columns: int) -> Tensor:
 
 
 def block(columns: Tensor, rank: int, ranks: int, epoch: int) -> Tensor:
-    """The (length, batch) columns that a rank reads in an epoch: block (rank + epoch) mod ranks: all pass by."""
+    """The (length, batch) columns that a rank reads in an epoch: block (rank + epoch) mod ranks, so all in turn."""
     batch, remainder = divmod(columns.shape[1], ranks)
     if remainder:
         raise ValueError(f"{columns.shape[1]} columns cannot be shared out equally among {ranks} ranks")
@@ -54,8 +54,8 @@ def even_lengths(total: int, bptt: int) -> list[int]:
 def windows(columns: Tensor, lengths: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """Consecutive (tokens, targets), int64 (time, batch) each, targets one token ahead.
 
-    To go on in the middle of an epoch, after k windows: `windows(columns[sum(lengths[:k]):], lengths[k:])`.
-    ValueError if the lengths ask for more predictions than the columns hold.
+    To continue in the middle of an epoch, after k windows: `windows(columns[sum(lengths[:k]):], lengths[k:])`.
+    ValueError if the lengths need more predictions than the columns have.
     """
     if sum(lengths) >= len(columns):
         raise ValueError(f"windows of {sum(lengths)} predictions in all exceed columns of {len(columns)} tokens")

@@ -35,7 +35,7 @@ class Corpus:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 over all ids and words, by which ranks can tell that they read the same text."""
+        """SHA-256 over all ids and words, by which ranks see that they read the same text."""
         digest = hashlib.sha256("\n".join(self.words or ()).encode())
         for name, ids in self.splits.items():
             digest.update(f"\n{name} {len(ids)}\n".encode())

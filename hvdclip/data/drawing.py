@@ -1,4 +1,4 @@
-"""Random numbers of a seed's own, for what is drawn in training."""
+"""Separate random numbers from a seed, for what is drawn in training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ import torch
 
 @contextmanager
 def drawn_by(seed: int) -> Iterator[None]:
-    """Inside, torch draws on the CPU by that seed; afterwards it goes on as before. Other devices notice nothing."""
+    """Inside, torch draws on the CPU from that seed; afterwards it continues as before. Other devices do not change."""
     before = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would set a GPU's too
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also set a GPU's
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""How ranks read one text in windows: each rank its own part of it, from places drawn by seed, step and rank."""
+"""How ranks read one text in windows: each rank its own part of it, at places drawn from seed, step and rank."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def starts(length: int, window: int, batch: int, key: Sequence[int]) -> list[int
 
 
 def even_starts(length: int, window: int, most: int | None) -> list[int]:
-    """Where windows one after another begin; of more than `most`, that many evenly spread ones."""
+    """Where consecutive windows begin; if there are more than `most`, that many evenly spread ones."""
     number = (length - 1) // window
     chosen = range(number) if most is None or most >= number else [number * k // most for k in range(most)]
     return [window * k for k in chosen]

@@ -20,14 +20,14 @@ from .images import Scale
 Side = Annotated[int, Field(ge=1)]
 # mean and deviation of ImageNet's train pixels, from 0 to 1, by channel
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MARGIN = 256 / 224  # the shorter side of an image from whose middle an evaluation cuts, in sides
+MARGIN = 256 / 224  # the shorter side of a resized image, in sides; an evaluation cuts out its middle
 
 
 class ImageFolder:
-    """Images of root/CLASS/*, decoded when they are read, or all at once where `in_memory`.
+    """Images of root/CLASS/*, decoded when they are read, or all at once if `in_memory`.
 
-    Where `augmented`, what is drawn for training (by a seed) is a random part of the image, resized, or its mirror
-    image; else it is the middle of the resized image. ValueError for what cannot be decoded.
+    If `augmented`, training draws (from a seed) a random part of the image, resized, or its mirror image; otherwise it
+    is the middle of the resized image. ValueError for files that cannot be decoded.
     """
 
     def __init__(self, root: Path, side: int, augmented: bool, in_memory: bool):
@@ -36,11 +36,11 @@ class ImageFolder:
             self.files = torchvision().datasets.ImageFolder(str(root), allow_empty=True)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{root} holds no folders of images, one for each class; it lies below data.root, by default the "
+                f"{root} has no folders of images, one for each class; its parent is data.root, by default the "
                 "environment variable HVDCLIP_DATA"
             ) from None
         if not self.files.samples:
-            raise FileNotFoundError(f"{root} holds no images in its {len(self.files.classes)} folders of classes")
+            raise FileNotFoundError(f"{root} has no images in its {len(self.files.classes)} folders of classes")
         self.root, self.side, self.augmented = root, side, augmented
         self.shape, self.classes = (3, side, side), len(self.files.classes)
         self.place = torch.device("cpu")
@@ -56,7 +56,7 @@ class ImageFolder:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 over the files' names; what is in them is not read before it is needed."""
+        """SHA-256 over the files' names; their contents are read only when they are needed."""
         names = (f"{Path(path).relative_to(self.root)}\n" for path, _ in self.files.samples)
         return hashlib.sha256("".join(names).encode()).hexdigest()
 
@@ -65,7 +65,7 @@ class ImageFolder:
         try:
             return torchvision().transforms.v2.functional.pil_to_tensor(self.files.loader(path))
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
-            raise ValueError(f"{path} is no image, or is damaged: {error}") from None
+            raise ValueError(f"{path} is not an image, or is damaged: {error}") from None
 
     @cached_property
     def _draw(self) -> Any:
@@ -92,7 +92,7 @@ def image_folder(
 ) -> dict[str, ImageFolder]:
     """root/train/CLASS/* and root/val/CLASS/* as images of (3, side, side), in as many classes as there are folders.
 
-    root defaults to the environment variable HVDCLIP_DATA. ValueError without a root or where the splits have different
+    root defaults to the environment variable HVDCLIP_DATA. ValueError without a root or if the splits have different
     classes, FileNotFoundError without images.
     """
     folder = data_folder(root, "image_folder")

@@ -1,4 +1,4 @@
-"""Small colour images with a label each, through torchvision's own datasets and transforms."""
+"""Small colour images, each with a label, through torchvision's own datasets and transforms."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Moments = tuple[tuple[float, ...], tuple[float, ...]]  # (means, deviations)
 
 @dataclass(frozen=True, eq=False)
 class Images(Labelled):
-    """Features are bytes, and become numbers of mean 0 and deviation 1 when they are read.
+    """Features are bytes, and become numbers with mean 0 and deviation 1 when they are read.
 
-    Where `augmented`, what is drawn for training (by a seed) is a random crop of the padded image, or its mirror image.
+    If `augmented`, training draws (from a seed) a random crop of the padded image, or its mirror image.
     """
 
     moments: Moments
@@ -50,9 +50,9 @@ class Images(Labelled):
 
 
 class Scale:
-    """From bytes to numbers of mean 0 and deviation 1, by channel.
+    """From bytes to numbers with mean 0 and deviation 1, by channel.
 
-    As torchvision's ToDtype and Normalize, which would bring their numbers to a GPU anew each time.
+    Like torchvision's ToDtype and Normalize, which would copy their numbers to a GPU each time.
     """
 
     def __init__(self, moments: Moments, place: torch.device):
@@ -66,7 +66,7 @@ def cifar10(root: str | None = None, augment: bool = True) -> dict[str, Labelled
     """50,000 train and 10,000 test images of 32 x 32 pixels in 10 classes.
 
     Reads root/cifar-10-batches-py, as torchvision does; root defaults to the environment variable HVDCLIP_DATA.
-    ValueError without a root, FileNotFoundError where the files are not there or damaged.
+    ValueError without a root, FileNotFoundError if the files are missing or damaged.
     """
     return _both("CIFAR10", str(data_folder(root, "cifar10")), CIFAR10, augment)
 
@@ -86,7 +86,7 @@ def _split(name: str, root: str, split: str, moments: Any, augmented: bool) -> I
         found = getattr(torchvision().datasets, name)(root, train=split == "train")
     except RuntimeError:
         raise FileNotFoundError(
-            f"{root} does not hold {name} whole: hvdclip data {name.lower()} brings it there where there is a network; "
+            f"{root} does not have all of {name}: hvdclip data {name.lower()} downloads it, where there is a network; "
             "the folder is data.root, by default the environment variable HVDCLIP_DATA"
         ) from None
     pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()

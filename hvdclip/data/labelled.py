@@ -1,4 +1,4 @@
-"""Samples with a label each."""
+"""Samples, each with a label."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Samples(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one sample."""
 
     @property
     def place(self) -> torch.device:
-        """Where their rows are made."""
+        """The device on which their rows are made."""
 
     @property
     def checksum(self) -> str:
-        """By which ranks can tell that they read the same samples."""
+        """Ranks compare it to see that they read the same samples."""
 
     def rows(self, chosen: Tensor, seed: int | None = None) -> Tensor:
         """These samples, (len(chosen), *shape), floating; with a seed as they are drawn in training."""

@@ -20,8 +20,9 @@ def libsvm(file: str, root: str | None = None, features: int | None = None) -> L
     """The samples of root/libsvm/file as dense float64 features (m, d), labels 0, 1, ... in the order of their values.
 
     root defaults to the environment variable HVDCLIP_DATA, d is features, by default the file's largest index. Indices
-    count from 1 and ascend in a line; features that a line leaves out are 0. ValueError for no root, too few features
-    and, with the line's number, a malformed line; FileNotFoundError for a missing file. Format: Chang and Lin (2011).
+    count from 1 and ascend in a line; features that a line leaves out are 0. ValueError without a root, for too few
+    features and, with the line's number, a malformed line; FileNotFoundError for a missing file. Format: Chang and Lin
+    (2011).
     """
     path = _path(file, root)
     words = _words(path)
@@ -57,7 +58,9 @@ def _words(path: Path) -> list[list[bytes]]:
     for number, line in enumerate(lines, 1):
         if not LINE.fullmatch(line):
             start = line[:SHOWN].decode(errors="replace")
-            raise ValueError(f"{path}, line {number}: {start!r} is no label and index:value pairs, say '-1 3:1 11:0.5'")
+            raise ValueError(
+                f"{path}, line {number}: {start!r} is not a label and index:value pairs, such as '-1 3:1 11:0.5'"
+            )
     return [line.replace(b":", b" ").split() for line in lines]
 
 

@@ -19,7 +19,7 @@ MEAN, DEVIATION = 0.1307, 0.3081  # of the train pixels, from 0 to 1
 def mnist(root: str | None = None, rgb: bool = False) -> dict[str, Labelled]:
     """60,000 train and 10,000 test digits as float32 images (1, 28, 28), of mean 0 and deviation 1 in the train set.
 
-    With `rgb` each grey value is there as red, green and blue: (3, 28, 28). Reads
+    With `rgb` each grey value appears as red, green and blue: (3, 28, 28). Reads
     root/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or with .gz; root defaults to the environment
     variable HVDCLIP_DATA. ValueError without a root or for a damaged file, FileNotFoundError for a missing one.
     """
@@ -52,7 +52,7 @@ def _idx(path: Path) -> Tensor:
     header = 4 + 4 * axes
     shape = np.frombuffer(content[4:header], dtype=">u4").tolist() if axes and len(content) >= header else []
     if not shape or 0 in shape or len(content) != header + math.prod(shape):
-        raise ValueError(f"{path} is no IDX file of bytes, or is damaged: it has {len(content)} bytes")
+        raise ValueError(f"{path} is not an IDX file of bytes, or is damaged: it has {len(content)} bytes")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=header).copy()).view(shape)
 
 

@@ -1,4 +1,4 @@
-"""How labelled samples are shared out over ranks: the samples' numbers, one array a rank, every sample on one rank."""
+"""How labelled samples are shared out over ranks: their numbers, one array per rank, every sample on one rank."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ LARGEST_ALPHA = 1e12  # shares are then equal to six digits; NumPy's sums overfl
 def share_out(
     labels: ArrayLike, ranks: int, partition: str, similarity: float = 1.0, alpha: float = 1.0, seed: int = 0
 ) -> list[np.ndarray]:
-    """The shards of `contiguous`, `similar` or `dirichlet`, whichever the name says."""
+    """The shards of `contiguous`, `similar` or `dirichlet`, as the name says."""
     if partition == "contiguous":
         return contiguous(labels, ranks)
     return similar(labels, ranks, similarity, seed) if partition == "similar" else dirichlet(labels, ranks, alpha, seed)
@@ -46,7 +46,7 @@ def similar(labels: ArrayLike, ranks: int, similarity: float, seed: int) -> list
         drawn, count = rng.permutation(group), round(similarity * len(group))
         mixed.append(drawn[:count])
         kept.append(np.sort(drawn[count:]))
-    # One remainder goes to the first ranks, one to the last: were both the first's, the last might have no sample.
+    # One remainder goes to the first ranks, one to the last: if both went to the first, the last might have no sample.
     first = np.array_split(rng.permutation(np.concatenate(mixed)), ranks)
     last = np.array_split(np.concatenate(kept)[::-1], ranks)[::-1]
     return [np.sort(np.concatenate(parts)) for parts in zip(first, last, strict=True)]
@@ -70,7 +70,7 @@ def dirichlet(labels: ArrayLike, ranks: int, alpha: float, seed: int) -> list[np
 
 
 def label_counts(labels: ArrayLike, shards: Sequence[np.ndarray]) -> list[list[int]]:
-    """How often each shard has each label, for labels 0 to C - 1: one row a rank, C columns."""
+    """How often each shard has each label, for labels 0 to C - 1: one row per rank, C columns."""
     values = np.asarray(labels)
     return [np.bincount(values[shard], minlength=values.max() + 1).tolist() for shard in shards]
 

@@ -1,4 +1,4 @@
-"""Where the data come from: the files of each name, who publishes them, and how they are known to be whole."""
+"""Where the data come from: the files of each name, who publishes them, and how they are checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_S = 60
 
 @dataclass(frozen=True)
 class Source:
-    """A file below the data folder, its address, and the SHA-256 of what is in it (unpacked), where that is known."""
+    """A file below the data folder, its address, and the SHA-256 of its (unpacked) contents, if it is known."""
 
     path: str
     address: str
@@ -92,25 +92,25 @@ def files(name: str) -> list[str]:
 
 
 def fetch(name: str, root: Path, mirror: str | None = None) -> Iterator[str]:
-    """Bring the files of a name below root, one after another, and tell of each; `mirror` has them by the same paths.
+    """Download the files of a name below root, one after another, and report each; `mirror` has them by the same paths.
 
-    What is there and whole is left as it is. ValueError for an unknown name and for a file that is not the published
-    one, OSError, naming both, where an address or a place fails.
+    Files that are there and complete are not changed. ValueError for an unknown name and for a file that is not the
+    published one; OSError, naming both, if an address or a place fails.
     """
     if name not in NAMES:
-        raise ValueError(f"{name!r} is no name of data; allowed: {', '.join(NAMES)} (stdlib is there already)")
+        raise ValueError(f"the data {name!r} are unknown; allowed: {', '.join(NAMES)} (stdlib needs no download)")
     if name in CIFAR:
         yield _fetch_cifar(name, root, mirror)
         return
     for source in SOURCES[name]:
         place = root / source.path
         if place.is_file() and _fits(place.read_bytes(), source):
-            yield f"{place}: there already, {_known(source)}"
+            yield f"{place}: exists already, {_known(source)}"
             continue
         address = f"{mirror.rstrip('/')}/{source.path}" if mirror else source.address
         content = _download(address, place)
         if not _fits(content, source):
-            raise ValueError(f"{address} is not the published file (another SHA-256): {place} is left as it was")
+            raise ValueError(f"{address} is not the published file (another SHA-256): {place} is not changed")
         place.parent.mkdir(parents=True, exist_ok=True)
         durable.write(place, partial(shutil.copyfileobj, io.BytesIO(content)))
         yield f"{place}: {len(content):,} bytes, {_known(source)}"
@@ -127,14 +127,16 @@ def _fetch_cifar(name: str, root: Path, mirror: str | None) -> str:
     try:
         type(kind.__name__, (kind,), {"url": address})(str(root), download=True)
     except RuntimeError:
-        raise ValueError(f"{address} is not the published archive (another MD5): {place} is not whole") from None
+        raise ValueError(f"{address} is not the published archive (another MD5): {place} is not complete") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise OSError(f"{address} cannot be had ({error}): unpack the archive below {root} by other means") from None
+        raise OSError(
+            f"{address} cannot be downloaded ({error}): unpack the archive below {root} by other means"
+        ) from None
     return f"{place}: as published (MD5)"
 
 
 def copy(root: Path, disk: Path, paths: list[str]) -> None:
-    """Copy files below root to a node's own disk, those that are not there in the same size and of the same time."""
+    """Copy files below root to a node's own disk, unless a copy with the same size and time exists."""
     for path in paths:
         source, place = root / path, disk / path
         if place.exists() and _stamp(place) == _stamp(source):
@@ -156,7 +158,7 @@ def _download(address: str, place: Path) -> bytes:
             return answer.read()
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise OSError(f"{address} cannot be had ({reason}): bring the file to {place} by other means") from None
+        raise OSError(f"{address} cannot be downloaded ({reason}): bring the file to {place} by other means") from None
 
 
 def _fits(content: bytes, source: Source) -> bool:

@@ -1,4 +1,4 @@
-"""The source text of Python's own standard library: a corpus that is there wherever Python is."""
+"""The source text of Python's standard library: a corpus that is available wherever Python is."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from pydantic import Field
 
 from .corpus import END, SPLITS, Corpus, encode
 
-# Installed packages and tests are no part of the library's text; _sysconfigdata and config-* differ between machines.
+# Installed packages and tests are not the library's text; _sysconfigdata and config-* differ between machines.
 LEFT_OUT = re.compile(r"site-packages|dist-packages|__pycache__|test|tests|idle_test|config-.*|_sysconfigdata.*\.py")
-# The longest file (pydoc_data/topics.py, 6 % of the text) falls to train, and valid and test come near 1/40 each.
+# The longest file (pydoc_data/topics.py, 6 % of the text) is in train, and valid and test have about 1/40 each.
 PERIOD, VALID, TEST = 40, 2, 22
 UNKNOWN = "<unk>"
 TOKEN = re.compile(r"[^\W\d]\w*|\d[\w.]*|\n|[^\w\s]")  # an identifier, a number, a line's end, or one other character
@@ -23,7 +23,7 @@ TOKEN = re.compile(r"[^\W\d]\w*|\d[\w.]*|\n|[^\w\s]")  # an identifier, a number
 def stdlib(level: Literal["byte", "word"] = "byte", vocabulary_limit: Annotated[int, Field(ge=2)] = 10_000) -> Corpus:
     """The *.py files of the running Python's standard library, without its tests: about 12 MB for Python 3.11.
 
-    In the order of their names every 40th file is valid text, another 40th test text. level "byte": the ids are the
+    Sorted by name, every 40th file is valid text, another 40th test text. level "byte": the ids are the
     bytes. level "word": the vocabulary_limit most frequent words of train, ties in alphabetical order; others are
     <unk>, lines end with <eos>. ValueError for an impossible setting, FileNotFoundError if Python has no source text.
     """
@@ -36,7 +36,7 @@ def stdlib(level: Literal["byte", "word"] = "byte", vocabulary_limit: Annotated[
 
 
 def _bytes(texts: dict[str, bytes]) -> Corpus:
-    # bytearray, because torch wants memory that it may write to
+    # bytearray, because torch needs writable memory
     return Corpus({split: torch.frombuffer(bytearray(text), dtype=torch.uint8) for split, text in texts.items()})
 
 
@@ -54,7 +54,7 @@ def _texts() -> dict[str, bytes]:
     root = Path(sysconfig.get_path("stdlib"))
     files = _files(root)
     if len(files) < PERIOD:
-        raise FileNotFoundError(f"{root} holds {len(files)} source files of the standard library, too few for a corpus")
+        raise FileNotFoundError(f"{root} has {len(files)} source files of the standard library, too few for a corpus")
     texts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
     for place, file in enumerate(files):
         split = {VALID: "valid", TEST: "test"}.get(place % PERIOD, "train")

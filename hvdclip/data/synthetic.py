@@ -1,4 +1,4 @@
-"""Images that are drawn, for benchmarks: a model trains on them as fast as it can."""
+"""Generated images, for benchmarks: a model trains on them at full speed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def synthetic(
 ) -> dict[str, Labelled]:
     """Normal noise in the shape (channels, side, side), the same on all ranks.
 
-    No more than 256 different images, which repeat, and the test samples are the first of them: all that can be learnt
-    is to know them by heart.
+    There are at most 256 different images, which repeat, and the test samples are the first of them: a model can only
+    learn them by heart.
     """
     return {
         name: _drawn(count, channels, side, classes) for name, count in (("train", samples), ("test", test_samples))

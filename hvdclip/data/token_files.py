@@ -17,16 +17,16 @@ from torch import Tensor
 
 from .corpus import Corpus
 
-META = "tokens.json"  # what `hvdclip tokenize` says of the files
+META = "tokens.json"  # what `hvdclip tokenize` writes about the files
 FILES = {"train": ("train.bin",), "valid": ("valid.bin", "val.bin"), "test": ("test.bin",)}
 REQUIRED = ("train", "valid")
 DTYPES = {"uint16": np.uint16, "uint32": np.uint32}
-SAMPLES, SAMPLE = 64, 2**15  # pieces of a file, and tokens in each, that are looked at before training
+SAMPLES, SAMPLE = 64, 2**15  # pieces of a file, and tokens in each, that are checked before training
 
 
 @dataclass(frozen=True, eq=False)
 class TokenFiles(Corpus):
-    """Token ids on disk: `splits` are views of the files, of which only what is read comes into memory."""
+    """Token ids on disk: `splits` are views of the files; only what is read is in memory."""
 
     size: int = 0
 
@@ -54,11 +54,12 @@ def tokens(
     vocabulary: Annotated[int, Field(ge=2)] | None = None,
     dtype: Literal["uint16", "uint32"] | None = None,
 ) -> TokenFiles:
-    """Files of token ids, folder/train.bin, valid.bin (or val.bin) and maybe test.bin, that hvdclip tokenize makes.
+    """Files of token ids, folder/train.bin, valid.bin (or val.bin) and possibly test.bin, made by hvdclip tokenize.
 
-    Flat uint16 or uint32 numbers in this machine's byte order. `vocabulary` and `dtype` are those of folder/tokens.json
-    where there is one; else `vocabulary` must be given and `dtype` is uint16. FileNotFoundError for a missing file,
-    ValueError for one of an odd size and for ids of at least `vocabulary`, as far as 64 pieces of each file show them.
+    Flat uint16 or uint32 numbers in this machine's byte order. `vocabulary` and `dtype` come from folder/tokens.json if
+    it exists; otherwise `vocabulary` must be given and `dtype` is uint16. FileNotFoundError for a missing file,
+    ValueError for a file of an odd size and for ids of at least `vocabulary`, as far as 64 pieces of each file show
+    them.
     """
     place = Path(folder).expanduser()
     said = _meta(place)
@@ -74,25 +75,25 @@ def tokens(
 
 
 def mapped(file: Path, dtype: type[np.generic]) -> Tensor:
-    """A file's numbers, of which only what is read comes into memory; ValueError if it is no whole number of them."""
+    """A file's numbers; only what is read is in memory. ValueError if its size is not a whole number of them."""
     size, width = file.stat().st_size, np.dtype(dtype).itemsize
     if size == 0 or size % width:
         raise ValueError(
             f"{file} has {size:,} bytes; allowed: a multiple of {width}, since its ids are {dtype.__name__}"
         )
-    # copy on write, since torch warns of memory that cannot be written to
+    # copy on write, because torch warns of memory that is not writable
     return torch.from_numpy(np.memmap(file, dtype=dtype, mode="c"))
 
 
 def pieces(ids: Tensor) -> Iterator[Tensor]:
-    """Evenly spaced ones: the first begins the file, the last ends it."""
+    """Evenly spaced pieces: the first is at the start of the file, the last at its end."""
     last = max(0, len(ids) - SAMPLE)
     for start in sorted({last * k // (SAMPLES - 1) for k in range(SAMPLES)}):
         yield ids[start : start + SAMPLE]
 
 
 def check_ids(ids: Tensor, vocabulary: int, where: str) -> None:
-    """ValueError for an id that the vocabulary has not."""
+    """ValueError for an id that the vocabulary does not have."""
     largest = int(ids.to(torch.int64).max())
     if largest >= vocabulary:
         raise ValueError(f"{where} has the token id {largest}; allowed: 0 to {vocabulary - 1}, by data.vocabulary")

@@ -16,8 +16,8 @@ from hvdclip.checkpoints import durable
 
 from .token_files import DTYPES, FILES, META
 
-PIECE = 2**20  # bytes of text that are encoded at once, and the rest of their last line
-SPLITS = ("valid", "train")  # the one that may be too short comes first
+PIECE = 2**20  # bytes of text that are encoded at once, plus the rest of their last line
+SPLITS = ("valid", "train")  # the split that may be too short comes first
 
 
 class Tokenizer(Protocol):
@@ -39,7 +39,7 @@ class Bytes:
 
 
 class FromFile:
-    """A tokenizer.json of the package tokenizers; ValueError where that is missing or cannot read the file."""
+    """A tokenizer.json of the package tokenizers; ValueError if that is missing or cannot read the file."""
 
     def __init__(self, path: Path):
         try:
@@ -51,9 +51,9 @@ class FromFile:
             ) from None
         try:
             self.made: Any = made_by.from_file(str(path))
-        except Exception as error:  # the package raises plain ones
+        except Exception as error:  # the package raises plain exceptions
             raise ValueError(f"--tokenizer is {str(path)!r}; allowed: bytes, or a tokenizer.json ({error})") from None
-        self.name, self.vocabulary = path.name, 1 + max(self.made.get_vocab().values())  # which may have gaps
+        self.name, self.vocabulary = path.name, 1 + max(self.made.get_vocab().values())  # ids may have gaps
 
     def encode(self, text: bytes, file: Path) -> list[int]:
         try:
@@ -68,14 +68,14 @@ def tokenizer(name: str) -> Tokenizer:
 
 
 def tokenize(texts: Sequence[Path], by: Tokenizer, folder: Path, valid: float) -> Iterator[str]:
-    """Write folder/train.bin, valid.bin and tokens.json, and tell of each; the last share of each text is valid.
+    """Write folder/train.bin, valid.bin and tokens.json, and report each; the last share of each text is valid.
 
-    A text is cut at the end of a line. FileExistsError if the folder has such a file already, FileNotFoundError for a
+    A text is cut at the end of a line. FileExistsError if the folder already has such a file, FileNotFoundError for a
     missing text, ValueError if a split is too short for one prediction.
     """
     for name in (*(FILES[split][0] for split in SPLITS), META):
         if (folder / name).exists():
-            raise FileExistsError(f"{folder / name} is there already: remove it, or give another folder")
+            raise FileExistsError(f"{folder / name} exists already: remove it, or give another folder")
     for text in texts:
         if not text.is_file():
             raise FileNotFoundError(f"{text} not found; allowed: text files")
@@ -104,7 +104,7 @@ def _removed_on_failure(files: Iterable[Path]) -> Iterator[None]:
 
 
 class _Ids:
-    """The ids of one split of all texts, and how many they are."""
+    """The ids of one split of all texts, and their number."""
 
     def __init__(self, texts: Sequence[Path], by: Tokenizer, dtype: str, split: str, valid: float):
         self.texts, self.by, self.dtype, self.split, self.valid = texts, by, DTYPES[dtype], split, valid
@@ -122,14 +122,14 @@ class _Ids:
 
 
 def _line_end(file: BinaryIO, place: int) -> int:
-    """Where the line that holds the byte before this place ends."""
+    """The end of the line that contains the byte before this place."""
     file.seek(max(0, place - 1))
     file.readline()
     return file.tell() if place else 0
 
 
 def _pieces(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
-    """What lies between two ends of lines, in pieces that end with a line."""
+    """The text between two line ends, in pieces that end with a line."""
     file.seek(start)
     while (place := file.tell()) < end:
         piece = file.read(min(PIECE, end - place))

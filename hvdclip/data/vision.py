@@ -1,4 +1,4 @@
-"""torchvision, imported where it is used: only images from files, CIFAR and torchvision's models need it."""
+"""torchvision, imported only when needed: for images from files, CIFAR and torchvision's models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 @cache
 def torchvision() -> Any:
-    """The package with its datasets, models and transforms; ValueError, with what to install, where it is not there."""
+    """The package with its datasets, models and transforms; ValueError, with what to install, if it is missing."""
     try:
         import torchvision
         import torchvision.datasets
         import torchvision.models
         import torchvision.transforms.v2
-    except (ImportError, RuntimeError) as error:  # beside a torch that it is not made for it raises either
+    except (ImportError, RuntimeError) as error:  # with a torch that it is not made for it raises either
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"torchvision cannot be imported ({reason}): pip install 'torchvision=={_fitting()}'"
@@ -25,7 +25,7 @@ def torchvision() -> Any:
 
 
 def why_not() -> str:
-    """What to do where torchvision cannot be imported, in a line; empty where it can."""
+    """What to do if torchvision cannot be imported, in one line; empty if it can."""
     try:
         torchvision()
     except ValueError as error:

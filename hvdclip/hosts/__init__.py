@@ -1,1 +1,1 @@
-"""What ranks tell of their hosts: whether they were launched rightly there, and data on disks of their own."""
+"""What ranks report of their hosts: whether they were launched correctly, and data on the hosts' own disks."""

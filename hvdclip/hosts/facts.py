@@ -1,4 +1,4 @@
-"""What a rank can tell of the machine that it is on."""
+"""What a rank can find out about its machine."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SIOCGIFADDR = 0x8915
 
 @dataclass(frozen=True)
 class Facts:
-    """Host, the cores that this rank may use, its threads, the GPUs that it sees and the one that is its own.
+    """Host, the cores that this rank may use, its threads, the GPUs that it sees and the one that it uses.
 
-    `tasks` is how many SLURM's job has, by the environment; 0 where that does not matter.
+    `tasks` is the number of tasks of SLURM's job, from the environment; 0 if it does not matter.
     """
 
     rank: int
@@ -36,7 +36,7 @@ class Facts:
 
 
 def facts(comm: Communicator, on_gpus: bool = True) -> Facts:
-    """This rank's; of a run that is to leave GPUs alone without them."""
+    """The facts of this rank; without GPUs for a run that does not use them."""
     gpus = _visible_gpus() if on_gpus else ()
     place = comm.local_rank % len(gpus) if gpus else None
     return Facts(
@@ -51,26 +51,26 @@ def facts(comm: Communicator, on_gpus: bool = True) -> Facts:
 
 
 def _visible_gpus() -> tuple[str, ...]:
-    """As CUDA_VISIBLE_DEVICES names them, else their numbers; those that SLURM gives also where torch has no CUDA."""
+    """As CUDA_VISIBLE_DEVICES names them, otherwise their numbers; also SLURM's GPUs if torch has no CUDA."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = None if named is None else tuple(name for name in named.split(",") if name not in ("", "-1", "NoDevFiles"))
     if torch.cuda.is_available():
-        found = torch.cuda.device_count()  # fewer where a name is none of a GPU
+        found = torch.cuda.device_count()  # fewer if a name does not belong to a GPU
         return names[:found] if names and len(names) >= found else tuple(map(str, range(found)))
     return names if names and "SLURM_GPUS_ON_NODE" in os.environ else ()
 
 
 def _identity(place: int, name: str) -> str:
-    """A name that a GPU has alone on its host, also where each rank sees its own as number 0: its UUID."""
+    """A unique name of a GPU on its host, even if each rank sees its own as number 0: its UUID."""
     if not torch.cuda.is_available():
         return name
-    # which torch tells since 2.5
+    # torch has it since 2.5
     told = getattr(torch.cuda.get_device_properties(place), "uuid", None) or _uuid_by_driver(place)
     return name if told is None else str(told)
 
 
 def _uuid_by_driver(place: int) -> uuid.UUID | None:
-    """What CUDA's driver itself says; None where it cannot be asked."""
+    """The answer of CUDA's driver itself; None if it cannot be asked."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -83,12 +83,12 @@ def _uuid_by_driver(place: int) -> uuid.UUID | None:
 
 def _tasks() -> int:
     tasks = os.environ.get("SLURM_NTASKS", "")
-    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"  # whose ranks come and go
+    elastic = os.environ.get("HOROVOD_ELASTIC") == "1"  # its ranks come and go
     return int(tasks) if tasks.isdigit() and not elastic else 0
 
 
 def sharing(everyone: Sequence[Facts]) -> list[list[Facts]]:
-    """The ranks, several each time, that have one GPU of one host together."""
+    """The ranks, in groups that share one GPU of one host."""
     owners: dict[tuple[str, str], list[Facts]] = {}
     for one in everyone:
         if one.gpu is not None:
@@ -97,7 +97,7 @@ def sharing(everyone: Sequence[Facts]) -> list[list[Facts]]:
 
 
 def interfaces() -> list[str]:
-    """The network interfaces with their IPv4 addresses and, where the kernel knows it, their speed in Mbit/s."""
+    """The network interfaces with their IPv4 addresses and, if the kernel knows it, their speed in Mbit/s."""
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():

@@ -1,4 +1,4 @@
-"""Data on a node's own disk, to which they are copied before training, once a node."""
+"""Data on a node's own disk, to which they are copied before training, once per node."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hvdclip.data.sources import NAMES, copy, files
 def stage(config: Config, comm: Communicator) -> Config:
     """The configuration with which this rank reads the data from its node's disk; the node's first rank copies them.
 
-    ValueError where `train.stage` names a variable that is not set.
+    ValueError if `train.stage` names a variable that is not set.
     """
     if config.train.stage is None:
         return config
     disk = os.path.expanduser(os.path.expandvars(config.train.stage))
     if "$" in disk or not disk:
         raise ValueError(
-            f"train.stage is {config.train.stage!r}, of which a variable is not set, or empty, on this host"
+            f"train.stage is {config.train.stage!r}, but a variable in it is not set, or empty, on this host"
         )
     name = str(config.data.get("file", config.data["name"]))
     paths = files(name) if name in NAMES else [f"libsvm/{name}"]

@@ -2,10 +2,10 @@
 
 A recurrent language model is called as `model(tokens, state) -> (logits, state, penalty)`: tokens (time, batch) int64,
 logits (time, batch, vocabulary), penalty a scalar that the training loss adds. `model.initial_state(batch)` is the
-state of zeros. One without a state, a gpt, is called as `model(tokens) -> logits`: tokens (batch, time), logits (batch,
-time, vocabulary). An mlp, a cnn, a resnet and torchvision's classifiers (by their names there, say resnet50) take
-labelled samples of a shape. `cleaning` is the model of the bilevel data of that name. A point
-is the model of a problem: one vector `model.x`.
+state of zeros. A model without a state, a gpt, is called as `model(tokens) -> logits`: tokens (batch, time), logits
+(batch, time, vocabulary). An mlp, a cnn, a resnet and torchvision's classifiers (by their names there, such as
+resnet50) take labelled samples of a shape. `cleaning` is the model of the bilevel data of that name. A point is the
+model of a problem: one vector `model.x`.
 """
 
 import copy
@@ -34,38 +34,37 @@ MODELS: dict[str, Callable[..., nn.Module]] = LANGUAGE | SAMPLES | BILEVEL | {"p
 
 
 def build(name: str, *arguments: Any, **settings: Any) -> nn.Module:
-    """The model of that name, drawn from torch's random state; ValueError for an unknown name or bad setting."""
+    """The model with that name, drawn from torch's random state; ValueError for an unknown name or bad setting."""
     made_by = find(name)
     if made_by is None:
-        raise ValueError(
-            f"unknown model {name!r}: choose from {', '.join(sorted(MODELS))}, or torchvision's classifiers"
-        )
+        raise ValueError(f"unknown model {name!r}; allowed: {', '.join(sorted(MODELS))}, or torchvision's classifiers")
     return made_by(*arguments, **settings)
 
 
 def find(name: str) -> Callable[..., nn.Module] | None:
-    """What makes the model of that name; None where there is none, ValueError where only torchvision may have it."""
+    """The function that makes a model; None for an unknown name, ValueError if only torchvision may have it."""
     if name in MODELS:
         return MODELS[name]
     return torchvisions.builder(name) if name in torchvisions.names() else None
 
 
 def try_on(model: nn.Module, name: str, shape: tuple[int, ...], batch: int) -> None:
-    """ValueError, in one line, where a model cannot train on so many samples of a shape; on no device."""
+    """ValueError, in one line, if a model cannot train on so many samples of a shape; on no device."""
     try:
         copy.deepcopy(model).to("meta").train()(torch.empty(batch, *shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError) as error:
         why = str(error).partition("\n")[0]
         raise ValueError(
-            f"model.name is {name!r}; allowed: one that can train on {batch} samples of shape {shape} at a time ({why})"
+            f"model.name is {name!r}; allowed: a model that can train on {batch} samples of shape {shape} at a time "
+            f"({why})"
         ) from None
 
 
 def takes_samples(name: str) -> bool:
-    """Whether the model of that name classifies labelled samples; ValueError as from `find`."""
+    """Whether the model with that name classifies labelled samples; ValueError as from `find`."""
     return name in SAMPLES or (name not in MODELS and find(name) is not None)
 
 
 def detach(state: Any) -> Any:
-    """The same state, cut from the graph that computed it: nested tuples of tensors."""
+    """The same state, cut off from the graph that computed it: nested tuples of tensors."""
     return state.detach() if isinstance(state, torch.Tensor) else tuple(map(detach, state))

@@ -18,7 +18,8 @@ class AWDLSTM(nn.Module):
     Dropout rates: `dropout` on the last layer's output, `dropout_hidden` between the layers, `dropout_input` on the
     embeddings (all three locked: one mask for all time steps), `dropout_embedding` of whole words, `weight_drop` of
     recurrent weights. `alpha` and `beta` weigh the penalties on the size of the last layer's output (AR) and on its
-    change over time (TAR). `tied` makes the embedding matrix the decoder's too. ValueError for a setting out of range.
+    change over time (TAR). With `tied` the embedding matrix is also the decoder's. ValueError for a setting out of
+    range.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class AWDLSTM(nn.Module):
     def _embed(self, tokens: Tensor) -> Tensor:
         weight = self.embedding.weight
         kept = F.dropout(weight.new_ones(len(weight), 1), self.dropout_embedding, self.training)
-        # Masking the rows that were looked up spares a masked copy of the whole matrix.
+        # Masking the rows that were looked up avoids a masked copy of the whole matrix.
         return F.embedding(tokens, weight) * F.embedding(tokens, kept)
 
     def _locked(self, inputs: Tensor, rate: float) -> Tensor:
@@ -105,7 +106,7 @@ class WeightDropLSTM(nn.Module):
     def forward(self, inputs: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         recurrent = F.dropout(self.weight_hh, self.weight_drop, self.training)
         weights = [self.weight_ih, recurrent, self.bias_ih, self.bias_hh]
-        # The functional LSTM takes the dropped weight as it is, so weight_hh stays an ordinary parameter.
+        # The functional LSTM takes the dropped weight directly, so weight_hh stays an ordinary parameter.
         output, hidden, cell = torch.lstm(
             inputs,
             state,

@@ -1,4 +1,4 @@
-"""Softmax regression on weighted samples, and above it the samples' weights."""
+"""Softmax regression on weighted samples, and above it the weights of the samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 
 class Cleaning(nn.Module):
-    """x has a number for each train sample, whose weight is sigmoid(x_j); y is the regression's. All begin at 0.
+    """x has a number for each train sample, whose weight is sigmoid(x_j); y is the regression's. All start at 0.
 
     Batches are (images, labels, places): places are the samples' numbers among all train samples.
     """
@@ -22,7 +22,7 @@ class Cleaning(nn.Module):
         self.upper, self.lower = [self.x], self.regression
 
     def upper_loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """On clean samples, whose weights are 1."""
+        """The loss on clean samples, whose weights are 1."""
         images, labels, _ = batch
         return cross_entropy(self.regression(images), labels)
 
@@ -33,7 +33,7 @@ class Cleaning(nn.Module):
         return (torch.sigmoid(self.x[places]) * losses).mean()
 
     def evaluate(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-        """The loss and the accuracy on a batch, all weights 1."""
+        """The loss and the accuracy on a batch, with all weights 1."""
         images, labels, _ = batch
         outputs = self.regression(images)
         return {"loss": cross_entropy(outputs, labels), "accuracy": (outputs.argmax(dim=1) == labels).float().mean()}

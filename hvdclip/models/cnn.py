@@ -15,7 +15,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class CNN(nn.Module):
     """Images (batch, *shape) to logits (batch, classes), by two convolutions and two layers.
 
-    ValueError where the samples are no images, or smaller than 4 x 4.
+    ValueError if the samples are not images, or smaller than 4 x 4.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, dropout: Share = 0.25):

@@ -15,9 +15,9 @@ SCALE = 0.02  # deviation of GPT-2's initial weights
 class GPT(nn.Module):
     """A language model without a state: it reads (batch, time) tokens at once; the defaults are GPT-2's 124 M.
 
-    `context` is the longest sequence, for learned positions. The embedding matrix is the output's too. `dropout` falls
-    on the embeddings, on attention and on what each branch adds. With `checkpointing` the activations inside a block
-    are computed again in the backward pass instead of kept. ValueError for a setting out of range.
+    `context` is the longest sequence, for learned positions. The embedding matrix is also the output's. `dropout`
+    applies to the embeddings, to attention and to what each branch adds. With `checkpointing` the activations inside a
+    block are computed again in the backward pass instead of stored. ValueError for a setting out of range.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class GPT(nn.Module):
                 nn.init.normal_(end.weight, std=SCALE / (2 * layers) ** 0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (batch, time) -> logits (batch, time, vocabulary); ValueError for more time than positions."""
+        """tokens (batch, time) -> logits (batch, time, vocabulary); ValueError for more time steps than positions."""
         x = self.tokens(tokens)
         if self.positions is not None:
             if tokens.shape[1] > self.context:
@@ -115,7 +115,7 @@ def turns_of(tokens: Tensor, angles: int) -> Tensor:
 
 
 def rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """(..., time, 2 angles): the pairs (x_k, x_{k + angles}) turned by their angles."""
+    """(..., time, 2 angles): the pairs (x_k, x_{k + angles}) rotated by their angles."""
     cos, sin = turns.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)

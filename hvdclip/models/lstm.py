@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class LSTM(nn.Module):
     """An LSTM language model that one CPU core trains in minutes on bytes.
 
-    `dropout` falls on the embeddings, between the layers and before the decoder; `tied` makes the embedding matrix the
-    decoder's too and so asks for hidden = embedding. ValueError for a setting out of range.
+    `dropout` applies to the embeddings, between the layers and before the decoder. With `tied` the embedding matrix is
+    also the decoder's, so hidden must equal embedding. ValueError for a setting out of range.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class LSTM(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Embedding(vocabulary, embedding)
-        # nn.LSTM warns about a dropout that has no second layer to fall between.
+        # nn.LSTM warns about a dropout without a second layer after it.
         self.lstm = nn.LSTM(embedding, hidden, layers, dropout=dropout if layers > 1 else 0.0)
         self.decoder = nn.Linear(hidden, vocabulary)
         if tied:
-            # The embeddings' usual N(0, 1) serves bytes well, but as the decoder it would start with huge logits.
+            # The embeddings' usual N(0, 1) suits bytes, but as the decoder it would start with huge logits.
             nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
             self.decoder.weight = self.embedding.weight
 

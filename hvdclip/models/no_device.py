@@ -12,13 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def on_no_device() -> Iterator[None]:
-    """Inside, models lie on no device and have no initial values."""
+    """Inside, models are on no device and have no initial values."""
     with torch.device("meta"), _Undrawing():
         yield
 
 
 class _Undrawing(TorchFunctionMode):
-    """On no device torch draws normal values by way of its compiler, whose import takes longer than all the rest."""
+    """On no device torch draws normal values through its compiler, whose import takes longer than everything else."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Point(nn.Module):
-    """One float64 vector x, of whatever shape the start has; for a bilevel problem y too."""
+    """One float64 vector x with the shape of the start; for a bilevel problem also y."""
 
     def __init__(self, start: Tensor, lower_start: Tensor | None = None):
         super().__init__()

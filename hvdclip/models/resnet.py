@@ -16,7 +16,7 @@ WIDTHS = (16, 32, 64)
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut without parameters (option A): every second pixel, zero channels."""
+    """Two 3 x 3 convolutions with a shortcut without parameters (option A): every second pixel, zero channels."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -37,13 +37,13 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Images (batch, *shape) to logits (batch, classes), by 6n + 2 layers.
 
-    ValueError for another depth, or where the samples are no images. Source: He, Zhang, Ren, Sun (2016), section 4.2.
+    ValueError for another depth, or if the samples are not images. Source: He, Zhang, Ren, Sun (2016), section 4.2.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, depth: Depth = 56):
         super().__init__()
         if depth % 6 != 2:
-            raise ValueError(f"depth is {depth}; allowed: 6n + 2, as 20, 32, 44, 56 and 110")
+            raise ValueError(f"depth is {depth}; allowed: 6n + 2, such as 20, 32, 44, 56 and 110")
         blocks = (depth - 2) // 6
         self.conv = nn.Conv2d(check_images(shape)[0], WIDTHS[0], 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(WIDTHS[0])

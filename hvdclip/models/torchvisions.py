@@ -20,15 +20,17 @@ def names() -> frozenset[str]:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """What makes the model for images of a shape and a number of classes."""
+    """The function that makes the model for images of a shape and a number of classes."""
 
     def build(shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Images (batch, *shape) to logits (batch, classes); ValueError where the samples are no colour images."""
+        """Images (batch, *shape) to logits (batch, classes); ValueError if the samples are not colour images."""
         _, height, width = check_images(shape, channels=3)
         try:
             return torchvision().models.get_model(name, num_classes=classes, **_settings(name, height, width))
-        except AssertionError as error:  # of torch._assert
-            raise ValueError(f"model.name is {name!r}; allowed: one that takes images of {shape} ({error})") from None
+        except AssertionError as error:  # from torch._assert
+            raise ValueError(
+                f"model.name is {name!r}; allowed: a model that takes images of {shape} ({error})"
+            ) from None
 
     return build
 

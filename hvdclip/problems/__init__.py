@@ -1,4 +1,4 @@
-"""Problems with known answers, by name: small functions of a point x, shared out over the ranks."""
+"""Problems with known answers, by name: small functions of a point x, divided over the ranks."""
 
 from __future__ import annotations
 

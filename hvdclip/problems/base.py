@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-# numbers that are drawn at once, since a generator costs more than a few numbers
+# numbers that are drawn at once, because a generator costs more than a few numbers
 DRAWN_AT_ONCE = 2**14
 
 
@@ -22,7 +22,7 @@ class Problem(ABC):
     """Everything in float64; x has the shape (..., n, d) for n ranks, or (..., d) for a point common to all."""
 
     start: Tensor  # x_0, (d,)
-    minimum: float | None = None  # f*, where it is known
+    minimum: float | None = None  # f*, if it is known
 
     def __init__(self, ranks: int):
         self.ranks = ranks
@@ -30,7 +30,7 @@ class Problem(ABC):
 
     @abstractmethod
     def losses(self, x: Tensor, ranks: slice, draws: Tensor | None) -> Tensor:
-        """f_i(x_i; batch) of the ranks named, (..., n): what is differentiated. `draws` are theirs, (..., n, width)."""
+        """f_i(x_i; batch) of these ranks, (..., n), to be differentiated. `draws` are theirs, (..., n, width)."""
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
@@ -38,15 +38,15 @@ class Problem(ABC):
 
     @property
     def width(self) -> int:
-        """Random numbers of a rank and batch; 0 where gradients are exact."""
+        """How many random numbers a rank draws for a batch; 0 if gradients are exact."""
         return 0
 
     def random(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """What is drawn; uniform on [0, 1) if a problem says nothing else."""
+        """What is drawn; uniform on [0, 1) unless a problem overrides it."""
         return generator.random(shape)
 
     def draws(self, seed: int, batch: int) -> Tensor | None:
-        """The random numbers of batch 0, 1, 2, ... for all ranks, (ranks, width); None where gradients are exact."""
+        """The random numbers of batch 0, 1, 2, ... for all ranks, (ranks, width); None if gradients are exact."""
         if self.width == 0:
             return None
         size = max(1, DRAWN_AT_ONCE // (self.ranks * self.width))
@@ -64,7 +64,7 @@ class Problem(ABC):
         return g.norm(dim=-1)
 
     def shard_size(self, rank: int) -> int:
-        """Samples of a rank; 1 where there are none to count."""
+        """The number of samples of a rank; 1 if there are none to count."""
         return 1
 
     def table(self) -> list[list[int]] | None:

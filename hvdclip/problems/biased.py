@@ -23,7 +23,7 @@ class Biased(Problem):
     def __init__(self, ranks: int):
         super().__init__(ranks)
         if ranks < 2:
-            raise ValueError(f"biased needs at least two ranks, and there are {ranks}")
+            raise ValueError(f"biased needs at least two ranks, but there are {ranks}")
         self._slopes = torch.full((ranks,), -2.0 / (ranks - 1), dtype=torch.float64)
         self._slopes[0] = 2.0
 

@@ -1,4 +1,4 @@
-"""Bilevel problems with known answers: an upper loss of x, taken where a quadratic lower one has its minimum in y."""
+"""Bilevel problems with known answers: an upper loss of x and y, where y is the minimum of a quadratic lower loss."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Bilevel(Problem):
         self._shifts = spread * self.offsets[:, None] * _numbers(1, -2)
         self._c = _numbers(1, -1) + spread * self.offsets[:, None] * _numbers(1, 1)
         if not bool((torch.linalg.eigvalsh(self._a) > 0).all()):
-            raise ValueError(f"stretch is {stretch} on {ranks} ranks; allowed: where every lower loss is convex")
+            raise ValueError(
+                f"stretch is {stretch} on {ranks} ranks; allowed: values for which every lower loss is convex"
+            )
 
     @abstractmethod
     def upper_losses(self, x: Tensor, y: Tensor, ranks: slice) -> Tensor:
@@ -58,7 +60,7 @@ class Bilevel(Problem):
         return y @ self._a[rank] @ y / 2 - y @ (self._b @ x + self._shifts[rank])
 
     def lower_minimum(self, x: Tensor, ranks: slice) -> Tensor:
-        """y*(x_i), or y_i*(x_i) where each rank has its own, (..., n, 2)."""
+        """y*(x_i), or y_i*(x_i) if each rank has its own, (..., n, 2)."""
         a, shifts = self._a[ranks], self._shifts[ranks]
         if self.form == "shared":
             a, shifts = self._a.mean(dim=0).expand_as(a), self._shifts.mean(dim=0).expand_as(shifts)

@@ -20,7 +20,7 @@ class Cancelling(Problem):
     def __init__(self, ranks: int):
         super().__init__(ranks)
         if ranks % 2:
-            raise ValueError(f"cancelling needs an even number of ranks, and there are {ranks}")
+            raise ValueError(f"cancelling needs an even number of ranks, but there are {ranks}")
         self._factors = torch.tensor([1.0, -0.5], dtype=torch.float64).repeat(ranks // 2)
 
     def losses(self, x: Tensor, ranks: slice, draws: Tensor | None) -> Tensor:

@@ -54,9 +54,9 @@ class _Shards(NamedTuple):
 class Logistic(Problem):
     """f_i = mean over rank i's samples of log(1 + exp(-b_j a_j.x)) + regularizer * sum_k x_k^2/(1 + x_k^2), x_0 = ones.
 
-    Of the file's two labels the smaller is b = -1. The samples are shared out in file order (`contiguous`), or with
-    `similarity`, or by a Dirichlet distribution of each label's shares (`alpha`). Without `batch` gradients are exact,
-    else of that many samples, drawn with replacement.
+    Of the file's two labels the smaller one is b = -1. The samples are divided in file order (`contiguous`), or with
+    `similarity`, or by a Dirichlet distribution of each label's shares (`alpha`). Without `batch` gradients are exact;
+    otherwise they are of that many samples, drawn with replacement.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Logistic(Problem):
 
     @cached_property
     def smoothness(self) -> float:
-        """L, of f as the mean over all samples: ||A||^2/(4m) + 2 regularizer."""
+        """L, for f as the mean over all samples: ||A||^2/(4m) + 2 regularizer."""
         norm = float(torch.linalg.matrix_norm(self._read.features, 2))
         return norm**2 / (4 * len(self._read.labels)) + 2 * self.regularizer
 

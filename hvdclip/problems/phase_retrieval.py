@@ -20,7 +20,8 @@ class PhaseRetrieval(Problem):
     """f(z) = mean over 3000 samples of (y - (a.z)^2)^2 / 2, d = 100; all ranks draw from all samples.
 
     As in the authors' code a step follows half the gradient of f, and starts at z_1 = z_0 - .1 g/||g||^(2/3). Every
-    second batch, which two-gradient methods take for the norm, has `second_batch` samples, or is the `same` again.
+    second batch, whose gradient's norm two-gradient methods use, has `second_batch` samples, or is the `same` batch
+    again.
     """
 
     def __init__(self, ranks: int, batch: Count = 64, second_batch: Count | Literal["same"] | None = None):

@@ -1,4 +1,4 @@
-"""Noisy quadratics, alike or not on the ranks: the plainest problem that shows linear speed-up."""
+"""Noisy quadratics, equal or different on the ranks: the simplest problem that shows linear speed-up."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ class Quartics(Problem):
     def __init__(self, ranks: int, heterogeneity: FiniteNumber = 1.0, noise: NotNegative = 1.0):
         super().__init__(ranks)
         if ranks % 2:
-            raise ValueError(f"quartics needs an even number of ranks, and there are {ranks}")
+            raise ValueError(f"quartics needs an even number of ranks, but there are {ranks}")
         self.noise = noise
         self._h = torch.tensor([1.0, -2.0], dtype=torch.float64).repeat(ranks // 2) * heterogeneity
-        # where f' = 4x^3 - 9x^2 - H x + 1 vanishes
+        # the points where f' = 4x^3 - 9x^2 - H x + 1 is zero
         stationary = np.roots([4, -9, -heterogeneity, 1])
         self.minimum = min(self.value(torch.tensor([x.real])).item() for x in stationary if abs(x.imag) < 1e-9)
 

@@ -7,18 +7,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by the colour-blind; line styles tell them apart on paper.
+# Okabe and Ito's colours, which the colour-blind can distinguish; line styles distinguish curves on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 
 
 def canvas(width: float, height: float) -> Figure:
-    """A picture of that many inches; without pyplot, whose backend is that of whoever has started this process."""
+    """A picture of that many inches; without pyplot, whose backend belongs to the program that started this process."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def look(number: int) -> dict[str, Any]:
-    """Colour and line style of the curve of that number; neighbours differ in both."""
+    """Colour and line style of the curve with that number; neighbours differ in both."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number % len(STYLES)]}
 
 

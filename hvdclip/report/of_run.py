@@ -1,4 +1,4 @@
-"""The report of a run: what it came to, its curves, where its time went, how it was set up."""
+"""The report of a run: its results, its curves, where its time went, its settings."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ SHOWN = (
 
 
 def sections(run: RunDirectory, folder: Path) -> Iterator[Section]:
-    """What stands in the report; pictures go into the folder. ValueError, saying so, for a run that failed."""
+    """The sections of the report; pictures go into the folder. ValueError, saying so, for a run that failed."""
     (found,) = runs.read([run.path])
     summary = run.summary()
     seconds = max(summary["seconds"], 1e-9)
     rate, share = summary["samples"] / seconds, summary["comm_s"] / seconds
     words = (
         f"{summary['algorithm']} on {summary['ranks']} ranks: {rate:,.0f} samples a second of all ranks, {share:.0%} "
-        "of the time in communication, evaluations left out."
+        "of the time in communication, without evaluations."
     )
     totals = facts({key: summary[key] for key in SHOWN if key in summary}, "totals")
     yield Section("Summary", [words], [table.table([found]), totals])
     curves, _ = plot.plot([found], folder)
-    words = "Loss against samples, seconds and bytes; clip fraction and drift. Markers: validation, faint: training."
+    words = "Loss against samples, seconds and bytes; clip fraction and drift. Markers: validation; faint: training."
     yield Section("Curves", pictures=[Picture(curves, words)])
-    words = "Seconds of each round, and those of them that are communication."
+    words = "Seconds of each round, and how many of them are communication."
     yield Section("Time of a round", pictures=[Picture(_rounds(found, folder), words)])
     yield Section("Evaluations", tables=[_evaluations(run)])
     versions = facts(summary["versions"], "versions of rank 0")
@@ -65,7 +65,7 @@ def _rounds(run: runs.Run, folder: Path) -> Path:
     axis = figure.subplots()
     for key, number, label, style in (("round_s", 0, "the round", "-"), ("comm_s", 1, "communication", "--")):
         ends = run.series("round")[:1]
-        of_one = run.series(key)[:1] / np.diff(ends, prepend=0)  # lines of gradient methods are of several rounds
+        of_one = run.series(key)[:1] / np.diff(ends, prepend=0)  # a line of a gradient method covers several rounds
         rounds, seconds = plot.thinned(ends, of_one)
         axis.plot(rounds[0], seconds[0], style, color=COLOURS[number], label=label)
     axis.set(xlabel="round", ylabel="seconds", ylim=(0, None))

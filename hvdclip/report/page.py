@@ -1,4 +1,4 @@
-"""A report: one page of HTML with everything in it, and the same as Markdown beside its pictures."""
+"""A report: one page of HTML with everything in it, and the same as Markdown next to its pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it, in this order: words, tables, pictures, and text as it is."""
+    """A heading and the contents below it, in this order: words, tables, pictures, and verbatim text."""
 
     title: str
     words: Sequence[str] = ()
@@ -41,7 +41,7 @@ class Section:
 
 
 def write(title: str, sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Write report.html, which needs no other file and no network, and report.md, which names its pictures."""
+    """Write report.html, which needs no other file and no network, and report.md, which refers to its pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     made = time.strftime("%d %B %Y, %H:%M %Z").strip()
     files = []

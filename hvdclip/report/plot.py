@@ -19,12 +19,12 @@ POINTS = 80
 def plot(runs: Sequence[Run], directory: str | Path) -> list[Path]:
     """Draw loss against samples, seconds and bytes, clip fraction and drift; returns the PNG and SVG written.
 
-    Of runs that differ in the seed only the mean is drawn, with a band of one standard deviation.
+    For runs that differ only in the seed the mean is drawn, with a band of one standard deviation.
     """
     figure = canvas(13, 7.2)
     axes = figure.subplots(2, 3)
     loss_axes = list(axes[0])
-    labels = ("samples (tokens), all ranks", "seconds (without evaluation)", "bytes handed over by a rank")
+    labels = ("samples (tokens), all ranks", "seconds (without evaluation)", "bytes sent by a rank")
     for axis, label in zip(loss_axes, labels, strict=True):
         axis.set(xlabel=label, ylabel="loss")
     loss_axes[0].xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -54,7 +54,7 @@ def _loss(axis: Axes, run: Run, total: np.ndarray, style: dict[str, Any]) -> Non
 
 
 def _curve(axis: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
-    """The mean over the runs (rows), and where there are several a band of one standard deviation."""
+    """The mean over the runs (rows), and for several runs a band of one standard deviation."""
     place, mean = x.mean(axis=0), y.mean(axis=0)
     axis.plot(place, mean, **style)
     if len(y) > 1:
@@ -63,11 +63,12 @@ def _curve(axis: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
 
 
 def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most POINTS points a row, each the mean of its neighbours, so that noise does not hide the curve."""
+    """At most POINTS points per row, each the mean of its neighbours, so that noise does not hide the curve."""
     known = np.isfinite(y).all(axis=0)
     x, y = x[:, known], y[:, known]
     pieces = np.array_split(np.arange(x.shape[1]), min(POINTS, x.shape[1])) if x.shape[1] else []
-    return tuple(np.array([[row[p].mean() for p in pieces] for row in rows]) for rows in (x, y))  # type: ignore[return-value]
+    # type: ignore[return-value]
+    return tuple(np.array([[row[p].mean() for p in pieces] for row in rows]) for rows in (x, y))
 
 
 def _counted(run: Run) -> str:
@@ -77,5 +78,5 @@ def _counted(run: Run) -> str:
 def _legend(place: Axes, source: Axes, banded: bool) -> None:
     place.axis("off")
     handles, labels = source.get_legend_handles_labels()
-    title = "markers: validation, faint: training" + ("\nbands: standard deviation over seeds" if banded else "")
+    title = "markers: validation; faint: training" + ("\nbands: standard deviation over seeds" if banded else "")
     place.legend(handles, labels, loc="center left", frameon=False, title=title)

@@ -1,4 +1,4 @@
-"""Runs as they lie on disk, read for tables and plots."""
+"""Runs on disk, read for tables and plots."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from hvdclip.averaging import starts_in_words
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
-# settings of the average that a label names where they are set
+# settings of the average that a label names if they are set
 SHOWN = ("overlap", "delay", "merge_alpha", "compression", "fragments", "node_interval", "state_intervals")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Finished runs that differ in the seed only: their label, summaries, lines of metrics and evaluations."""
+    """Finished runs that differ only in the seed: their label, summaries, lines of metrics and evaluations."""
 
     label: str
     summaries: list[dict[str, Any]]
@@ -27,7 +27,7 @@ class Run:
     evaluations: list[list[dict[str, Any]]]
 
     def series(self, key: str) -> np.ndarray:
-        """A key of metrics.jsonl over its lines, (runs, lines); NaN where it is null."""
+        """A key of metrics.jsonl over its lines, (runs, lines); NaN if it is null."""
         return _array([[line[key] for line in lines] for lines in self.metrics])
 
     def total(self, key: str) -> np.ndarray:
@@ -44,7 +44,7 @@ class Run:
         return _array([[row[key] for row in rows if row["split"] == rows[0]["split"]] for rows in self.evaluations])
 
     def mean(self, key: str) -> float:
-        """A total of the summary, its mean over the runs."""
+        """A total in the summary, its mean over the runs."""
         return float(np.mean([summary[key] for summary in self.summaries]))
 
     def final(self, split: str, key: str) -> np.ndarray:
@@ -53,16 +53,16 @@ class Run:
 
 
 def read(paths: Sequence[str | Path]) -> list[Run]:
-    """Read finished runs, gathered where they differ in train.seed only.
+    """Read finished runs, grouped if they differ only in train.seed.
 
-    Labelled by algorithm, interval I and (where it varies) ranks N, else by directory. FileNotFoundError or ValueError
-    names a directory that holds none.
+    Labelled by algorithm, interval I and (if it varies) ranks N, otherwise by directory. FileNotFoundError or
+    ValueError names a directory without one.
     """
     directories = [RunDirectory(path) for path in paths]
     summaries = [directory.summary() for directory in directories]
     for directory, summary in zip(directories, summaries, strict=True):
         if "final" not in summary:
-            raise ValueError(f"{directory.path} holds a run that is not done: {summary['exit']}")
+            raise ValueError(f"{directory.path} has a run that is not done: {summary['exit']}")
     groups: dict[str, list[int]] = {}
     for number, (directory, summary) in enumerate(zip(directories, summaries, strict=True)):
         groups.setdefault(_but_for_the_seed(directory.config(), summary), []).append(number)
@@ -85,12 +85,12 @@ def read(paths: Sequence[str | Path]) -> list[Run]:
 def _rows(run: RunDirectory, name: str) -> list[dict[str, Any]]:
     found = run.rows(name)
     if not found:
-        raise ValueError(f"{run.path / name} is damaged: a run that is done has left lines in it")
+        raise ValueError(f"{run.path / name} is damaged: a run that is done must have lines in it")
     return found
 
 
 def _but_for_the_seed(config: dict[str, Any], summary: dict[str, Any]) -> str:
-    """What runs that belong together have in common."""
+    """What runs of one group have in common."""
     train = {key: value for key, value in config["train"].items() if key != "seed"}
     return json.dumps([config | {"train": train}, summary["ranks"]], sort_keys=True, default=str)
 

@@ -14,9 +14,9 @@ METRICS = ("perplexity", "accuracy", "gradient_norm")
 
 
 def table(runs: Sequence[Run]) -> Table:
-    """Last evaluation and totals of finished runs; `bytes` is what a rank handed over, beside the run with the most.
+    """Last evaluation and totals of finished runs; `bytes` is what a rank sent, next to the share of the largest run.
 
-    Of runs that differ in the seed only: means, with the standard deviation of the evaluation.
+    For runs that differ only in the seed: means, with the standard deviation of the evaluation.
     """
     metrics = [key for key in METRICS if any(key in row for run in runs for row in run.summaries[0]["final"].values())]
     shown = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -47,7 +47,7 @@ def table(runs: Sequence[Run]) -> Table:
 
 
 def with_spread(values: np.ndarray, form: str) -> str:
-    """The mean over seeds, and where there are several their standard deviation."""
+    """The mean over seeds, and for several seeds their standard deviation."""
     return format(values.mean(), form) + (f" ± {values.std(ddof=1):.2g}" if len(values) > 1 else "")
 
 

@@ -1,4 +1,4 @@
-"""A configuration on many ranks in one process, and what the theory says of it."""
+"""A configuration on many ranks in one process, and what the theory predicts for it."""
 
 from .report import plot, speed_up, table
 from .run import run

@@ -1,4 +1,4 @@
-"""Simulations side by side: a table, and the pictures that the theory speaks of."""
+"""Simulations side by side: a table, and pictures of the quantities in the theory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hvdclip.simulation.trace import Trace, slope
 
 
 def table(traces: Sequence[Trace], target: float | None) -> Table:
-    """What each simulation came to; means over the seeds, with their standard deviation."""
+    """The results of each simulation; means over the seeds, with their standard deviation."""
     shown = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     shown.add_column("ranks", justify="right")
     for column in ("I", "steps", "rounds", "loss", "||grad f||", "clipped", "drift", "2 gamma I", "bytes a rank"):
@@ -43,7 +43,7 @@ def table(traces: Sequence[Trace], target: float | None) -> Table:
 
 
 def speed_up(traces: Sequence[Trace], target: float) -> tuple[float, int] | None:
-    """(slope of log steps to target over log ranks, most ranks), of the first I; None where fewer than 2 reached it."""
+    """(slope of log steps to target over log ranks, most ranks), for the first I; None if fewer than 2 reached it."""
     found = _reached(traces, traces[0].interval, target)
     if len(found) < 2:
         return None
@@ -84,7 +84,7 @@ def plot(traces: Sequence[Trace], target: float | None, directory: Path) -> list
 
 
 def _by_ranks_or_interval(axis: Axes, traces: Sequence[Trace], values: Sequence[float | None]) -> None:
-    """Values against whichever of N and I takes more values, a line for each value of the other."""
+    """Values over N or I, whichever has more values, with a line for each value of the other."""
     ranks, intervals = ({getattr(t, key) for t in traces} for key in ("ranks", "interval"))
     varied, other = ("interval", "ranks") if len(intervals) > len(ranks) else ("ranks", "interval")
     axis.set_xlabel({"ranks": "ranks N", "interval": "I"}[varied])

@@ -1,4 +1,4 @@
-"""N ranks in one process: as rows of one tensor where the problem allows it, else one after another."""
+"""N ranks in one process: as rows of one tensor if the problem allows it, otherwise one after another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hvdclip.training.schedule import Schedule
 
 
 def run(config: Config, ranks: int, seeds: int = 1, ranks_per_node: int | None = None) -> Trace:
-    """Train on that many simulated ranks, from the seeds train.seed, train.seed + 1, ...; all on one node by default.
+    """Train on that many simulated ranks, with the seeds train.seed, train.seed + 1, ...; by default all on one node.
 
     Raises what the same training on real ranks raises.
     """
@@ -78,7 +78,7 @@ def stacked(config: Config, ranks: int, seeds: int) -> Trace:
 
 
 def one_by_one(config: Config, ranks: int, seeds: int, ranks_per_node: int | None = None) -> Trace:
-    """The training command itself, once a seed, on ranks that take turns."""
+    """The train command itself, once per seed, on ranks that take turns."""
     memories = []
     for seed in range(config.train.seed, config.train.seed + seeds):
         seeded = dataclasses.replace(
@@ -108,7 +108,7 @@ def one_by_one(config: Config, ranks: int, seeds: int, ranks_per_node: int | Non
 
 
 class Memory(Recorder):
-    """Keeps what a run would write down."""
+    """Keeps what a run would write."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -125,7 +125,7 @@ class Memory(Recorder):
 
 
 class _Collected:
-    """Evaluations on their way into a trace."""
+    """Collects evaluations for a trace."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []

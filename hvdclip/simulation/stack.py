@@ -1,7 +1,7 @@
-"""N ranks as rows of one tensor: what the methods are written with, so that one process steps all ranks at once.
+"""N ranks as rows of one tensor: the classes of vectors and messages with which one process steps all ranks at once.
 
 A model's one parameter has the shape (K, N, d): K seeds, N ranks, d numbers. A norm is then a tensor (K, N, 1), which
-every formula takes in place of the one number of a rank, and an average is a mean over the ranks' dimension.
+every formula takes instead of the one number of a rank, and an average is a mean over the ranks' dimension.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Stack(Communicator):
     """The communicator of N stacked ranks; `rank` means nothing here."""
 
     rank = 0
-    types: ClassVar[Types]  # what a method on it is built from
+    types: ClassVar[Types]  # the classes of a method on it
 
     def __init__(self, ranks: int):
         super().__init__()
         self.size = self.local_size = ranks
 
     def broadcast_(self, tensors: Sequence[Tensor], purpose: str = "setup") -> None:
-        """All rows start alike."""
+        """Does nothing: all rows start with the same values."""
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         return [value] * self.size
@@ -44,21 +44,21 @@ class Stack(Communicator):
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
-        raise NotImplementedError("stacked ranks meet in messages only")
+        raise NotImplementedError("stacked ranks meet only in messages")
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
-        raise NotImplementedError("stacked ranks meet in messages only")
+        raise NotImplementedError("stacked ranks meet only in messages")
 
     def start_reduction(
         self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
     ) -> Waiting[list[Tensor]]:
-        raise NotImplementedError("stacked ranks meet in messages only")
+        raise NotImplementedError("stacked ranks meet only in messages")
 
     def node(self) -> Communicator:
         raise NotImplementedError("stacked ranks have no nodes")
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
-        shifts = {shift % self.size: shift for shift in (0, 1, -1)}  # one neighbour twice counts once
+        shifts = {shift % self.size: shift for shift in (0, 1, -1)}  # a neighbour on both sides counts once
         payload = sum(t[..., 0, :].numel() * t.element_size() for t in tensors) // len(tensors[0])
         self.ledger.begin(purpose)
         for tensor in tensors:
@@ -108,7 +108,7 @@ class StackedSpace(Space):
 
 
 class StackedMessage(Message):
-    """The messages of all ranks; the ledger counts what one rank would hand over."""
+    """The messages of all ranks; the ledger counts what one rank would send."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class StackedMessage(Message):
 class StackedStatistics(Statistics):
     """Sums over all ranks at once, means over the seeds; a gradient that is not finite is an error at once."""
 
-    counts_are_whole = False  # but means over the seeds
+    counts_are_whole = False  # they are means over the seeds
 
     def add(self, name: str, value: Tensor | float, *, alike: bool = False) -> None:
         mean = value.double().mean().item() if isinstance(value, Tensor) else value
@@ -176,7 +176,7 @@ class StackedStatistics(Statistics):
         self.pack(tail)
         tail[NORM] /= self.seeds
         self.unpack(tail / self.ranks)
-        self._paces_known = self.differ = False  # by itself no row works
+        self._paces_known = self.differ = False  # no row works by itself
 
 
 Stack.types = Types(StackedSpace, StackedMessage, StackedStatistics)

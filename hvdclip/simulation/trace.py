@@ -1,4 +1,4 @@
-"""What a simulation leaves."""
+"""The result of a simulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Trace:
     """One algorithm on N ranks, over K seeds; `values` and `gradient_norms` (K, T) are of the averaged x at `steps`.
 
     `clip_fraction` is the mean over all steps, `drift` the largest over the rounds of ||x_i - mean x||, averaged over
-    ranks and seeds, `bytes` what a rank handed to collectives; `bound` is 2 gamma I, which the drift of clipped steps
+    ranks and seeds, `bytes` what a rank sent in collectives; `bound` is 2 gamma I, which the drift of clipped steps
     cannot exceed.
     """
 
@@ -38,5 +38,5 @@ class Trace:
 
 
 def slope(ranks: list[int], steps: list[int]) -> float:
-    """Of the line through log steps against log ranks: -1 is linear speed-up."""
+    """The slope of the line through log steps over log ranks: -1 is linear speed-up."""
     return float(np.polyfit(np.log(ranks), np.log(steps), 1)[0])

@@ -37,7 +37,7 @@ def choose_device(name: str, comm: Communicator) -> torch.device:
         torch.cuda.set_device(device)
         return device
     if name == "cuda":
-        raise ValueError("train.device is 'cuda', but torch finds no CUDA device; allowed here: cpu, auto")
+        raise ValueError("train.device is 'cuda', but torch sees no CUDA device; allowed here: cpu, auto")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // comm.local_size))
     return torch.device("cpu")
