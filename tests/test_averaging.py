@@ -886,7 +886,7 @@ def test_methods_that_send_more_than_x_refuse(algorithm):
 
 def test_a_method_whose_steps_start_from_the_mean_is_not_delayed():
     refused(
-        "overlap is 'delayed'; allowed: none, since the local steps need the common x",
+        "overlap is 'delayed'; allowed: none, because the local steps need the common x",
         algorithm="fedprox",
         mu=1.0,
         **DELAYED,

@@ -168,7 +168,7 @@ def test_an_average_that_is_not_the_mean_is_an_error() -> None:
     task = Task(shapes.shapes("small"), SingleRank())
     tensors = [torch.zeros_like(mine) for mine in task.mine]
     assert task.peer("good", lambda task: Way(tensors, lambda: None)).name == "good"
-    with pytest.raises(AssertionError, match="bad does not leave the mean over the ranks"):
+    with pytest.raises(AssertionError, match="bad does not produce the mean over the ranks"):
         task.peer("bad", lambda task: Way(tensors, lambda: tensors[0].add_(1e-3)))
 
 
@@ -215,10 +215,10 @@ def test_growth_has_every_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["step", "--shape", "huge"], "shape 'huge' is unknown; allowed are awd_lstm, resnet56, resnet50, small"),
-        (["allreduce", "--shape", "huge"], "shape 'huge' is unknown; allowed are awd_lstm, resnet56, resnet50, small"),
-        (["train", "--shape", "huge"], "shape 'huge' is unknown; allowed are lstm, small"),
-        (["train", "--peers", "celgc_1,what"], "--peers has 'what'; allowed are"),
+        (["step", "--shape", "huge"], "shape 'huge' is unknown; allowed: awd_lstm, resnet56, resnet50, small"),
+        (["allreduce", "--shape", "huge"], "shape 'huge' is unknown; allowed: awd_lstm, resnet56, resnet50, small"),
+        (["train", "--shape", "huge"], "shape 'huge' is unknown; allowed: lstm, small"),
+        (["train", "--peers", "celgc_1,what"], "--peers has 'what'; allowed:"),
         (["growth", "--shape", "many"], "--shape is 'many'; allowed: numbers of floats from 16"),
         (["growth", "--shape", "8"], "--shape is '8'; allowed: numbers of floats from 16"),
         (["step", "--shape", "small", "--json", "/proc/none/file"], "/proc/none: No such file or directory"),

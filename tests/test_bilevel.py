@@ -818,8 +818,8 @@ def made(name="slip", upper=None, below=None, **settings):
         ({"overlap": "delayed", "interval": 4}, "overlap is 'delayed'; allowed: none, or lower own"),
         ({"node_interval": 2, "interval": 4}, "node_interval is 2; allowed: none, or lower own"),
         ({"outer": "sgd", "outer_lr": 1.0}, "outer is 'sgd'; allowed with lower shared: none"),
-        ({"gamma": 0.1}, "upper_step is 'normalized'; allowed with it: no gamma, no max_norm"),
-        ({"upper_step": "clipped"}, "upper_step is 'clipped'; allowed with it: exactly one of gamma and max_norm"),
+        ({"gamma": 0.1}, "upper_step is 'normalized'; allowed: no gamma, no max_norm"),
+        ({"upper_step": "clipped"}, "upper_step is 'clipped'; allowed: exactly one of gamma and max_norm"),
         ({"theta": 0.1}, "theta is 0.1, but estimator is 'linear'"),
         ({"inner": "AdamW"}, "inner: unknown"),
         ({"terms": 0}, "terms is 0; allowed"),
@@ -833,7 +833,7 @@ def test_wrong_settings_are_refused_in_a_line(settings, words):
 
 def test_wrong_parameters_are_refused_in_a_line():
     net = nn.Linear(2, 1)
-    with pytest.raises(ValueError, match=r"parameter upper.weight is among the upper and among the lower parameters"):
+    with pytest.raises(ValueError, match=r"parameter upper.weight is among the upper and the lower parameters"):
         made(upper=net, below=[net.weight])
     with pytest.raises(ValueError, match=r"weight_decay of a lower parameter group is 0.1; allowed: 0, and lower_l2"):
         made(below=[{"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.1}])

@@ -180,7 +180,7 @@ def test_a_pattern_of_names_chooses_for_each_buffer(algorithm):
     ("policy", "error", "said"),
     [
         ({"*.emma": "average"}, ValueError, "the pattern '*.emma' fits no buffer; there are inside.ema_a"),
-        ({"*": "mean"}, ValueError, "allowed: 'average', 'keep' or 'broadcast', or {pattern"),
+        ({"*": "mean"}, ValueError, "allowed: 'average', 'keep', 'broadcast', or {pattern"),
         ({1: "keep"}, ValueError, "buffer_policy is {1: 'keep'}; allowed"),
         (["keep"], ValueError, "buffer_policy is ['keep']; allowed"),
     ],

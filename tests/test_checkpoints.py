@@ -156,7 +156,7 @@ DAMAGE = {
     "flipped manifest": (lambda f: flip(f / "manifest.json"), "manifest.json is not as it was written"),
     "truncated manifest": (lambda f: truncate(f / "manifest.json"), None),  # a line's end only
     "empty manifest": (lambda f: os.truncate(f / "manifest.json", 0), "manifest.json is not as it was written"),
-    "another manifest": (lambda f: (f / "manifest.json").write_text('{"step": [1]}'), "manifest.json is not what was"),
+    "another manifest": (lambda f: (f / "manifest.json").write_text('{"step": [1]}'), "manifest.json is not as it was"),
     "no object": (lambda f: (f / "manifest.json").write_text("[" * 100_000), "manifest.json is not as it was written"),
     "a folder": (lambda f: ((f / MODEL).unlink(), (f / MODEL).mkdir()), "model.pt: Is a directory"),
     "another step's": (
@@ -215,7 +215,7 @@ def test_what_was_being_written_is_removed_and_what_is_damaged_is_set_aside(run)
     assert [(run.path / name).stat().st_size for name in (METRICS, EVALS)] == [200, 200], "cut back"
     assert not run.is_finished()
     said = []
-    assert write(run, said, (30,), lines=run.path) == (0, 1) and "metrics.jsonl has 200 bytes, 100 more" in said[0]
+    assert write(run, said, (30,), lines=run.path) == (0, 1) and "metrics.jsonl has 200 bytes; 100 more" in said[0]
     assert write(run, said, (30,)) == (1, 0) and len(said) == 1, "its step may be saved again"
     assert found(run).manifest.step == 30
 

@@ -127,7 +127,7 @@ def test_overrides(tmp_path):
     [
         ("steps", "'steps' is not an override"),
         ("=5", "is not an override"),
-        ("train.steps.x=5", "steps has no settings of its own"),
+        ("train.steps.x=5", "steps has no settings inside it"),
         ("train.steps=[", "is not YAML"),
         ("train.steps=010", "train.steps: YAML reads 010 in base 8, as 8; allowed: decimal numbers"),
         ("train={steps: 1, steps: 2}", "train: steps is given twice, in line 1; allowed: once"),

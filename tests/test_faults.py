@@ -391,7 +391,7 @@ def test_ranks_with_unlike_settings_are_shown_in_a_table(tmp_path):
     command = ["bash", "-c", script, "x", "train", *ENDLESS, "algorithm.gamma=0.1"]
     done = run_ranks(command, 3, cwd=PROJECT, check=False)
     said = done.stderr + done.stdout
-    assert done.returncode == 2 and "hvdclip: ranks disagree on algorithm.lr; allowed is one value for all" in said
+    assert done.returncode == 2 and "hvdclip: ranks disagree on algorithm.lr; allowed: one value for all" in said
     assert re.search(r"hvdclip:   rank  host +algorithm.lr\nhvdclip:   0, 2  \S+ +0.1\nhvdclip:   1 +\S+ +0.2\n", said)
     assert said.count("hvdclip: ") == 4 and not (tmp_path / "run").exists()
 
@@ -405,5 +405,5 @@ def test_ranks_with_unlike_code_are_refused(tmp_path):
     command = ["bash", "-c", script, "x", "train", *ENDLESS, "--run-dir", str(tmp_path / "run")]
     done = run_ranks(command, 2, cwd=tmp_path, check=False, env={"PYTHONPATH": str(PROJECT)})
     said = done.stderr + done.stdout
-    assert done.returncode == 2 and "ranks disagree on the code of hvdclip; allowed is one value for all" in said
+    assert done.returncode == 2 and "ranks disagree on the code of hvdclip; allowed: one value for all" in said
     assert len(re.findall(r"hvdclip:   [01] +\S+ +[0-9a-f]{12}\n", said)) == 2 and not (tmp_path / "run").exists()

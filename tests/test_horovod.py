@@ -125,7 +125,7 @@ def test_ranks_that_disagree_end_with_an_error():
     """
     done = python_ranks(source, 2, check=False)
     assert (
-        done.returncode != 0 and "ranks disagree on interval; allowed is one value for all" in done.stderr + done.stdout
+        done.returncode != 0 and "ranks disagree on interval; allowed: one value for all" in done.stderr + done.stdout
     )
 
 

@@ -91,7 +91,7 @@ def test_the_doctor_averages_on_gpus_and_says_by_what(found):
         assert by == ["GPUs average by", HOST, ""] and small[0] == "all-reduce of 4 bytes"
         assert re.fullmatch(r"\S+ ms, \S+ Gbit/s on the wire of a ring", large[1]) and small[2] == large[2] == ""
         wrong = [advice for _, _, advice in each["doctor, means that are none"][1:]]
-        assert wrong == ["the mean is off by 0.5: run jobs/setup.sh anew"] * 2
+        assert wrong == ["the mean is off by 0.5: run jobs/setup.sh again"] * 2
 
 
 def test_where_a_tensor_is_decides_alone():

@@ -148,7 +148,7 @@ def test_what_is_drawn_of_a_folders_image_follows_from_the_seed(tmp_path, in_mem
 
 
 def test_what_is_wrong_with_a_folder_of_images_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/train holds no folders of images, one for each class"):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/train has no folders of images, one for each class"):
         image_folder(str(tmp_path))
     digits.write_folder(tmp_path)
     damaged = tmp_path / "train/n01443537/n01443537_1.JPEG"

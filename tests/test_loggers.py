@@ -118,7 +118,7 @@ def test_a_logger_that_fails_is_named_once_and_ends_no_training(tmp_path, name, 
         monkeypatch.setattr("wandb.sdk.wandb_run.Run.log", lambda *_, **__: 1 / 0)
     said = train(tmp_path, log)
     shown = {"wandb": "W&B", "mlflow": "MLflow"}[name]
-    assert said.count(f"hvdclip: {shown}: division by zero; nothing more goes there, training continues") == 1
+    assert said.count(f"hvdclip: {shown}: division by zero; it gets nothing more, training continues") == 1
     assert json.loads((tmp_path / "run/summary.json").read_text())["exit"] == "done"
 
 

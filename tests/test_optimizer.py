@@ -311,7 +311,7 @@ def test_what_cannot_work_is_refused():
 @pytest.mark.parametrize(
     ("algorithm", "chosen", "error", "said"),
     [
-        ("celcg", {"lr": 0.1}, ValueError, "'celcg' is unknown; allowed are local_sgd, celgc, fedprox"),
+        ("celcg", {"lr": 0.1}, ValueError, "'celcg' is unknown; allowed: local_sgd, celgc, fedprox"),
         ("celgc", {"gamma": 1.0}, TypeError, "lr: missing"),
         ("celgc", {"lr": 0.1}, ValueError, "exactly one of gamma and max_norm"),
         ("celgc", {"lr": 0.1, "gamma": 1.0, "max_norm": 1.0}, ValueError, "exactly one of gamma and max_norm"),
@@ -329,7 +329,7 @@ def test_what_cannot_work_is_refused():
         ("mix_clip", {"lr": 0.1, "gamma": 1.0, "beta": 1.0}, ValueError, "beta is 1.0; allowed: less than 1"),
         ("mix_clip", {"lr": 0.1, "gamma": 1.0, "nu": 1.5}, ValueError, "nu is 1.5; allowed: less than or equal to 1"),
         ("mom_clip", {"lr": 0.1, "gamma": 1.0, "nu": 1.0}, TypeError, "nu: unknown setting"),
-        ("delta_gclip", {"lr": 0.1, "gamma": 1.0}, TypeError, "delta: missing; delta, the least share of eta"),
+        ("delta_gclip", {"lr": 0.1, "gamma": 1.0}, TypeError, "delta: missing; delta, the smallest share of eta"),
         ("delta_gclip", {"lr": 0.1, "gamma": 1.0, "delta": 0.1, "momentum": 0.9}, TypeError, "momentum: unknown"),
         ("clip21", {"lr": 0.1, "tau": 0.0}, ValueError, "tau is 0.0; allowed: greater than 0"),
         ("clip21", {"lr": 0.1, "tau": 1.0, "interval": 2}, TypeError, "interval: unknown setting"),

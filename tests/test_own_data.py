@@ -120,7 +120,7 @@ ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables ove
     ("how", "said"),
     [
         ({"loaders": "batches(Rows())"}, f"the function of data returned of type DataLoader; {ITERABLES}"),
-        ({"loaders": "(batches(Rows()), 1)"}, f"the function of data returned a tuple of 2; {ITERABLES}"),
+        ({"loaders": "(batches(Rows()), 1)"}, f"the function of data returned a tuple of length 2; {ITERABLES}"),
         ({"loaders": "None"}, f"the function of data returned None; {ITERABLES}"),
         ({"loaders": '{"train": batches(Rows())}'}, "the loaders are train; allowed: train and at least one split"),
         (
@@ -130,7 +130,7 @@ ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables ove
         ),
         (
             {"loaders": '{"train": batches(Rows()), "valid": iter(batches(Rows()))}'},
-            "the valid loader is of type _SingleProcessDataLoaderIter; allowed: what can be iterated over anew",
+            "the valid loader is of type _SingleProcessDataLoaderIter; allowed: an iterable that can be iterated over again",
         ),
         (DICTIONARIES, f"data: a batch of the train loader is a dict with x, y, id; {WHAT}"),
         (TRIPLES, f"data: a batch of the train loader is a list of 3; {WHAT}"),

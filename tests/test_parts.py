@@ -89,7 +89,7 @@ def test_two_process_sets_train_two_models_as_two_worlds_of_two_ranks_do(tmp_pat
             "set that it is in\n"
         ) in done.stdout
         assert f"REFUSED {rank} comm is a process set of ranks [0, 1] that Horovod does not have: pass" in done.stdout
-        assert f"REFUSED {rank} comm is of type str; allowed are a Communicator of hvdclip, a process" in done.stdout
+        assert f"REFUSED {rank} comm is of type str; allowed: a Communicator of hvdclip, a process" in done.stdout
 
 
 def test_process_sets_under_gloo(tmp_path):

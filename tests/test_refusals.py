@@ -42,7 +42,7 @@ def submit(config, *overrides):
         (
             TEXT,
             ["algorithm={name: local_sgd, lr: 0.1, inner: LBFGS}"],
-            "algorithm: inner is LBFGS, which needs several gradients a step; allowed are optimizers of one",
+            "algorithm: inner is LBFGS, which needs several gradients a step; allowed: optimizers that need one",
         ),
         (
             IMAGES,
@@ -63,7 +63,7 @@ def submit(config, *overrides):
         (
             TEXT,
             ["train.stage=/tmp"],
-            "train.stage is '/tmp', with the data stdlib; allowed: none, or the data a9a, cifar10, cifar100, mnist, "
+            "train.stage is '/tmp', but data.name is stdlib; allowed: none, or the data a9a, cifar10, cifar100, mnist, "
             "mushrooms, ptb, wikitext-2 or libsvm",
         ),
         (

@@ -134,7 +134,7 @@ def test_what_is_no_run_or_study_has_no_report(tmp_path):
     assert refused.exit_code == 2 and f"{tmp_path} has no finished run" in refused.output
     (tmp_path / "study.json").write_text("{")
     damaged = CliRunner().invoke(main, ["report", str(tmp_path)])
-    assert damaged.exit_code == 2 and "study.json is damaged: it is no JSON" in damaged.output
+    assert damaged.exit_code == 2 and "study.json is damaged: it is not JSON" in damaged.output
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"3\n"])

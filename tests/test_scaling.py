@@ -106,7 +106,7 @@ def test_bench_link_measures_both_ways_on_real_ranks(tmp_path):
 
 def test_one_rank_has_no_link():
     refused = CliRunner().invoke(main, ["bench", "link"])
-    assert refused.exit_code == 2 and "one rank has no link to measure: start several by mpirun" in refused.output
+    assert refused.exit_code == 2 and "one rank has no link to measure: start several with mpirun" in refused.output
 
 
 # a study
@@ -217,7 +217,7 @@ def _hold_against_real_runs(out, study, folder):
         assert off.strip() == f"{predicted / of_run.seconds - 1:+.1%}"
     assert (folder / "target.png").exists()
     refused = CliRunner().invoke(main, [*command[: command.index("--study")], "--step-ms", "1", "--out", str(folder)])
-    assert refused.exit_code == 2 and "--real is given; allowed: beside --study" in refused.output
+    assert refused.exit_code == 2 and "--real is given; allowed: with --study" in refused.output
 
 
 def _add_one_rank(out, before, command):
@@ -255,7 +255,7 @@ def test_a_damaged_study_is_named(tmp_path):
     ("more", "said"),
     [
         (["--ranks", "1,x"], "--ranks is '1,x'; allowed: integers from 1"),
-        (["--strong"], "data.batch is None; allowed with --strong: what 1 ranks can share out evenly"),
+        (["--strong"], "data.batch is None; allowed with --strong: a batch that 1 ranks can divide evenly"),
         (["algorithm={name: clip21, lr: 0.1, tau: 1.0}"], "algorithm.interval: unknown setting"),
         (["algorithm.warmup_steps=9", "--intervals", "2"], "algorithm.warmup_steps is 9; allowed for a study of I: 0"),
         (["algorithm.overlap=delayed", "--intervals", "2"], "algorithm.overlap is delayed; allowed for a study of I: "),

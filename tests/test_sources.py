@@ -153,7 +153,7 @@ def test_cifar_comes_as_torchvisions_archive(mirror, tmp_path, monkeypatch):
     ("config", "stage", "said"),
     [
         ("a9a", "$NOWHERE/x", "a variable in it is not set"),
-        ("quadratics", "/tmp/x", "with the data quadratics; allowed: none, or the data a9a"),
+        ("quadratics", "/tmp/x", "but data.name is quadratics; allowed: none, or the data a9a"),
     ],
 )
 def test_what_cannot_be_staged_is_refused(tmp_path, config, stage, said):

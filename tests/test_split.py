@@ -274,7 +274,10 @@ REFUSED = [
     ),
     ({"inner": SGD | {"matrices": "LBFGS"}}, "an optimizer for matrices that needs one gradient a step, not 'LBFGS'"),
     ({"inner": SGD | {"others": {"name": "AdamW", "weight_decay": 0.2}}, "weight_decay": 0.1}, "inner's weight_decay"),
-    ({"inner": SGD, "model": nn.LayerNorm(3)}, "inner has matrices, but no parameter is one: allowed: AdamW as inner"),
+    (
+        {"inner": SGD, "model": nn.LayerNorm(3)},
+        "inner has matrices, but no parameter is a matrix; allowed: AdamW as inner",
+    ),
     ({"inner": SGD, "model": list(fresh().parameters())}, "allowed: a module, module=, or groups that say 'inner'"),
     ({"inner": SGD, "model": [{"params": [nn.Parameter(torch.zeros(2, 2))], "inner": "all"}]}, "inner is 'all'; allow"),
     (

@@ -94,7 +94,7 @@ def test_a_dry_run_prints_what_would_be_submitted_and_leaves_nothing(tmp_path):
         (["algorithm.nonsense=1"], "algorithm.nonsense: unknown setting"),
         (["algorithm.interval=1,zwei", "--array"], "algorithm.interval is 'zwei'; allowed: "),
         (["--run-dir=a\nb"], "--run-dir is 'a\\nb'; allowed: a name of one line"),
-        ([], "sbatch is not on PATH: this machine is not one from which SLURM takes jobs"),
+        ([], "sbatch is not on PATH: SLURM does not take jobs from this machine"),
     ],
 )
 def test_wrong_submissions_are_one_line(arguments, said, tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_cancel_takes_a_job_out_for_good(slurm_cluster, tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.3)
     said = slurm_cluster.run("hvdclip", "status", str(folder))
-    assert f"{job}_0 RUNNING" in said and f"{job}_1 PENDING" in said and "has not begun" in said
+    assert f"{job}_0 RUNNING" in said and f"{job}_1 PENDING" in said and "has not started" in said
     assert "job" in slurm_cluster.run("hvdclip", "cancel", str(folder / "1-seed=1"))
     slurm_cluster.run("hvdclip", "cancel", str(folder))
     assert set(states(slurm_cluster.wait(job, 60))) == {"CANCELLED"}

@@ -1,1 +1,1 @@
-"""Measurements against what else there is, as ratios of medians of interleaved blocks."""
+"""Measurements against alternatives, as ratios of medians of interleaved blocks."""

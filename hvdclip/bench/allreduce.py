@@ -1,4 +1,4 @@
-"""One average of a model's parameters over the ranks: hvdclip's, and what else there is."""
+"""One average of a model's parameters over the ranks: hvdclip's, and those of alternatives."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from hvdclip.methods import optimizer
 from hvdclip.torch_private import foreach_add_
 
 OURS, BARE = "hvdclip celgc", "Horovod, bare flat vector"
-NEVER = 10**9  # steps until an average comes of itself
+NEVER = 10**9  # steps until an average happens by itself
 
 
 class Way(NamedTuple):
-    """A way to average: the tensors that it leaves the means in, what does it, what must come before it."""
+    """A way to average: the tensors that then contain the means, the call that averages, the call before it."""
 
     tensors: Sequence[Tensor]
     run: Callable[[], Any]
@@ -34,7 +34,7 @@ class Way(NamedTuple):
 
 
 class Task:
-    """What every way is given: this rank's tensors, of which it is to leave the means over the ranks."""
+    """What every way gets: this rank's tensors, which it must replace by the means over the ranks."""
 
     def __init__(self, of: list[Shape], comm: Communicator):
         self.of, self.comm = of, comm
@@ -52,20 +52,20 @@ class Task:
         return own
 
     def flat(self) -> tuple[Tensor, list[Tensor]]:
-        """A vector of the floats that are in hvdclip's message, and its parts in these shapes."""
+        """A vector with as many floats as hvdclip's message, and its parts in these shapes."""
         sizes = [mine.numel() for mine in self.mine]
         vector = message(sizes, self.comm)
         pieces = vector[: sum(sizes)].split(sizes)
         return vector, [piece.view(shape) for piece, shape in zip(pieces, self.of, strict=True)]
 
     def peer(self, name: str, make: Callable[[Task], Way]) -> Peer:
-        """The peer of one way; RuntimeError unless it leaves the means."""
+        """The peer of one way; RuntimeError unless it produces the means."""
         way = make(self)
 
         def prepare() -> None:
             for tensor, mine in zip(way.tensors, self.mine, strict=True):
                 tensor.data.copy_(mine)
-            # as in training, each average comes right after a step, which is what lies in the caches then
+            # as in training, each average comes right after a step, which determines what is in the caches
             foreach_add_([tensor.data for tensor in way.tensors], self.gradients)
             way.before()
 
@@ -73,16 +73,16 @@ class Task:
         way.run()
         off = max(float((t.data - mean).abs().max()) for t, mean in zip(way.tensors, self.means, strict=True))
         if not off < 1e-5:
-            raise AssertionError(f"{name} does not leave the mean over the ranks: off by {off:.3g}")
+            raise AssertionError(f"{name} does not produce the mean over the ranks: off by {off:.3g}")
         return Peer(name, way.run, prepare)
 
 
 def compare(of: list[Shape], comm: Communicator, blocks: int) -> Report:
-    """The average of parameters of these shapes; raises AssertionError for a peer that does not leave the mean."""
+    """The average of parameters of these shapes; raises AssertionError for a peer that does not produce the mean."""
     task, roster = Task(of, comm), Roster(comm)
     for name, make in WAYS.items():
         roster.add(name, partial(task.peer, name, make))
-    with torch.no_grad():  # as inside a step, where a round's average comes
+    with torch.no_grad():  # as inside a step, where a round's average happens
         measured = measure(list(roster.peers.values()), comm, blocks)
     gloo.stop()
     title = f"one average over {comm.size} ranks of {size_in_words(of)}"
@@ -162,7 +162,7 @@ def _periodic(task: Task) -> Way:
     gloo.start(task.comm)
     params = task.parameters()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it thinks little of a period of 1
+        warnings.simplefilter("ignore")  # it warns of a period of 1
         averager = PeriodicModelAverager(period=1)
     return Way(params, lambda: averager.average_parameters(params))
 

@@ -1,4 +1,4 @@
-"""Blocks: every peer in turn, in an order that rotates, so that what else the machine does meets all of them alike."""
+"""Blocks: every peer in turn, in an order that rotates, so that other work on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import torch
 
 from hvdclip.comm import Communicator
 
-# Shorter than this, a clock and a barrier are a part of what they measure: a block then repeats the run.
+# In a shorter time, a clock and a barrier are a part of the measurement: a block then repeats the run.
 LEAST = 0.02
 MOST_REPEATS = 64
 
 
 @dataclass
 class Peer:
-    """Something to measure: only `run` is timed; times are those of one of its `steps`.
+    """Something to measure: only `run` is timed; times are per step, of its `steps`.
 
-    `prepare` comes before the ranks meet, `begin` right before the clock is started, `end` after it is stopped.
+    `prepare` runs before the ranks meet, `begin` right before the clock starts, `end` after it stops.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Blocks:
         return self.median(name) / self.median(reference)
 
     def ratio_in_blocks(self, name: str, reference: str) -> float:
-        """The median of the blocks' ratios: what drifts slower than a block falls out of it."""
+        """The median of the blocks' ratios: it removes what drifts more slowly than a block."""
         return float(np.median(np.divide(self.seconds[name], self.seconds[reference])))
 
     def as_json(self, name: str, references: Mapping[str, str | None]) -> dict[str, Any]:
-        """All of one peer; `references` are what it is held against, by the name of the ratio, where there is one."""
+        """All of one peer; `references` are the peers it is compared with, by the name of the ratio, if any."""
         return {
             "seconds": self.seconds[name],
             "median": self.median(name),
@@ -79,7 +79,7 @@ class Blocks:
 
 
 def measure(peers: Sequence[Peer], comm: Communicator, blocks: int) -> Blocks:
-    """The times of `blocks` blocks, after one that is thrown away and tells how often each peer's run is repeated."""
+    """The times of `blocks` blocks, after one that is discarded and decides how often each peer's run is repeated."""
     with _no_garbage_collection():
         found = {peer.name: _seconds(peer, 1, comm) for peer in peers}
         repeats = {name: min(MOST_REPEATS, math.ceil(LEAST / seconds)) for name, seconds in found.items()}
@@ -110,7 +110,7 @@ def _seconds(peer: Peer, repeats: int, comm: Communicator) -> float:
 
 
 def wait_for_gpu() -> None:
-    """Where CUDA is at work, until it has done what it was given."""
+    """If CUDA is in use, wait until it has done its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

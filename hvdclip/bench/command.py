@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _shape = click.option("--shape", default="awd_lstm", show_default=True, help="awd_lstm, resnet56, resnet50 or small.")
 
 
-# Held against what torch programs do, which leave memory to glibc; the others measure training as hvdclip does it.
+# Compared with other torch programs, which leave memory to glibc; the others measure training as hvdclip does it.
 SINGLE_OPERATIONS = ("step", "allreduce", "growth", "link")
 
 
@@ -34,7 +34,7 @@ def bench(context: click.Context) -> None:
 
     All peers run in one call, in interleaved blocks; results are ratios of medians.
 
-    Times alone say nothing about other machines. Works alone, under horovodrun, mpirun and srun.
+    Times alone say nothing about other machines. Works alone, and under horovodrun, mpirun and srun.
     """
     if context.invoked_subcommand not in SINGLE_OPERATIONS:
         keep_freed()
@@ -43,14 +43,14 @@ def bench(context: click.Context) -> None:
 def _common(command: Command) -> Command:
     for option in (
         click.option("--json", "file", type=click.Path(path_type=Path), help="Write all raw times into this file."),
-        click.option("--blocks", default=9, show_default=True, type=click.IntRange(1), help="7 at least for a claim."),
+        click.option("--blocks", default=9, show_default=True, type=click.IntRange(1), help="At least 7 for a claim."),
     ):
         command = option(command)
     return command
 
 
 _device = click.option(
-    "--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="auto: CUDA where there is one."
+    "--device", default="auto", type=click.Choice(["auto", "cpu", "cuda"]), help="auto: CUDA if there is a device."
 )
 
 
@@ -77,12 +77,12 @@ def step_command(shape: str, device: str, blocks: int, file: Path | None) -> Non
 
 
 @bench.command("images")
-@click.option("--model", default="resnet50", show_default=True, help="A classifier of torchvision's, cnn or resnet.")
-@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Images of a rank and step.")
+@click.option("--model", default="resnet50", show_default=True, help="A torchvision classifier, cnn or resnet.")
+@click.option("--batch", default=32, show_default=True, type=click.IntRange(1), help="Images per rank and step.")
 @click.option("--side", default=224, show_default=True, type=click.IntRange(1), help="Pixels of an image's side.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
-@click.option("--channels-last", is_flag=True, help="The order in memory that tensor cores like.")
-@click.option("--steps", default=10, show_default=True, type=click.IntRange(1), help="Of a block.")
+@click.option("--channels-last", is_flag=True, help="The memory order that tensor cores prefer.")
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(1), help="Steps of a block.")
 @_device
 @_common
 def images_command(
@@ -105,7 +105,7 @@ def images_command(
 
     def choose() -> str:
         if not models.takes_samples(model):
-            raise ValueError(f"--model is {model!r}; allowed are cnn, resnet and torchvision's classifiers")
+            raise ValueError(f"--model is {model!r}; allowed: cnn, resnet and torchvision's classifiers")
         _check_device(device)
         shape = (3, side, side)
         models.try_on(models.build(model, shape=shape, classes=images.CLASSES), model, shape, batch)
@@ -132,7 +132,7 @@ def allreduce_command(shape: str, blocks: int, file: Path | None) -> None:
 @bench.command("train")
 @click.option("--shape", default="lstm", show_default=True, help="lstm (2.65 M floats) or small.")
 @click.option("--peers", "names", help="Some of the peers, separated by commas. Default: all.")
-@click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of a block, at least.")
+@click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Steps of a block, at least.")
 @_common
 def train_command(shape: str, names: str | None, steps: int, blocks: int, file: Path | None) -> None:
     """Steps of an LSTM: hvdclip, Horovod, DDP, PostLocalSGD.
@@ -141,7 +141,7 @@ def train_command(shape: str, names: str | None, steps: int, blocks: int, file: 
     """
     from hvdclip.bench import train
 
-    # Process sets make Horovod's ranks meet in each of its cycles, which all peers would pay for.
+    # Process sets make Horovod's ranks meet in each of its cycles, which would slow down all peers.
     process_sets = names is not None and train.ON_NODES in names
     _bench(
         "train",
@@ -165,7 +165,7 @@ def growth_command(shape: str, blocks: int, file: Path | None) -> None:
 
 @bench.command("link")
 @click.option(
-    "--largest", default=256.0, show_default=True, type=click.FloatRange(min=0.1), help="MiB, of the largest."
+    "--largest", default=256.0, show_default=True, type=click.FloatRange(min=0.1), help="MiB of the largest message."
 )
 @_common
 def link_command(largest: float, blocks: int, file: Path | None) -> None:
@@ -177,7 +177,7 @@ def link_command(largest: float, blocks: int, file: Path | None) -> None:
 
     def choose() -> list[int]:
         if announced_ranks()[0] < 2:
-            raise ValueError("one rank has no link to measure: start several by mpirun, horovodrun or srun")
+            raise ValueError("one rank has no link to measure: start several with mpirun, horovodrun or srun")
         return link.sizes(largest)
 
     _bench("link", f"up to {largest:g} MiB", file, choose, lambda of, comm: link.compare(of, comm, blocks))
@@ -185,8 +185,10 @@ def link_command(largest: float, blocks: int, file: Path | None) -> None:
 
 @bench.command("save")
 @click.option("--shape", default="quickstart", show_default=True, help="quickstart (its language model) or small.")
-@click.option("--rounds", default=50, show_default=True, type=click.IntRange(1), help="Between two checkpoints.")
-@click.option("--momentum", default=0.0, show_default=True, type=float, help="With one each rank saves as much again.")
+@click.option("--rounds", default=50, show_default=True, type=click.IntRange(1), help="Rounds between two checkpoints.")
+@click.option(
+    "--momentum", default=0.0, show_default=True, type=float, help="With momentum each rank saves as much again."
+)
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to write; default: the temporary folder.")
 @_common
 def save_command(shape: str, rounds: int, momentum: float, folder: Path | None, blocks: int, file: Path | None) -> None:
@@ -217,7 +219,7 @@ def _chosen(device: str, comm: Communicator) -> torch.device:
 
 
 class Found(Protocol):
-    """What a comparison gives."""
+    """The result of a comparison."""
 
     def table(self) -> Table: ...
 
@@ -232,14 +234,14 @@ def _bench(
     compare: Callable[[Chosen, Communicator], Found],
     process_sets: bool = False,
 ) -> None:
-    """Check the input, compare, and show and write on rank 0 what was found."""
+    """Check the input, compare, and on rank 0 show and write the result."""
     from hvdclip.bench.report import circumstances
     from hvdclip.training.terminal import console
 
     def run() -> None:
         chosen = together(comm, choose)
         together(comm, lambda: touch(file) if comm.rank == 0 else None)
-        torch.set_num_threads(1)  # the ranks of a machine, and what sends their messages, share its cores
+        torch.set_num_threads(1)  # the ranks of a machine, and the threads that send their messages, share its cores
         made = {"bench": name, "shape": shape} | circumstances(comm)
         found = compare(chosen, comm)
         if comm.rank == 0:

@@ -1,4 +1,4 @@
-"""torch.distributed beside Horovod: a gloo process group of the same ranks."""
+"""torch.distributed next to Horovod: a gloo process group of the same ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = timedelta(minutes=5)
 
 
 def start(comm: Communicator) -> None:
-    """Start the process group, once, at a store on rank 0's host; RuntimeError where the ranks cannot reach it."""
+    """Start the process group, once, with a store on rank 0's host; RuntimeError if the ranks cannot reach it."""
     if dist.is_initialized():
         return
     store = None
@@ -28,7 +28,7 @@ def start(comm: Communicator) -> None:
         raise RuntimeError(f"rank 0's host name {name} has no address")
     if store is None:
         store = dist.TCPStore(address, port, comm.size, is_master=False, timeout=PATIENCE)
-    os.environ.setdefault("MASTER_ADDR", address)  # accelerate asks for it, though the group is there already
+    os.environ.setdefault("MASTER_ADDR", address)  # accelerate requires it, although the group exists already
     dist.init_process_group("gloo", store=store, rank=comm.rank, world_size=comm.size, timeout=PATIENCE)
 
 
@@ -38,7 +38,7 @@ def stop() -> None:
 
 
 def _address() -> str:
-    """This host's address as its own name says it, or nothing."""
+    """This host's address from its own name, or nothing."""
     try:
         return socket.gethostbyname(socket.gethostname())
     except OSError:

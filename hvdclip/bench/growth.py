@@ -54,7 +54,7 @@ def compare(sizes: Sequence[int], comm: Communicator, blocks: int) -> Growth:
 
 
 def _peers(floats: int, comm: Communicator) -> list[Peer]:
-    """All on the memory of one optimizer and one gradient, since 1e8 floats are 0.4 GB."""
+    """All on the memory of one optimizer and one gradient, because 1e8 floats are 0.4 GB."""
     gradient = torch.full((floats,), 1e-3)
     params = [nn.Parameter(torch.zeros_like(part)) for part in gradient.chunk(TENSORS)]
     for p, part in zip(params, gradient.chunk(TENSORS), strict=True):

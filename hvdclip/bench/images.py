@@ -27,7 +27,7 @@ AVERAGED = {f"celgc, I = {interval}": interval for interval in (1, 8, 64)}
 
 
 class Setting(NamedTuple):
-    """What is trained, and in which numbers; samples are images of (3, side, side)."""
+    """What is trained, and in which precision; samples are images of (3, side, side)."""
 
     model: str
     batch: int
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 
 class Task:
-    """The same model from the same start for every peer, and one batch that is trained on again and again."""
+    """The same model from the same start for every peer, and one batch that is used again and again."""
 
     def __init__(self, setting: Setting, comm: Communicator):
         self.setting, self.comm = setting, comm

@@ -19,7 +19,7 @@ from hvdclip.bench.traffic import ring_share
 from hvdclip.comm import Communicator
 
 OURS, MPI = "hvdclip", "mpi4py"
-LEAST, GROWTH = 4, 4  # bytes; each size is four times the one before
+LEAST, GROWTH = 4, 4  # bytes; each size is four times the previous one
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def fit(ranks: int, seconds: dict[int, float]) -> Fit:
     sizes, times = np.array(list(seconds), dtype=float), np.array(list(seconds.values()))
     terms = np.stack([1 / times, sizes / times], axis=1)
     alpha, per_byte = np.linalg.lstsq(terms, np.ones_like(times), rcond=None)[0]
-    if alpha <= 0:  # noise: what is left is a bandwidth
+    if alpha <= 0:  # noise: only a bandwidth is left
         alpha, per_byte = 0.0, float(np.linalg.lstsq(terms[:, 1:], np.ones_like(times), rcond=None)[0][0])
-    per_byte = max(per_byte, 1e-18)  # noise of small sizes: no bandwidth that could be told
+    per_byte = max(per_byte, 1e-18)  # noise of small sizes: no bandwidth can be measured
     errors = (alpha + per_byte * sizes) / times - 1
     return Fit(float(alpha), ring_share(ranks) / float(per_byte), dict(zip(seconds, errors.tolist(), strict=True)))
 

@@ -1,4 +1,4 @@
-"""What a measurement found: a table, and a JSON file with all raw times."""
+"""The result of a measurement: a table, and a JSON file with all raw times."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from hvdclip.bench.blocks import Blocks
 from hvdclip.comm import Communicator
 from hvdclip.training.provenance import versions
 
-CLAIM = 7  # blocks below which a median is no claim
+CLAIM = 7  # with fewer blocks a median is not a claim
 
 
 @dataclass
 class Report:
     """The blocks of one comparison.
 
-    `references` names each column of ratios and the peer that a peer is held against in it, or None; `more` has numbers
-    of a peer's own, and `formats` how the table shows them.
+    `references` names each column of ratios and the peer that a peer is compared with in it, or None; `more` has a
+    peer's own numbers, and `formats` says how the table shows them.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Report:
         number = len(self.blocks.orders)
         caption = f"{number} interleaved blocks; ratios of medians, in brackets the median of the blocks' ratios"
         if number < CLAIM:
-            caption += f"; fewer than {CLAIM} blocks are no claim"
+            caption += f"; fewer than {CLAIM} blocks are not enough for a claim"
         for name, reason in self.absent.items():
             caption += f"\nabsent: {name}, since {reason}"
         table = Table("peer", title=self.title, caption=escape(caption))

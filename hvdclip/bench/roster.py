@@ -9,7 +9,7 @@ from hvdclip.comm import Communicator
 
 
 class Roster:
-    """Peers by name; one that some rank cannot have is left out on all, and its reason is kept."""
+    """Peers by name; one that some rank cannot run is left out on all, and its reason is recorded."""
 
     def __init__(self, comm: Communicator):
         self.comm = comm
@@ -18,8 +18,8 @@ class Roster:
 
     def add(self, name: str, make: Callable[[], Peer]) -> None:
         """Add what make() returns, unless it raises ImportError, RuntimeError or ValueError on some rank."""
-        # Peers communicate in make(), which is safe where all ranks lack the same (a launcher, MPI, several hosts); a
-        # package that is installed on some hosts only can make the others hang here.
+        # Peers communicate in make(), which is safe if all ranks lack the same (a launcher, MPI, several hosts); a
+        # package that is installed only on some hosts can make the others hang here.
         reason = ""
         try:
             peer = make()

@@ -1,4 +1,4 @@
-"""What a checkpoint costs training: rounds with one saved meanwhile, beside rounds without."""
+"""What a checkpoint costs training: rounds during which one is saved, compared with rounds without."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job(shape: str, momentum: float) -> Config:
 
 
 def compare(config: Config, comm: Communicator, rounds: int, blocks: int, folder: Path | None) -> Report:
-    """Blocks of so many rounds; those with a checkpoint take it at the start, and end when it is on the disk."""
+    """Blocks of so many rounds; those with a checkpoint start it first, and end when it is on the disk."""
     place = Path(comm.gather(tempfile.mkdtemp(dir=folder) if comm.rank == 0 else "", "bench")[0])
     try:
         saving = _Saving(config, comm, INTERVAL * rounds, place)
@@ -61,7 +61,7 @@ def compare(config: Config, comm: Communicator, rounds: int, blocks: int, folder
 
 
 class _Saving:
-    """A trainer that goes on and on, and its checkpoints."""
+    """A trainer that continues without end, and its checkpoints."""
 
     def __init__(self, config: Config, comm: Communicator, steps: int, place: Path):
         self.comm, self.steps = comm, steps
@@ -87,6 +87,6 @@ class _Saving:
         """The median time for which training pauses, on the slowest rank, and the size of a checkpoint."""
         store = self.run.checkpoints
         size = sum(size for size, _ in store.manifest(store.steps()[0]).files.values())
-        # the last meeting of the ranks: then rank 0 removes the files
+        # the last meeting of the ranks: afterwards rank 0 removes the files
         pauses = [max(of_ranks) for of_ranks in zip(*self.comm.gather(self.pauses, "bench"), strict=True)]
         return {"pause_ms": 1e3 * median(pauses[1:]), "pauses": pauses, "megabytes": size / 1e6}

@@ -60,14 +60,14 @@ SHAPES: dict[str, Callable[[], list[Shape]]] = {f.__name__: f for f in (awd_lstm
 
 
 def shapes(name: str) -> list[Shape]:
-    """The shapes of that name; ValueError names all there are."""
+    """The shapes with that name; ValueError lists all names."""
     if name not in SHAPES:
-        raise ValueError(f"shape {name!r} is unknown; allowed are {', '.join(SHAPES)}")
+        raise ValueError(f"shape {name!r} is unknown; allowed: {', '.join(SHAPES)}")
     return SHAPES[name]()
 
 
 def parameters(of: list[Shape], device: torch.device | str = "cpu") -> list[nn.Parameter]:
-    """Parameters of these shapes, drawn as a layer's would be; every rank and every call draws the same ones."""
+    """Parameters of these shapes, drawn as a layer's are; every rank and every call draws the same ones."""
     generator = torch.Generator().manual_seed(1)
     drawn = (torch.empty(shape).uniform_(-0.1, 0.1, generator=generator) for shape in of)
     return [nn.Parameter(values.to(device)) for values in drawn]

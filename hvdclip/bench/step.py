@@ -1,4 +1,4 @@
-"""One clipped step from given gradients: hvdclip's, torch's clip_grad_norm_ with SGD, and what memory allows."""
+"""One clipped step from given gradients: hvdclip's, torch's clip_grad_norm_ with SGD, and the limit of memory."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _ours(of: list[Shape], gradients: Gradients, decay: float) -> Peer:
 def _torch(of: list[Shape], gradients: Gradients, kind: str, decay: float) -> Peer:
     params = gradients.of(parameters(of, gradients.device))
     sgd = torch.optim.SGD(params, LR, weight_decay=decay, **SGD[kind])
-    # a fused SGD leaves the clipping to foreach, the fastest there is
+    # a fused SGD leaves the clipping to foreach, the fastest way
     foreach = None if kind == "default" else kind != "for-loop"
 
     def step() -> None:
@@ -97,7 +97,7 @@ def _torch(of: list[Shape], gradients: Gradients, kind: str, decay: float) -> Pe
 
 
 def checked(name: str, params: Sequence[nn.Parameter], gradients: Gradients, step: Callable[[], Any]) -> Peer:
-    """The peer, whose first step was seen to be the clipped one."""
+    """The peer, after checking that its first step is the clipped one."""
     before = [p.detach().clone() for p in params]
     gradients.restore()
     step()
@@ -117,7 +117,7 @@ def _floors(of: list[Shape], gradients: Gradients) -> list[Peer]:
         for tensors in (parameters(of, gradients.device), gradients.given)
     )
     g, y = given.clone(), x.clone()
-    # written just before, as the others' gradients are
+    # written just before, like the others' gradients
     return [
         Peer(FLOOR, partial(floor, x, g), lambda: g.copy_(given)),
         Peer(COPY, lambda: y.copy_(x), lambda: x.copy_(given)),
@@ -125,9 +125,9 @@ def _floors(of: list[Shape], gradients: Gradients) -> list[Peer]:
 
 
 def floor(x: Tensor, g: Tensor) -> None:
-    """What a clipped step must read and write: g for its norm, then x and g, then x.
+    """What a clipped step must at least read and write: g for its norm, then x and g, then x.
 
-    Of the ways to read g that are exact, one norm a row is the fastest.
+    Of the exact ways to read g, one norm per row is the fastest.
     """
     torch.linalg.vector_norm(g[: g.numel() // ROW * ROW].view(-1, ROW), dim=1)
     x.add_(g, alpha=-1e-9)

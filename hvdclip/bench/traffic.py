@@ -1,4 +1,4 @@
-"""What training puts on the wire: the payload that the ledger has, and the bytes that have really left the host."""
+"""What training sends over the network: the ledger's payload, and the bytes that have really left the host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SENT = 8  # the column of bytes sent, after the interface's name
 
 
 def bytes_sent() -> int:
-    """Bytes that this network namespace's interfaces have sent so far; what stays on the host is left out."""
+    """Bytes that this network namespace's interfaces have sent so far; bytes that stay on the host do not count."""
     if not INTERFACES.exists():
         return 0
     lines = [line.split(":", 1) for line in INTERFACES.read_text().splitlines() if ":" in line]
@@ -35,7 +35,7 @@ class Traffic:
         self.runs += 1
 
     def a_run(self) -> tuple[float, float]:
-        """(payload of rank 0, bytes that a host has sent in the mean) of one run; all ranks call this."""
+        """(payload of rank 0, bytes that a host has sent on average) for one run; all ranks call this."""
         everyone = self.comm.gather((self.payload, self.sent, self.comm.local_rank), "bench")
         hosts = [sent for _, sent, local_rank in everyone if local_rank == 0]
         return everyone[0][0] / self.runs, sum(hosts) / len(hosts) / self.runs

@@ -1,4 +1,4 @@
-"""Whole training steps of an LSTM language model: hvdclip at several I, and what else there is."""
+"""Whole training steps of an LSTM language model: hvdclip at several I, and alternatives."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DELAYED: dict[str, Any] = {"interval": 4, "overlap": "delayed", "delay": 3, "dri
 
 
 class Way(NamedTuple):
-    """A way to train: one step, and the steps of one of its rounds; `finish` leaves the ranks agreed.
+    """A way to train: one step, and the steps of one of its rounds; `finish` makes the ranks agree.
 
     `lead` are steps before a block, so that an average is under way at its start, as one is at its end: a block then
     costs what as many steps cost within a long training.
@@ -50,7 +50,7 @@ class Way(NamedTuple):
 
 
 class Task:
-    """What every way trains: the same model from the same start, on tokens of each rank's own."""
+    """What every way trains: the same model from the same start, on each rank's own tokens."""
 
     def __init__(self, language: dict[str, Any], comm: Communicator):
         self.language, self.comm = language, comm
@@ -100,7 +100,7 @@ def _more(peer: Peer, measured: Blocks, traffic: Traffic) -> dict[str, Any]:
     seconds = measured.median(peer.name)
     payload, sent = (of_a_run / peer.steps for of_a_run in traffic.a_run())
     found: dict[str, Any] = {"steps": peer.steps, "sent_bytes": sent}
-    if payload or peer.name == STEP:  # others keep no account of what they send
+    if payload or peer.name == STEP:  # others do not count what they send
         found["payload_bytes"] = payload
     if peer.name != AVERAGE:
         samples = BATCH * BPTT / seconds
@@ -112,7 +112,7 @@ def _more(peer: Peer, measured: Blocks, traffic: Traffic) -> dict[str, Any]:
 
 
 def _peer(name: str, task: Task, steps: int, traffic: Traffic) -> Peer:
-    """The peer of that name, after a first round that must leave all ranks with the same parameters."""
+    """The peer with that name, after a first round, which must make all ranks' parameters equal."""
     if name == AVERAGE:
         return _average(task, traffic)
     way = WAYS[name](task)
@@ -187,10 +187,10 @@ def _ddp(task: Task) -> Way:
 
 
 def _post_local_sgd(task: Task, period: int = 16) -> Way:
-    """Without DDP around the model, which would average gradients inside a node besides."""
+    """Without DDP around the model, which would also average gradients inside a node."""
     gloo.start(task.comm)
     model = task.model()
-    averager = PeriodicModelAverager(period, warmup_steps=period - 1)  # which puts the average at the period's end
+    averager = PeriodicModelAverager(period, warmup_steps=period - 1)  # so that the average is at the period's end
     return Way(
         model,
         _torch_step(task, model, PostLocalSGDOptimizer(torch.optim.SGD(model.parameters(), LR), averager)),
@@ -228,17 +228,17 @@ ON_NODES = "celgc_16_node_4"
 
 
 def peers(text: str | None) -> list[str]:
-    """The names in a list with commas, or all; ValueError names all there are."""
+    """The names in a list with commas, or all; ValueError lists all names."""
     known = [name for name in WAYS if name != STEP]
     names = known if text is None else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise ValueError(f"--peers has {name!r}; allowed are {', '.join(known)}")
+            raise ValueError(f"--peers has {name!r}; allowed: {', '.join(known)}")
     return names
 
 
 def language(name: str) -> str:
-    """The name itself, if there is a language model of that name; ValueError names all there are."""
+    """The name itself, if there is a language model with that name; ValueError lists all names."""
     if name not in LANGUAGE:
-        raise ValueError(f"shape {name!r} is unknown; allowed are {', '.join(LANGUAGE)}")
+        raise ValueError(f"shape {name!r} is unknown; allowed: {', '.join(LANGUAGE)}")
     return name

@@ -1,4 +1,4 @@
-"""The worlds of ranks that peers need beside hvdclip's; RuntimeError with the reason where one is not there."""
+"""The worlds of ranks that peers need besides hvdclip's; RuntimeError with the reason if one is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def horovod() -> Any:
 
 
 def mpi(comm: Communicator) -> Any:
-    """mpi4py's MPI, whose world is that of comm."""
+    """mpi4py's MPI; its world is that of comm."""
     if not horovod().mpi_enabled():
         raise RuntimeError("Horovod runs without MPI")
     from mpi4py import MPI

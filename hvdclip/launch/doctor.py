@@ -1,4 +1,4 @@
-"""The doctor: what may be wrong with an installation, a launch or a cluster, a line each, with what to do."""
+"""The doctor: what may be wrong with an installation, a launch or a cluster, one line each, with what to do."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from hvdclip.settings.mistakes import message_of
 from hvdclip.training.job import Job, choose_device
 from hvdclip.training.provenance import code_sha256, versions
 
-LATE_S = 2.0  # clocks that differ by more would muddle what heartbeats tell
+LATE_S = 2.0  # if clocks differ by more, heartbeats are misleading
 LEAST_FREE = 2**30
 MESSAGES = {"4 bytes": 1, "64 MB": 2**24}  # floats
 REPETITIONS = 7
 
 
 class Finding(NamedTuple):
-    """What was looked at and seen; `advice` is empty where it is well."""
+    """What was checked and found; `advice` is empty if all is well."""
 
     what: str
     seen: str
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def row(finding: Finding) -> str:
-    """A line for the terminal, and one more of what to do."""
+    """A line for the terminal, and a second one with what to do."""
     mark = "[red]  ![/red]" if finding.advice else "[green] ok[/green]"
     line = f"{mark}  {escape(f'{finding.what:<22}')} {escape(finding.seen)}"
     return f"{line}\n     {'':<22} [red]{escape(finding.advice)}[/red]" if finding.advice else line
@@ -67,7 +67,7 @@ def _software(comm: Communicator) -> Iterator[Finding]:
     everyone = comm.gather(mine)
     text = ", ".join(f"{name} {version}" for name, version in mine.items())
     differ = any(theirs != everyone[0] for theirs in everyone)
-    yield Finding("versions", text, "ranks have others: install the same everywhere" if differ else "")
+    yield Finding("versions", text, "ranks have different ones: install the same everywhere" if differ else "")
     try:
         import horovod.torch as hvd
     except ImportError as error:
@@ -76,7 +76,9 @@ def _software(comm: Communicator) -> Iterator[Finding]:
     built = {"MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built(), "NCCL": hvd.nccl_built(), "CUDA": hvd.cuda_built()}
     has = ", ".join(name for name, there in built.items() if there)
     missing = torch.cuda.is_available() and not built["NCCL"]
-    yield Finding("Horovod", f"built with {has}", "run jobs/setup.sh where CUDA and NCCL are" if missing else "")
+    yield Finding(
+        "Horovod", f"built with {has}", "run jobs/setup.sh on a machine with CUDA and NCCL" if missing else ""
+    )
     if hvd.is_initialized() and hvd.mpi_enabled():
         from mpi4py import MPI
 
@@ -99,8 +101,10 @@ def _world(everyone: Sequence[Facts]) -> Iterator[Finding]:
         wanted, cores = sum(one.threads for one in ranks), len({core for one in ranks for core in one.cores})
         if wanted > cores:
             crowded.append(f"{wanted} threads on {cores} cores of {host}")
-    threads = f"{everyone[0].threads} a rank, {len(everyone[0].cores)} cores"
-    yield Finding("threads", threads, f"{'; '.join(crowded)}: set OMP_NUM_THREADS, or fewer ranks" if crowded else "")
+    threads = f"{everyone[0].threads} per rank, {len(everyone[0].cores)} cores"
+    yield Finding(
+        "threads", threads, f"{'; '.join(crowded)}: set OMP_NUM_THREADS, or use fewer ranks" if crowded else ""
+    )
 
 
 def _gpus(everyone: Sequence[Facts]) -> Iterator[Finding]:
@@ -109,7 +113,9 @@ def _gpus(everyone: Sequence[Facts]) -> Iterator[Finding]:
         return
     seen = ", ".join(f"rank {one.rank}: {one.gpu} of {','.join(one.gpus) or 'none'} on {one.host}" for one in everyone)
     shared = [f"ranks {', '.join(str(one.rank) for one in ranks)}" for ranks in sharing(everyone)]
-    advice = f"{'; '.join(shared)} share one: as many ranks a node as GPUs, or comm.share_gpus" if shared else ""
+    advice = (
+        f"{'; '.join(shared)} share one: start as many ranks per node as GPUs, or set comm.share_gpus" if shared else ""
+    )
     if not torch.cuda.is_available():
         advice = advice or "torch has no CUDA here, so training would be on the CPU"
     yield Finding("GPUs", seen, advice)
@@ -119,7 +125,7 @@ def _clocks(comm: Communicator) -> Finding:
     comm.gather(None)
     now = comm.gather(time.time())
     apart = max(now) - min(now)
-    advice = "heartbeats and locks go by them: have the hosts' clocks set by NTP" if apart > LATE_S else ""
+    advice = "heartbeats and locks need equal clocks: let NTP set the hosts' clocks" if apart > LATE_S else ""
     return Finding("clocks", f"within {apart:.3f} s", advice)
 
 
@@ -146,22 +152,22 @@ def _all_reduces(comm: Communicator, device: torch.device) -> Iterator[Finding]:
             comm.gather(None)
             start = time.perf_counter()
             comm.average_([message], "doctor")
-            ends = message[[0, -1]].tolist()  # which wait for a GPU
+            ends = message[[0, -1]].tolist()  # this waits for a GPU
             took.append(time.perf_counter() - start)
         middle = statistics.median(took[1:])
         off = max(comm.gather(max(abs(end - (comm.size + 1) / 2) for end in ends)))
         wire = 2 * (comm.size - 1) / comm.size * 4 * floats
         rate = f", {8e-9 * wire / middle:.2f} Gbit/s on the wire of a ring" if floats > 1 and comm.size > 1 else ""
         where = "" if device.type == "cpu" else " of GPUs"
-        advice = f"the mean is off by {off:g}: run jobs/setup.sh anew" if off > 1e-5 * comm.size else ""
+        advice = f"the mean is off by {off:g}: run jobs/setup.sh again" if off > 1e-5 * comm.size else ""
         yield Finding(f"all-reduce of {name}{where}", f"{1e3 * middle:.3g} ms{rate}", advice)
 
 
 def _folder(comm: Communicator, run: Path) -> Iterator[Finding]:
-    """Space, and whether all hosts see what one of them writes."""
+    """Free space, and whether all hosts see what one of them writes."""
     place = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
     free = min(comm.gather(shutil.disk_usage(place).free))
-    yield Finding("free space", f"{free / 1e9:.1f} GB in {place}", "make room" if free < LEAST_FREE else "")
+    yield Finding("free space", f"{free / 1e9:.1f} GB in {place}", "free some space" if free < LEAST_FREE else "")
     probe = Path(comm.gather(str(place / f".hvdclip-{uuid.uuid4().hex}"))[0])
     wrong = ""
     try:
@@ -193,4 +199,4 @@ def _data(comm: Communicator, config: Config) -> Finding:
     found = {host: value for host, value, _ in everyone}
     alike = len(set(found.values())) == 1
     text = mine[:40] if alike else "; ".join(f"{host}: {value[:40]}" for host, value in found.items())
-    return Finding(f"data of {config.data['name']}", text, "" if alike else "hosts differ: copy the data anew")
+    return Finding(f"data of {config.data['name']}", text, "" if alike else "hosts differ: copy the data again")

@@ -1,4 +1,4 @@
-"""A run as it goes on, read from its files: the same view of a run here, on a cluster, or on another host."""
+"""A run in progress, read from its files: the same view of a run here, on a cluster, or on another host."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 SHOWN_RANKS, SHOWN_EVALUATIONS = 8, 5
 OVER = 20  # lines of metrics over which rates are taken
-BETWEEN_S = 10.0  # between two questions to squeue
+BETWEEN_S = 10.0  # between two calls of squeue
 
 
 class Queue:
-    """What squeue says of a job, which is asked once in a while only, since one daemon answers a whole cluster."""
+    """What squeue says of a job. It is called only once in a while, because one daemon serves a whole cluster."""
 
     def __init__(self) -> None:
         self._job, self._asked = "", -math.inf
@@ -37,7 +37,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a run's files tell at one moment."""
+    """What a run's files show at one moment."""
 
     heading: str
     queued: bool
@@ -47,20 +47,20 @@ class Snapshot:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing more to wait for: neither the run nor a job of SLURM's is alive."""
+        """Whether there is nothing more to wait for: neither the run nor a SLURM job of it is running."""
         return not self.queued and (self.found is None or self.found.state != "running")
 
     def text(self) -> str:
         """In one line."""
         told = [self.heading] if self.heading else []
-        told.append("has not begun" if self.found is None else self.found.text)
+        told.append("has not started" if self.found is None else self.found.text)
         if self.lines:
             told.append(" ".join(f"{key} {value}" for key, value in self._progress()))
         return "; ".join(told)
 
     def picture(self) -> Group:
         parts: list[Any] = [
-            f"{self.heading}\n" * bool(self.heading) + (self.found.text if self.found else "has not begun")
+            f"{self.heading}\n" * bool(self.heading) + (self.found.text if self.found else "has not started")
         ]
         if self.lines:
             progress = Table(*(key for key, _ in self._progress()))
@@ -88,7 +88,7 @@ class Snapshot:
             read = (last["samples"] - lines[0]["samples"]) / (seconds - lines[0]["round_s"])
             yield "samples/s", f"{read:,.0f}"
             yield "in communication", f"{sum(line['comm_s'] for line in lines) / seconds:.0%}"
-            # a delayed average may hide what ranks would wait for each other
+            # a delayed average may hide the time that ranks would wait for each other
             waits = known(line.get("waiting_s") for line in lines)
             if waits and last["ranks"] > 1:
                 waited = min(sum(waits), sum(line["comm_s"] for line in lines))
@@ -96,7 +96,7 @@ class Snapshot:
 
 
 def look(run: RunDirectory, asked: Queue | None = None) -> Snapshot:
-    """FileNotFoundError where there is neither a run nor a job that will begin one."""
+    """FileNotFoundError if there is neither a run nor a job that will start one."""
     made = submission.submitted(run.path)
     queued = (asked or Queue()).state(made.job) if made is not None else None
     heading = f"job {made.job}: {queued}" if made is not None and queued else ""

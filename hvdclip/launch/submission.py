@@ -1,4 +1,4 @@
-"""A submission: configurations are checked, written into their run directories with the script, and handed to SLURM."""
+"""A submission: configurations are checked, written into their run directories with the script, and sent to SLURM."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Submission:
         return [self.job.folder / run for run in self.job.runs] or [self.job.folder]
 
     def submit(self) -> str:
-        """Write the script and the configurations, and make a job of them, whose number is returned.
+        """Write the script and the configurations, and submit a job of them; returns its number.
 
-        ValueError where SLURM does not take it, FileExistsError where a run is alive or finished.
+        ValueError if SLURM does not take it, FileExistsError if a run is running or finished.
         """
         for folder, config in zip(self.folders, self.configs, strict=True):
             before = submitted(folder)
             if before is not None and slurm.state(before.job):
                 raise FileExistsError(f"{folder} has job {before.job} in the queue: hvdclip cancel it first")
             if resume.look(RunDirectory(folder), config) is None:
-                raise FileExistsError(f"{folder} holds a run that is finished: choose another --run-dir")
+                raise FileExistsError(f"{folder} has a finished run: choose another --run-dir")
         text = self.job.script()
         with NamedTemporaryFile("w", suffix=SCRIPT) as draft:
             draft.write(text)
@@ -69,7 +69,7 @@ def prepare(
     site: str | None = None,
     max_requeues: int | None = None,
 ) -> Submission:
-    """Check everything that can be checked before SLURM is asked; nothing is written."""
+    """Check everything that can be checked before SLURM is called; nothing is written."""
     if "\n" in str(folder):
         raise ValueError(f"--run-dir is {str(folder)!r}; allowed: a name of one line")
     line = " ".join([str(config), *overrides]).replace("\n", " ")
@@ -85,14 +85,14 @@ def prepare(
 
 @dataclass(frozen=True)
 class Submitted:
-    """What a folder tells of the job that was made of it."""
+    """What a folder shows of the job that was made from it."""
 
     job: str
     runs: Sequence[str]
 
 
 def submitted(folder: Path) -> Submitted | None:
-    """None where no job was."""
+    """None if there was no job."""
     try:
         return Submitted(**json.loads((folder / NUMBER).read_text()))
     except FileNotFoundError:

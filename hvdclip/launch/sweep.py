@@ -11,7 +11,7 @@ COMMA = re.compile(r""",(?=(?:[^\[\]{}'"]|\[[^\]]*\]|\{[^}]*\}|'[^']*'|"[^"]*")*
 
 
 def grid(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of each run: key=a,b stands for two runs, and several of them for all combinations."""
+    """The overrides of each run: key=a,b makes two runs, and several such keys make all combinations."""
     choices = []
     for override in overrides:
         key, _, values = override.partition("=")
@@ -20,7 +20,7 @@ def grid(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def names(runs: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A folder's name for each run: its number, and what it does not share with all others."""
+    """A folder's name for each run: its number, and what differs between the runs."""
     varying = [place for place, values in enumerate(zip(*runs, strict=True)) if len(set(values)) > 1]
     width = len(str(len(runs) - 1))
     for number, run in enumerate(runs):

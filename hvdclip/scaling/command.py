@@ -26,32 +26,36 @@ if TYPE_CHECKING:
 CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
-SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")
-STEPS = click.option("--steps", default=16, show_default=True, type=click.IntRange(1), help="Of a block, at least.")
-BLOCKS = click.option("--blocks", default=7, show_default=True, type=click.IntRange(1), help="7 at least for a claim.")
+SYNTHETIC = click.option("--synthetic", is_flag=True, help="Also measure one batch again and again.")
+STEPS = click.option(
+    "--steps", default=16, show_default=True, type=click.IntRange(1), help="Steps of a block, at least."
+)
+BLOCKS = click.option("--blocks", default=7, show_default=True, type=click.IntRange(1), help="At least 7 for a claim.")
 
 LAUNCHER = click.option(
     "--launcher",
     metavar="LINE",
-    help="How ranks are started, with {ranks} and {nodes} filled in. Default: mpirun, in a job of SLURM's srun.",
+    help="How to start ranks, with {ranks} and {nodes} to fill in. Default: mpirun; srun in a SLURM job.",
 )
 
 
 @click.command("predict")
 @click.option("--step-ms", type=click.FloatRange(0, min_open=True), help="A step of one rank, without communication.")
-@click.option("--floats", type=click.FloatRange(min=1), help="The model's parameters.")
-@click.option("--bytes-each", default="4", show_default=True, type=click.Choice(["1", "2", "4"]), help="On the wire.")
-@click.option("--study", "folder", type=click.Path(path_type=Path), help="Instead: a step and bytes as it has them.")
-@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all that have a name.")
+@click.option("--floats", type=click.FloatRange(min=1), help="Number of parameters of the model.")
+@click.option(
+    "--bytes-each", default="4", show_default=True, type=click.Choice(["1", "2", "4"]), help="Bytes sent per float."
+)
+@click.option("--study", "folder", type=click.Path(path_type=Path), help="Instead: take step and bytes from a study.")
+@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all named links.")
 @click.option("--ranks", default="2,8,64,512,4096", show_default=True, metavar="N,...")
 def predict_command(
     step_ms: float | None, floats: float | None, bytes_each: str, folder: Path | None, named: str | None, ranks: str
 ) -> None:
     """What averages every I steps would gain, and at which I.
 
-    For N ranks over links that are given by name or by a study.
+    For N ranks over links given by name or by a study.
 
-    Computed from a step's time and the model's size, or from those of a study; hvdclip bench link measures a link.
+    Computed from a step's time and the model's size, or from a study; hvdclip bench link measures a link.
     """
     from hvdclip.scaling import predict
     from hvdclip.scaling.links import links
@@ -64,7 +68,7 @@ def predict_command(
 def _step_and_payload(
     step_ms: float | None, floats: float | None, bytes_each: int, folder: Path | None
 ) -> tuple[float, float]:
-    """Seconds of a step, and bytes of an average; a study's are those on its least number of ranks, and on its most."""
+    """Seconds of a step, and bytes of an average; a study's are those on its fewest and on its most ranks."""
     from hvdclip.scaling.study import Study
 
     if folder is not None and step_ms is None and floats is None:
@@ -83,7 +87,7 @@ def _step_and_payload(
 @SYNTHETIC
 @STEPS
 @BLOCKS
-@click.option("--json", "file", required=True, type=click.Path(path_type=Path), help="Gets what was measured.")
+@click.option("--json", "file", required=True, type=click.Path(path_type=Path), help="File for the results.")
 def points_command(
     config: Path, overrides: tuple[str, ...], intervals: str, synthetic: bool, steps: int, blocks: int, file: Path
 ) -> None:
@@ -116,11 +120,11 @@ def points_command(
 @click.option("--ranks", default="1,2,4", show_default=True, metavar="N,...")
 @INTERVALS
 @SYNTHETIC
-@click.option("--strong", is_flag=True, help="The same batch on all ranks together; without, on each rank.")
+@click.option("--strong", is_flag=True, help="Divide the batch over the ranks; default: each rank has a whole one.")
 @STEPS
 @BLOCKS
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the study.")
-@click.option("--add", is_flag=True, help="To the study that the folder holds; of the same ranks it replaces.")
+@click.option("--add", is_flag=True, help="Add to the study in the folder; replaces the same numbers of ranks.")
 @LAUNCHER
 def scaling_command(
     config: Path,
@@ -139,7 +143,7 @@ def scaling_command(
 
     Runs a configuration on several numbers of ranks and at several I.
 
-    Starts the ranks itself, so it is called without a launcher, on a workstation or inside a job of SLURM's.
+    Starts the ranks itself, so call it without a launcher, on a workstation or inside a SLURM job.
     """
     from hvdclip.scaling import launching, report
     from hvdclip.scaling.study import Study
@@ -164,14 +168,16 @@ def scaling_command(
 @click.command("target")
 @CONFIG_FILE
 @OVERRIDES
-@click.option("--loss", required=True, type=float, help="Of the first split that is evaluated.")
+@click.option("--loss", required=True, type=float, help="The loss to reach, on the first evaluated split.")
 @click.option("--ranks", default="2", show_default=True, metavar="N,...", help="Simulated.")
 @INTERVALS
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--step-ms", type=click.FloatRange(0, min_open=True), help="A step without communication.")
-@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all that have a name.")
-@click.option("--study", "folder", type=click.Path(path_type=Path), help="Costs as bench scaling has measured them.")
-@click.option("--real", is_flag=True, help="Beside --study: train for real too, once for each N and I.")
+@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all named links.")
+@click.option(
+    "--study", "folder", type=click.Path(path_type=Path), help="Take the costs from a study of bench scaling."
+)
+@click.option("--real", is_flag=True, help="With --study: also train for real, once for each N and I.")
 @LAUNCHER
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the picture.")
 def target_command(
@@ -188,10 +194,10 @@ def target_command(
     launcher: str | None,
     out: Path,
 ) -> None:
-    """Which I comes to a loss first.
+    """Which I reaches a loss first.
 
-    Steps are those of simulated ranks. Costs are those of links by name, for which --step-ms is needed, or those of a
-    study, which --real holds against runs on real ranks.
+    Steps come from simulated ranks. Costs come from links by name, which need --step-ms, or from a study; --real
+    compares them with runs on real ranks.
     """
     from hvdclip.scaling import launching, target
 
@@ -227,7 +233,7 @@ def _simulated(config: Config, ranks: int, interval: int, seeds: int, loss: floa
 
 
 def _real(simulated: Steps, line: list[str], words: list[str], run: Path, loss: float) -> Real:
-    """What real ranks take, where the simulated ones came to the loss."""
+    """What real ranks need, where the simulated ones reached the loss."""
     from hvdclip.scaling import target
 
     if not np.isfinite(simulated.steps[0]):
@@ -245,7 +251,7 @@ def _train(line: list[str], words: list[str], run: Path) -> None:
 
 def _check_real(folder: Path | None) -> None:
     if folder is None:
-        raise ValueError("--real is given; allowed: beside --study, whose costs are measured on these machines")
+        raise ValueError("--real is given; allowed: with --study, whose costs are measured on these machines")
     _alone("bench target --real")
 
 
@@ -266,17 +272,18 @@ def _costs(config: Config, step_ms: float | None, named: str | None, folder: Pat
     sent = getattr(method.message, "received", None)
     if sent is None:
         raise ValueError(
-            f"--step-ms is given, but the messages of {method.name} with compression are no plain averages, whose time "
-            "follows from a link; allowed: --study, which measures them"
+            f"--step-ms is given, but the messages of {method.name} with compression are not plain averages, whose "
+            "time follows from a link; allowed: --study, which measures them"
         )
     payload = sum(tensor.numel() * tensor.element_size() for tensor in sent)
     assert step_ms is not None
     step = step_ms / 1e3
-    return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
+    # type: ignore[misc]
+    return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}
 
 
 def _at_each(config: Path, overrides: tuple[str, ...], intervals: str) -> dict[int, Config]:
-    """The configuration at each I, checked; ValueError where I is not what decides when ranks meet."""
+    """The configuration at each I, checked; ValueError if something other than I decides when ranks meet."""
     numbers = whole_numbers("--intervals", intervals)
     configs = {i: load(config, (*overrides, f"algorithm.interval={i}")) for i in numbers}
     settings = configs[numbers[0]].algorithm
@@ -296,5 +303,5 @@ def _batch(config: Config, ranks: list[int]) -> int:
     batch = config.resolved["data"].get("batch")
     odd = [n for n in ranks if batch is None or batch % n]
     if odd:
-        raise ValueError(f"data.batch is {batch}; allowed with --strong: what {odd[0]} ranks can share out evenly")
+        raise ValueError(f"data.batch is {batch}; allowed with --strong: a batch that {odd[0]} ranks can divide evenly")
     return batch

@@ -12,7 +12,7 @@ ENOUGH = 0.95  # of the possible gain
 
 @dataclass(frozen=True)
 class Link:
-    """How long an all-reduce takes: bandwidth in bytes a second and direction, latency in seconds a hop.
+    """How long an all-reduce takes: bandwidth in bytes per second and direction, latency in seconds per hop.
 
     A ring sends 2 (N - 1)/N times the vector through each link, after 2 log2 N hops of small messages (trees; a plain
     ring of latency-bound messages would take more).
@@ -31,9 +31,9 @@ class Link:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of a step, of the slowest rank, and of an average; `slack` is the wait where I = 1 for whoever is late.
+    """Seconds of the slowest rank's step, and of an average; `slack` is the wait for late ranks if I = 1.
 
-    It is taken as random from step to step, so that in a round it grows like the root of its steps.
+    It is assumed random from step to step, so that in a round it grows like the square root of its steps.
     """
 
     step: float
@@ -45,17 +45,17 @@ class StepCost:
         return self.step + self.average / interval + self.slack / math.sqrt(interval)
 
     def gain(self, interval: int) -> float:
-        """Over an average at every step."""
+        """The gain over an average at every step."""
         return self.at(1) / self.at(interval)
 
     @property
     def bound(self) -> float:
-        """What no I can exceed: 1 + (T_comm + slack)/T_step."""
+        """The limit of the gain for any I: 1 + (T_comm + slack)/T_step."""
         return 1 + (self.average + self.slack) / self.step
 
     @property
     def enough(self) -> int:
-        """The least I that gets 95 % of that: 19 T_comm/T_step without slack."""
+        """The smallest I that gets 95 % of that: 19 T_comm/T_step without slack."""
         # T_step + T_comm/I + slack/sqrt(I) = T_step/0.95, a quadratic equation in 1/sqrt(I)
         beyond = self.step * (1 / ENOUGH - 1)
         if self.average == 0:

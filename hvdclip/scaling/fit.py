@@ -1,4 +1,4 @@
-"""The cost model fitted to what a study has measured, and held against what it has not been shown."""
+"""The cost model, fitted to a part of a study's measurements and compared with the rest."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hvdclip.scaling.cost import StepCost
 class Measured:
     """One point of a study: N ranks, an average every I steps of `payload` bytes; medians over blocks, in seconds.
 
-    `seconds` is a step, `work` what the slowest rank itself works in it, on average, and `slack` what a rank waits
-    beyond that, since it is not the same rank that is the slowest in every round.
+    `seconds` is a step, `work` what the slowest rank itself works in it, on average, and `slack` what a rank waits in
+    addition, because the slowest rank differs from round to round.
     """
 
     ranks: int
@@ -31,9 +31,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Model:
-    """The costs by number of ranks, and the link that their averages tell of (None with fewer than two of them).
+    """The costs by number of ranks, and the link that explains their averages (None with fewer than two of them).
 
-    `link_error` is the median of how far off an average's seconds are that this link would take, relative to them.
+    `link_error` is the median relative error of the seconds that this link predicts for the averages.
     """
 
     costs: dict[int, StepCost]
@@ -46,7 +46,7 @@ class Model:
 
 
 def split(points: Sequence[Measured]) -> tuple[list[Measured], list[Measured]]:
-    """(what the model is fitted to, what is held out): of each N the least and the largest I, and those between."""
+    """(points to fit, held-out points): the smallest and largest I of each N, and those between."""
     fitted: list[Measured] = []
     held_out: list[Measured] = []
     for point in points:
@@ -58,10 +58,10 @@ def split(points: Sequence[Measured]) -> tuple[list[Measured], list[Measured]]:
 def fit(points: Sequence[Measured]) -> Model:
     """T(N, I) = T_step(N) + T_comm(N)/I + slack(N)/sqrt(I), for each N; ValueError for no points."""
     if not points:
-        raise ValueError("there is nothing to fit a model to")
+        raise ValueError("there are no points to fit a model to")
     costs = {ranks: _cost([p for p in points if p.ranks == ranks]) for ranks in sorted({p.ranks for p in points})}
     averaging = {n: cost.average for n, cost in costs.items() if n > 1}
-    # one rank alone hands over nothing
+    # one rank alone sends nothing
     return Model(costs, *_link(averaging, max(point.payload for point in points)))
 
 
@@ -73,7 +73,7 @@ def errors(model: Model, points: Sequence[Measured]) -> list[float]:
 def _cost(points: Sequence[Measured]) -> StepCost:
     """The step and the slack as measured, the round from what is left of the time: its average, and own work for it.
 
-    Own work of a round weighs least where I is largest; where noise says otherwise the mean over all I is the step.
+    A round's own work matters least for the largest I; if noise contradicts this, the mean over all I is the step.
     """
     rarest = max(points, key=lambda point: point.interval)
     step = min(rarest.work, float(np.mean([point.work for point in points])))
@@ -83,12 +83,12 @@ def _cost(points: Sequence[Measured]) -> StepCost:
 
 
 def _through_zero(x: ArrayLike, y: ArrayLike) -> float:
-    """The least-squares slope of a line through zero; 0 where it would fall."""
+    """The least-squares slope of a line through zero; 0 if it would be negative."""
     return max(0.0, float(np.dot(x, y) / np.dot(x, x)))
 
 
 def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, float | None, float | None]:
-    """(seconds a hop, bytes a second, median relative error) of one link for all numbers of ranks."""
+    """(seconds per hop, bytes per second, median relative error) of one link for all numbers of ranks."""
     if len(averaging) < 2:
         return None, None, None
     terms = np.array([[2 * math.ceil(math.log2(n)), ring_share(n) * payload] for n in averaging])
@@ -100,7 +100,7 @@ def _link(averaging: dict[int, float], payload: float) -> tuple[float | None, fl
 
 
 def _not_negative(terms: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Least squares of two coefficients, of which one that would be negative is zero."""
+    """Least squares for two coefficients; a negative one becomes zero."""
     first, second = np.linalg.lstsq(terms, values, rcond=None)[0]
     if first < 0:
         return 0.0, _through_zero(terms[:, 1], values)

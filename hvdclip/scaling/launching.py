@@ -1,4 +1,4 @@
-"""How a study is made: `hvdclip bench points` launched on one number of ranks after another, and gathered."""
+"""How a study is made: `hvdclip bench points` runs on one number of ranks after another; results are collected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hvdclip.scaling.study import ALONE, STUDY, Study
 def check_addition(
     folder: Path, config: dict[str, Any], intervals: Sequence[int], synthetic: bool, strong: bool
 ) -> None:
-    """ValueError where the folder holds a study of something else."""
+    """ValueError if the folder has a study of something else."""
     if not (folder / STUDY).exists():
         return
     study = Study.read(folder)
@@ -40,10 +40,10 @@ def check_addition(
 def run(
     arguments: Sequence[str], ranks: Sequence[int], batch: int | None, folder: Path, launcher: str | None, add: bool
 ) -> Iterator[str]:
-    """Launch `hvdclip bench points` with the arguments on each number of ranks, and gather; tells of each.
+    """Launch `hvdclip bench points` with the arguments on each number of ranks, collect the results, and report each.
 
-    `batch` is that of all ranks together, where it is to stay the same. What is measured replaces the study that is in
-    the folder, or is added to it. ValueError for a launcher that is not there, RuntimeError where a launch fails.
+    `batch` is that of all ranks together, if it is to stay the same. The results replace the study in the folder, or
+    are added to it. ValueError for a launcher that is missing, RuntimeError if a launch fails.
     """
     lines = {number: launch_line(launcher, number) for number in ranks}
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def run(
 
 
 def launch_line(given: str | None, ranks: int) -> list[str]:
-    """How ranks are started: as given, by srun in a job of SLURM's, else by mpirun; ValueError for what cannot."""
+    """How ranks are started: as given, by srun in a SLURM job, otherwise by mpirun; ValueError if that cannot work."""
     per_node = max(1, int(os.environ.get("SLURM_NTASKS", "1")) // int(os.environ.get("SLURM_JOB_NUM_NODES", "1")))
     srun = "srun --mpi=pmix --kill-on-bad-exit=1 --nodes={nodes} --ntasks={ranks}"
     line = given or (srun if "SLURM_JOB_ID" in os.environ else "mpirun --bind-to none -np {ranks}")
@@ -85,7 +85,7 @@ def launch_line(given: str | None, ranks: int) -> list[str]:
 
 
 def launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
-    """Run a command of hvdclip's under a launcher, or alone; RuntimeError with its own words where it fails."""
+    """Run an hvdclip command under a launcher, or alone; RuntimeError with its message if it fails."""
     many = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
     # one process alone must not have more threads than each of several ranks
@@ -93,7 +93,7 @@ def launch(line: Sequence[str], command: Sequence[str], log: Path) -> None:
     with log.open("w") as out:
         environment = os.environ | many | as_root | threads
         if line and line[0] != "srun":
-            environment.pop("SLURM_NTASKS", None)  # fewer ranks than the job has tasks are no mistake here
+            environment.pop("SLURM_NTASKS", None)  # here fewer ranks than the job's tasks are intended
         done = subprocess.run(
             [*line, sys.executable, "-m", "hvdclip", *command], env=environment, stdout=out, stderr=subprocess.STDOUT
         )

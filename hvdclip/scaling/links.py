@@ -1,4 +1,4 @@
-"""Links by name, with what their makers say, or what has been measured on them."""
+"""Links by name, with their makers' figures, or with measurements."""
 
 from __future__ import annotations
 

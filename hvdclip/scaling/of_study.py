@@ -17,11 +17,11 @@ CIRCUMSTANCES = ("time", "ranks", "threads", "cores", "processor", "platform")
 
 
 def sections(study: Study, folder: Path) -> Iterator[Section]:
-    """What stands in the report; pictures go into the folder."""
+    """The sections of the report; pictures go into the folder."""
     picture, _ = report.plot(study, folder)
     words = (
-        "Above: speed-up and efficiency; markers with 95 % intervals of the mean are measured, dashed lines are the "
-        "model's, dotted ones ideal. Below: the parts of a step, measured; predicted steps against measured ones."
+        "Above: speed-up and efficiency; markers with 95 % intervals of the mean are measurements, dashed lines are "
+        "the model's, dotted ones ideal. Below: the parts of a step, measured; predicted steps against measured ones."
     )
     yield Section("Summary", list(report.findings(study)), pictures=[Picture(picture, words)])
     yield Section("Points", report.NOTES, tables=[report.table(study)])
@@ -34,9 +34,9 @@ def sections(study: Study, folder: Path) -> Iterator[Section]:
 
 
 def _stragglers(study: Study) -> Table:
-    """A rank's own work of a step beside the mean over the ranks: the slow ones are above 1."""
+    """A rank's own work in a step relative to the mean over the ranks: slow ranks are above 1."""
     shown = Table(
-        "ranks", "host", "rank", title="own work of a step beside the mean over the ranks, median over all points"
+        "ranks", "host", "rank", title="own work of a step relative to the mean over the ranks, median over all points"
     )
     shown.add_column("slower by", justify="right")
     for ranks, host, rank, ratio in study.stragglers():

@@ -23,14 +23,14 @@ Result = TypeVar("Result")
 
 
 class Point(NamedTuple):
-    """What is trained: with an average every I steps, on the data as they come, or on one batch again and again."""
+    """What is trained: with an average every I steps, on the real data, or on one batch again and again."""
 
     interval: int
     data: str
 
 
 class Clocked:
-    """A trainer whose parts of steps are timed; on a GPU each part waits for its end."""
+    """A trainer whose parts of steps are timed; on a GPU each part waits for the GPU."""
 
     def __init__(self, trainer: Trainer, point: Point):
         self.trainer, self.point = trainer, point
@@ -43,9 +43,10 @@ class Clocked:
         trainer.model.train()
 
     def block(self, steps: int) -> dict[str, Any]:
-        """Of so many steps: samples, bytes and seconds, in all and by part, and each rank's own work in each round.
+        """Train so many steps; returns samples, bytes and seconds, total and by part, and each rank's work per round.
 
-        `bytes` is what this rank has handed over, `sent` what its host has put on the wire, told by one rank of a host.
+        `bytes` is what this rank has sent to collectives, `sent` what its host has sent over the network (one rank per
+        host).
         """
         ledger, statistics = self.trainer.comm.ledger["round"], self.trainer.optimizer.statistics
         work, samples = [], 0
@@ -62,7 +63,7 @@ class Clocked:
         total, communicated = time.perf_counter() - began, ledger.seconds - communicated
         parts = self.seconds | {"communication": communicated}
         parts["step"] = total - sum(parts.values())
-        work = work if self.trainer.comm.rank == 0 else []  # which is the same on all ranks
+        work = work if self.trainer.comm.rank == 0 else []  # it is the same on all ranks
         found = {"total": total, "parts": parts, "work": work, "samples": samples}
         of_host = bytes_sent() - sent if self.trainer.comm.local_rank == 0 else 0
         return found | {"bytes": ledger.bytes - handed, "sent": of_host}
@@ -79,7 +80,7 @@ class Clocked:
 
 
 def prepare(configs: dict[int, Config], synthetic: bool, comm: Communicator) -> list[Clocked]:
-    """A trainer for each I and kind of data; what they refuse they refuse on all ranks."""
+    """A trainer for each I and kind of data; a refusal is the same on all ranks."""
     sources = (REAL, SYNTHETIC) if synthetic else (REAL,)
     return [
         Clocked(Trainer(Job(config, comm)), Point(interval, data))
@@ -89,7 +90,7 @@ def prepare(configs: dict[int, Config], synthetic: bool, comm: Communicator) -> 
 
 
 def measure(clocked: Sequence[Clocked], comm: Communicator, steps: int, blocks: int) -> list[dict[str, Any]]:
-    """For each of them, and each block after one that is thrown away, what all ranks have measured."""
+    """For each trainer, and each block after one that is discarded, the measurements of all ranks."""
     found: dict[Point, list[Any]] = {each.point: [] for each in clocked}
     for block in range(-1, blocks):
         start = max(block, 0) % len(clocked)
@@ -103,13 +104,13 @@ def measure(clocked: Sequence[Clocked], comm: Communicator, steps: int, blocks: 
 
 
 def _summary(point: Point, blocks: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """Of a step, a list over the blocks each: samples of all ranks, and seconds; waiting is for the slowest rank."""
+    """For a step, a list over the blocks each: samples of all ranks, and seconds; waiting is for the slowest rank."""
     found: dict[str, Any] = {"interval": point.interval, "data": point.data}
     found |= {key: [] for key in ("samples", "seconds", "work", "sent")}
     parts: dict[str, list[float]] = {}
     for rows in blocks:
         steps = len(rows[0]["work"]) * point.interval
-        work = np.array(rows[0]["work"])  # of each round and rank, as the messages have told to all
+        work = np.array(rows[0]["work"])  # of each round and rank, which the messages sent to all
         waiting = float((work.max(axis=1) - work.mean(axis=1)).sum()) / steps
         means = {part: sum(row["parts"][part] for row in rows) / len(rows) / steps for part in rows[0]["parts"]}
         means["communication"] = max(0.0, means["communication"] - waiting)

@@ -1,4 +1,4 @@
-"""What to expect of N ranks over a link, and which I is worth it."""
+"""What to expect of N ranks over a link, and which I is worthwhile."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rich.table import Table
 
 from hvdclip.scaling.cost import Link, StepCost
 
-WORTH = 1.05  # a gain below this is nothing
-HIDDEN = 2 / 3  # of a step is its backward pass, behind which an average at every step can hide
+WORTH = 1.05  # a smaller gain counts as none
+HIDDEN = 2 / 3  # share of a step that is its backward pass; an average at every step can hide behind it
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One link and number of ranks; all of it computed, nothing measured."""
+    """One link and number of ranks; everything is computed, nothing measured."""
 
     link: Link
     ranks: int
@@ -27,7 +27,7 @@ class Prediction:
 
     @property
     def beside_overlap(self) -> float:
-        """The gain at the I to use over an average at every step that hides behind the backward pass."""
+        """The gain of the chosen I over an average at every step that hides behind the backward pass."""
         return self.cost.overlapped(HIDDEN) / self.cost.at(self.cost.enough)
 
     def efficiency(self, interval: int) -> float:
@@ -44,12 +44,13 @@ def table(predictions: Sequence[Prediction]) -> Table:
     shown = Table(
         "link",
         title="predicted: T(I) = T_step + T_comm/I",
-        caption=f"bound of the gain: 1 + T_comm/T_step; I: the least that gets 95 % of it; -: local steps cannot help\n"
-        f"(bound below {WORTH:g}); beside overlap: over an average of gradients at every step that hides behind a\n"
-        f"backward pass of {HIDDEN:.0%} of the step",
+        caption="bound of the gain: 1 + T_comm/T_step; I: the smallest that gets 95 % of it; -: local steps cannot "
+        "help\n"
+        f"(bound below {WORTH:g}); over overlap: compared with an average of gradients at every step that hides "
+        f"behind a\nbackward pass of {HIDDEN:.0%} of the step",
         caption_justify="left",
     )
-    for column in ("ranks", "T_comm, ms", "efficiency, I = 1", "bound", "I", "gain", "efficiency", "beside overlap"):
+    for column in ("ranks", "T_comm, ms", "efficiency, I = 1", "bound", "I", "gain", "efficiency", "over overlap"):
         shown.add_column(column, justify="right")
     for one in predictions:
         cost, interval = one.cost, one.cost.enough

@@ -1,4 +1,4 @@
-"""A scaling study as a table and a picture, in which what is measured and what is predicted can be told apart."""
+"""A scaling study as a table and a picture, which distinguish measurements from predictions."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ def table(study: Study) -> Table:
 NOTES = (
     "samples/s: median over blocks; mean ±: half the 95 % interval of the mean",
     "shares of a step; grad.: forward and backward; comm.: without the wait for the slowest rank",
-    "B/sample: what a rank hands over for each of its samples",
-    "wire: what has left the hosts for each sample of all ranks, by the kernel's interfaces, which do not see RDMA",
-    "predicted, ms a step: T_step + T_comm/I + slack/sqrt(I), fitted to the least and the largest I of each N (f)",
+    "B/sample: bytes that a rank sends for each of its samples",
+    "wire: bytes that have left the hosts per sample, by the kernel's interfaces, which do not see RDMA",
+    "predicted, ms a step: T_step + T_comm/I + slack/sqrt(I), fitted to the smallest and the largest I of each N (f)",
 )
 
 
 def findings(study: Study) -> Iterator[str]:
-    """What the model tells, and how far it can be trusted."""
+    """What the model says, and how reliable it is."""
     error, model = study.error, study.model
     yield "nothing was held out" if error is None else f"median error on what was held out: {error:.1%}"
     if model.alpha is not None and model.bandwidth is not None:
         rate = model.bandwidth / 1.25e8
         off = "" if model.link_error is None else f" (median error {model.link_error:.0%})"
-        yield f"the averages tell of a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop{off}"
+        yield f"the averages fit a link of {rate:.3g} gbit/s and {1e6 * model.alpha:.0f} microseconds a hop{off}"
     elif model.alpha is not None:
-        yield "no one link with a latency and a bandwidth explains the averages of all numbers of ranks"
+        yield "no single link with a latency and a bandwidth explains the averages of all numbers of ranks"
     for ranks, cost in model.costs.items():
         if ranks > 1:
             times = (f"{1e3 * part:.3g}" for part in (cost.step, cost.average, cost.slack))
             parts = "T_step {} ms, T_comm {} ms, slack {} ms".format(*times)
-            gain = f"local steps gain at most {cost.bound:.2f}, of which I = {cost.enough} gets 95 %"
+            gain = f"local steps gain at most {cost.bound:.2f}; I = {cost.enough} gets 95 % of that"
             yield f"{ranks} ranks: {parts}; {gain}"
 
 
@@ -120,7 +120,7 @@ def plot(study: Study, folder: Path) -> list[Path]:
 
 
 def _parts(axis: Axes, rows: list[Row]) -> None:
-    """Of the data as they come, and beside them of one batch again and again."""
+    """Parts of a step on the real data, and next to them on one batch again and again."""
     rows = sorted(rows, key=lambda row: (row.ranks, row.interval, row.data))
     labels = [f"{row.ranks}\n{row.interval}" + "\nsyn." * (row.data != REAL) for row in rows]
     under = np.zeros(len(rows))

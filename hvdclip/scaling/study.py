@@ -1,4 +1,4 @@
-"""A scaling study: one configuration on several numbers of ranks, and what it comes to."""
+"""A scaling study: one configuration on several numbers of ranks, and its results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = {"interval", "data", "samples", "seconds", "parts", "work", "bytes", "sen
 
 @dataclass(frozen=True)
 class Row:
-    """One point of a study: what `hvdclip bench points` has written of it, and on how many ranks."""
+    """One point of a study: the results of `hvdclip bench points`, and the number of ranks."""
 
     ranks: int
     found: dict[str, Any]
@@ -36,12 +36,12 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """Of a step on the slowest rank, the median over the blocks."""
+        """Seconds of a step on the slowest rank, the median over the blocks."""
         return float(np.median(self.found["seconds"]))
 
     @property
     def rates(self) -> np.ndarray:
-        """Samples a second of all ranks, in each block."""
+        """Samples per second of all ranks, in each block."""
         return np.array(self.found["samples"]) / np.array(self.found["seconds"])
 
     def part(self, name: str) -> float:
@@ -49,7 +49,7 @@ class Row:
         return float(np.median(self.found["parts"][name]))
 
     def work_and_slack(self) -> tuple[float, float]:
-        """Seconds of a step that the slowest rank works, and that are waited beyond that, medians over the blocks."""
+        """Seconds of a step that the slowest rank works, and that ranks wait in addition, medians over the blocks."""
         work = np.array(self.found["work"])
         slowest = work.max(axis=1)
         slack = self.found["parts"]["waiting"] - (slowest - work.mean(axis=1))
@@ -57,17 +57,17 @@ class Row:
 
     @property
     def bytes_a_sample(self) -> float:
-        """What a rank hands over for each of its samples."""
+        """Bytes that a rank sends for each of its samples."""
         return self.found["bytes"] / (float(np.mean(self.found["samples"])) / self.ranks)
 
     @property
     def wire_a_sample(self) -> float:
-        """What all hosts have put on the wire for each sample of all ranks, the median over the blocks."""
+        """Bytes that all hosts have sent over the network per sample of all ranks, the median over the blocks."""
         return float(np.median(self.found["sent"])) / float(np.mean(self.found["samples"]))
 
     @property
     def payload(self) -> float:
-        """Bytes that a rank hands over in a round."""
+        """Bytes that a rank sends in a round."""
         return self.found["bytes"] * self.interval
 
 
@@ -81,16 +81,16 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """FileNotFoundError, saying so, where there is none; ValueError for a damaged one."""
+        """The study in a folder; FileNotFoundError if there is none, ValueError for a damaged one."""
         file = folder / STUDY
         if not file.exists():
             raise FileNotFoundError(
-                f"{folder} holds no study: there is no {STUDY} in it; hvdclip bench scaling makes one"
+                f"{folder} has no study: there is no {STUDY} in it; hvdclip bench scaling makes one"
             )
         try:
             found = json.loads(file.read_text())
         except ValueError:
-            raise ValueError(f"{file} is damaged: it is no JSON") from None
+            raise ValueError(f"{file} is damaged: it is not JSON") from None
         try:
             in_order = sorted((int(ranks), made["points"]) for ranks, made in found["ranks"].items())
             rows = [Row(ranks, point) for ranks, points in in_order for point in points]
@@ -99,11 +99,13 @@ class Study:
         except (AttributeError, KeyError, TypeError, ValueError):
             whole = False
         if not whole:
-            raise ValueError(f"{file} is damaged, or of another version: what bench scaling writes is not all there")
+            raise ValueError(
+                f"{file} is damaged, or of another version: not everything that bench scaling writes is in it"
+            )
         return cls(found, rows, alone)
 
     def base(self, data: str = REAL) -> float:
-        """X(1): samples a second of one process without Horovod that reads the same, over the blocks of all I."""
+        """X(1): samples per second of one process without Horovod that reads the same, over the blocks of all I."""
         return float(np.median(np.concatenate([row.rates for row in self.alone if row.data == data])))
 
     def efficiency(self, row: Row) -> float:
@@ -112,7 +114,7 @@ class Study:
 
     @cached_property
     def measured(self) -> dict[tuple[int, int], Measured]:
-        """By N and I, on the data as they come."""
+        """By N and I, on the real data."""
         return {
             (row.ranks, row.interval): Measured(
                 row.ranks, row.interval, row.seconds, *row.work_and_slack(), row.payload
@@ -123,7 +125,7 @@ class Study:
 
     @cached_property
     def held_out(self) -> set[tuple[int, int]]:
-        """(N, I) of the points that the model has not been fitted to."""
+        """(N, I) of the points that the model was not fitted to."""
         return {(point.ranks, point.interval) for point in self._halves[1]}
 
     @cached_property
@@ -135,7 +137,7 @@ class Study:
         return split(list(self.measured.values()))
 
     def stragglers(self) -> Iterator[tuple[int, str, int, float]]:
-        """(ranks, host, rank, its own work to the mean over the ranks), the median over all points of these ranks."""
+        """(ranks, host, rank, its own work relative to the ranks' mean), the median over all points of these ranks."""
         for ranks in sorted({row.ranks for row in self.rows if row.ranks > 1}):
             work = np.concatenate([np.array(row.found["work"]) for row in self.rows if row.ranks == ranks])
             ratios = np.median(work / work.mean(axis=1, keepdims=True), axis=0)

@@ -1,4 +1,4 @@
-"""Time to a loss: the steps that it takes, which grow with I, times what a step costs, which falls with it."""
+"""Time to a loss: the number of steps, which grows with I, times the cost of a step, which falls with I."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Costs = dict[str, Callable[[int], StepCost]]  # by the link's name, the cost on 
 
 @dataclass(frozen=True)
 class Steps:
-    """Local steps to the loss on N simulated ranks, a number for each seed; infinite where it was not reached."""
+    """Local steps to the loss on N simulated ranks, a number for each seed; infinite if it was not reached."""
 
     ranks: int
     interval: int
@@ -36,7 +36,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Real:
-    """What one run of real ranks took to the loss, in local steps and in seconds without evaluations."""
+    """What one run on real ranks needed for the loss, in local steps and in seconds without evaluations."""
 
     steps: float
     seconds: float
@@ -54,7 +54,7 @@ NEVER = Real(float("inf"), float("inf"))
 
 
 def steps_to(trace: Trace, loss: float) -> np.ndarray:
-    """Where each seed's curve first comes to the loss, on the line between two evaluations."""
+    """Where each seed's curve first reaches the loss, interpolated between two evaluations."""
     return np.array([_crossing(trace.steps, values, loss) for values in trace.values])
 
 
@@ -70,7 +70,7 @@ def _crossing(steps: np.ndarray, values: np.ndarray, loss: float) -> float:
 
 
 def best(found: Sequence[Steps], cost: Callable[[int], StepCost], ranks: int) -> Steps | None:
-    """The I that comes to the loss first on that many ranks; None where none does."""
+    """The I that reaches the loss first on that many ranks; None if none does."""
     of_ranks = [each for each in found if each.ranks == ranks and np.isfinite(each.mean)]
     return min(of_ranks, key=lambda each: each.seconds(cost(ranks)), default=None)
 
@@ -78,7 +78,7 @@ def best(found: Sequence[Steps], cost: Callable[[int], StepCost], ranks: int) ->
 def table(found: Sequence[Steps], costs: Costs, loss: float, real: Sequence[Real] = ()) -> Table:
     """Steps as simulated, seconds as predicted from them; the best I of each link and number of ranks has a star.
 
-    Beside them, where there are real runs, what those took (with the first seed).
+    If there are real runs, also what those needed (with the first seed).
     """
     shown = Table("ranks", title=f"to a loss of {loss:g}; seconds: simulated steps x predicted step (*: the best I)")
     for column in ("I", "steps, simulated", "±", *(f"{name}, s" for name in costs)):
@@ -99,17 +99,17 @@ def table(found: Sequence[Steps], costs: Costs, loss: float, real: Sequence[Real
 
 
 def _beside(each: Steps, costs: Costs, real: Real) -> list[str]:
-    """The real run, and how far the seconds are off that were predicted of the same seed."""
+    """The real run, and how far the seconds predicted for the same seed are off."""
     if not np.isfinite(real.steps):
         return ["never", "-", "-"]
-    (cost,) = costs.values()  # of a study
+    (cost,) = costs.values()  # the study's costs
     predicted = each.steps[0] * cost(each.ranks).at(each.interval)
     off = f"{predicted / real.seconds - 1:+.1%}" if np.isfinite(predicted) else "-"
     return [f"{real.steps:,.0f}", f"{real.seconds:.3g}", off]
 
 
 def plot(found: Sequence[Steps], costs: Costs, loss: float, folder: Path, real: Sequence[Real] = ()) -> list[Path]:
-    """Steps over I, and seconds over I for each link, on the most ranks; no picture where no loss was reached.
+    """Steps over I, and seconds over I for each link, on the most ranks; no picture if no loss was reached.
 
     Lines are simulated steps and predicted seconds; crosses are real runs.
     """
