@@ -485,7 +485,7 @@ assert torch.equal(flat(model), before) and told(optimizer) == at
 try:
     hvd.DistributedOptimizer(optimizer, named_parameters=whole.named_parameters())
 except TypeError as error:
-    assert "would average twice: use the optimizer as it is" in str(error)
+    assert "would average twice: use the hvdclip optimizer alone" in str(error)
 else:
     raise AssertionError("taken")
 plain = torch.nn.Linear(2, 1)

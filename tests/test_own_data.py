@@ -130,7 +130,7 @@ ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables ove
         ),
         (
             {"loaders": '{"train": batches(Rows()), "valid": iter(batches(Rows()))}'},
-            "the valid loader is of type _SingleProcessDataLoaderIter; allowed: an iterable that can be iterated over again",
+            "the valid loader is of type _SingleProcessDataLoaderIter; allowed: an iterable that can be iterated",
         ),
         (DICTIONARIES, f"data: a batch of the train loader is a dict with x, y, id; {WHAT}"),
         (TRIPLES, f"data: a batch of the train loader is a list of 3; {WHAT}"),
