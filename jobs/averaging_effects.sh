@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the quickstart's language model on two ranks with plain averages, delayed ones and compressed ones, several
-# seeds of each, and compares what they do to the loss: jobs/averaging_effects.sh FOLDER [SEEDS]
+# seeds of each, and compares their losses: jobs/averaging_effects.sh FOLDER [SEEDS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=jobs/env.sh
@@ -8,7 +8,7 @@ source jobs/env.sh
 folder=${1:?the folder that the runs and pictures go to}
 seeds=${2:-2}
 
-# train NAME KEY=VALUE...: a run of each seed
+# train NAME KEY=VALUE...: one run for each seed
 train() {
   local name=$1 seed
   shift

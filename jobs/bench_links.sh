@@ -4,8 +4,8 @@
 #   [RANKS_PER_NODE=1] jobs/bench_links.sh FOLDER [RATES] [NODES] [options of hvdclip bench train]
 #
 # RATES are "off 10gbit 1gbit 200mbit" and NODES "2 4" unless given; FOLDER gets train-NODES-RATE.json for each pair, or
-# train-NODESxRANKS-RATE.json. Averages inside nodes need several ranks a node, and --peers with celgc_16_node_4 among
-# them, since only then is Horovod started with process sets. Root only.
+# train-NODESxRANKS-RATE.json. Averages inside nodes need several ranks per node and celgc_16_node_4 in --peers, because
+# only then is Horovod started with process sets. Root only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,4 +1,4 @@
-"""Draws what `hvdclip bench train` and `hvdclip bench growth` have written.
+"""Draws the results of `hvdclip bench train` and `hvdclip bench growth`.
 
     python jobs/bench_plot.py FOLDER links train-2-off.json train-2-1gbit.json ...
     python jobs/bench_plot.py FOLDER growth ranks-1.json ranks-2.json ...
@@ -30,7 +30,7 @@ def read(file: str) -> dict[str, Any]:
 
 
 def links(folder: Path, files: list[str]) -> None:
-    """Time of a step in units of Horovod's own optimizer's, and the samples a second, by the rate of the links."""
+    """Time of a step relative to that of Horovod's own optimizer, and samples per second, by the rate of the links."""
     runs = {tuple(Path(file).stem.split("-")[1:]): read(file) for file in files}
     numbers = sorted({nodes for nodes, _ in runs}, key=int)
     for nodes in numbers:
@@ -64,7 +64,7 @@ def bars(axis: Axes, names: list[str], rates: list[str], found: list[dict[str, A
 
 
 def growth(folder: Path, files: list[str]) -> None:
-    """Time of a step and of an average against the number of parameters, a curve for each number of ranks."""
+    """Time of a step and of an average over the number of parameters, with a curve for each number of ranks."""
     figure, (steps, averages) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharex=True)
     for number, run in enumerate(sorted(map(read, files), key=lambda run: run["ranks"])):
         label = f"{run['ranks']} rank{'s' * (run['ranks'] > 1)}"

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/family.md and docs/bilevel.md, each from simulations of its own.
+"""Draws the figures of docs/family.md and docs/bilevel.md, each from its own simulations.
 
     python jobs/figures.py heterogeneity | clip21 | speed_up | bytes | digits | bilevel | cleaning
 
@@ -30,7 +30,7 @@ from hvdclip.training.loop import Trainer
 
 PROJECT = Path(__file__).resolve().parent.parent
 DOCS = PROJECT / "docs"
-LEAST_COSH = 5.10423852735  # of bilevel_cosh on four ranks as in its configuration
+LEAST_COSH = 5.10423852735  # the minimum of bilevel_cosh on four ranks, as in its configuration
 
 
 def simulated(config: str, overrides: dict[str, Any], ranks: int, seeds: int) -> Trace:
@@ -39,7 +39,7 @@ def simulated(config: str, overrides: dict[str, Any], ranks: int, seeds: int) ->
 
 
 def heterogeneity() -> None:
-    """EPISODE beside CELGC as the ranks' objectives grow apart: two quartics, and a9a shared out by label."""
+    """EPISODE compared with CELGC as the ranks' objectives grow apart: two quartics, and a9a divided by label."""
     figure, (quartic, logistic) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     levels = (0.5, 1, 2, 3, 4, 6, 8)
     for number, name in enumerate(("celgc", "episode")):
@@ -73,7 +73,7 @@ def least_quartic(level: float) -> float:
 
 
 def clip21() -> None:
-    """Error feedback beside plain clipping on mushrooms, ten ranks with shards in file order."""
+    """Error feedback compared with plain clipping on mushrooms, ten ranks with shards in file order."""
     figure, axis = plt.subplots(figsize=(7, 4.6), layout="constrained")
     rules: list[tuple[str, dict[str, Any]]] = [("GD, no clipping", {"algorithm": "{name: minibatch_sgd, lr: 0.35891}"})]
     for tau in (0.1, 0.01):
@@ -170,7 +170,7 @@ DIGITS = {(0.1, 8): 800, (0.1, 64): 768, (0.5, 32): 800}  # steps by (eta and ga
 
 
 def digits() -> None:
-    """Methods for unlike shards beside CELGC: a CNN on MNIST, two ranks that have five of the ten digits each."""
+    """Methods for different shards compared with CELGC: a CNN on MNIST, two ranks with five of the ten digits each."""
     figure, (curves, ends) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for number, name in enumerate(("celgc", "episode", "scaffold_clip")):
         lasts = []
@@ -201,7 +201,7 @@ def digits() -> None:
 
 
 def accuracies(name: str, eta: float, interval: int, steps: int, seed: int) -> np.ndarray:
-    """(step, test accuracy) of ten evaluations; none where the run has diverged."""
+    """(step, test accuracy) of ten evaluations; none if the run has diverged."""
     rule = f"{{name: {name}, lr: {eta}, gamma: {eta}, interval: {interval}}}"
     chosen = [f"algorithm={rule}", "model={name: cnn, dropout: 0.0}", "data.similarity=0.0", f"train.steps={steps}"]
     chosen += [f"train.evaluate_every_steps={steps // 10}", f"train.seed={seed}"]
@@ -219,7 +219,7 @@ def accuracies(name: str, eta: float, interval: int, steps: int, seed: int) -> n
 
 
 def bilevel() -> None:
-    """Upper steps of three kinds on a problem whose gradient has no Lipschitz constant, four unlike ranks, I = 4."""
+    """Upper steps of three kinds on a problem whose gradient has no Lipschitz constant, four different ranks, I = 4."""
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     shared, lost = "name: slip, lower: shared, interval: 4, lower_lr: 0.25, on_nonfinite: skip", 1e6
     ways = {

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Everything that only a machine with a CUDA GPU can show: tests, steps beside torch's, ResNet-50 with and without hvdclip.
+# Everything that only a machine with a CUDA GPU can show: tests, steps compared with torch's, ResNet-50 with and
+# without hvdclip.
 #
 #   [WHEELS=wheels] jobs/gpu.sh FOLDER
 #
-# FOLDER gets gpu.md, a table with the card's name, and gpu.json, all its numbers; beside them a text of each
-# measurement, and machine.txt. With several GPUs the last ones run on as many ranks. WHEELS is for a machine without a
-# network: torch is then that of the active Python, and what this Python lacks comes from this folder (docs/install.md).
-# Not run yet on a GPU, since none has been at hand.
+# FOLDER gets gpu.md, a table with the card's name, and gpu.json, all its numbers; also a text of each measurement, and
+# machine.txt. With several GPUs the last measurements run on as many ranks. WHEELS is for a machine without a network:
+# torch is then that of the active Python, and what this Python lacks comes from this folder (docs/install.md).
+# Not run on a GPU yet, because none was available.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,7 +22,7 @@ gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 
 { date --iso-8601=seconds; nvidia-smi; horovodrun --check-build; git log -1 --format=%H; } >"$folder/machine.txt" 2>&1 || true
 
-# run NAME COMMAND...: what it prints goes to the screen and to a file
+# run NAME COMMAND...: its output goes to the screen and to a file
 failed=()
 run() {
   echo "== $1: ${*:2}"

@@ -1,4 +1,4 @@
-"""Put what jobs/gpu.sh measured together: python jobs/gpu_table.py FOLDER writes gpu.json and gpu.md into it."""
+"""Collect the measurements of jobs/gpu.sh: python jobs/gpu_table.py FOLDER writes gpu.json and gpu.md into it."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ HEAD = "measurement | what | ms, median | quartiles | ratios of medians\n--- | -
 
 
 def measurements(folder: Path) -> dict[str, Any]:
-    """Return what `hvdclip bench` wrote, by the names of the files."""
+    """Return the results of `hvdclip bench`, by the names of the files."""
     found = {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
     return {name: made for name, made in found.items() if "bench" in made}
 

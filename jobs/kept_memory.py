@@ -1,4 +1,4 @@
-"""Seconds of a training step with the memory kept that steps free, as hvdclip does, to those with glibc's own way.
+"""The time of a training step if the memory that steps free is reused, as in hvdclip, relative to glibc's default.
 
     python jobs/kept_memory.py [PAIRS]
 
@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-# a tunable's default: that one is given is enough for hvdclip to leave glibc alone
+# a tunable's default value: hvdclip does not configure glibc if any tunable is set
 ENVIRONMENTS = {"kept": {}, "glibc's": {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}}
 LANGUAGE = {"vocabulary": 33278, "embedding": 200, "hidden": 200, "layers": 2}
 

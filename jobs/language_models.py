@@ -51,13 +51,13 @@ def by_method(folder: Path) -> dict[str, list[Curve]]:
 
 
 def seconds_to(curve: Curve, target: float) -> float | None:
-    """When the loss is first at most the target, between two evaluations."""
+    """When the loss first is at most the target, interpolated between two evaluations."""
     least = np.minimum.accumulate(curve["loss"])
     return None if least[-1] > target else float(np.interp(-target, -least, curve["seconds"]))
 
 
 def table(methods: dict[str, list[Curve]]) -> str:
-    """A row for each method, over its seeds; bytes and seconds are by those of AdamW from the same seed."""
+    """A row for each method, over its seeds; bytes and seconds are relative to those of AdamW from the same seed."""
     rows = [("method", "final loss", "by AdamW's", "bytes", "times faster to AdamW's final loss", "seconds exposed")]
     rows += [("---",) * len(rows[0]), *(row(NAMES[name], curves, methods["adamw"]) for name, curves in methods.items())]
     return "\n".join(" | ".join(cells) for cells in rows)

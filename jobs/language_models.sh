@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains the GPT of configs/gpt_two_cores.yaml four ways on two ranks, from several seeds, and draws what it cost:
-# AdamW with an average of gradients at every step, DiLoCo, Streaming DiLoCo, and that with 4 bits on the wire.
+# Trains the GPT of configs/gpt_two_cores.yaml in four ways on two ranks, from several seeds, and draws the costs:
+# AdamW with an average of gradients at every step, DiLoCo, Streaming DiLoCo, and Streaming DiLoCo with 4-bit messages.
 #
 #   [LINK=200mbit] jobs/language_models.sh FOLDER [SEEDS] [KEY=VALUE...]
 #
 # SEEDS are "1 2 3" unless given. With LINK the ranks are on two emulated nodes joined by a link of that rate; root only.
-# Runs that are done in FOLDER are kept, so that a call that was broken off goes on where it was.
+# Finished runs in FOLDER are kept, so that a call that was interrupted continues where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md: every setting of a configuration and every command, as the code has them.
+"""Writes docs/reference.md: every setting of a configuration and every command, from the code.
 
 python jobs/reference.py [FILE]
 """
@@ -30,14 +30,14 @@ def reference() -> str:
         [
             "# Reference",
             "",
-            "Made from the code by `python jobs/reference.py`; a test holds it against the code.",
-            "In a unit x is that of the parameters, g that of the gradient.",
+            "Made from the code by `python jobs/reference.py`; a test compares it with the code.",
+            "In a unit, x is the unit of the parameters and g that of the gradient.",
             *_algorithms(),
-            *_functions("model", models.MODELS, FROM_DATA, "torchvision's classifiers too, by their names"),
+            *_functions("model", models.MODELS, FROM_DATA, "also torchvision's classifiers, by their names"),
             *_functions("data", data.CORPORA | data.LABELLED | PROBLEMS, ("ranks",)),
             *_section("data: how a recurrent model reads a text", Columns),
             *_section("data: how a model without a state (gpt) reads a text", Windows),
-            *_section("data: how labelled samples are shared out and read", Shards),
+            *_section("data: how labelled samples are divided over the ranks and read", Shards),
             *_section("train", Train),
             *_section("checkpoint", Checkpoint),
             *_section("log", Log),

@@ -1,4 +1,4 @@
-"""Shows in Horovod's own timeline that bucket_clip sends gradients while backward still makes others.
+"""Shows in Horovod's own timeline that bucket_clip sends gradients while backward still computes others.
 
     HOROVOD_TIMELINE=timeline.json mpirun -np 2 python jobs/show_overlap.py
 
@@ -59,7 +59,7 @@ if __name__ == "__main__":
     hvd.init()
     rank = hvd.rank()
     train()
-    time.sleep(1)  # Horovod writes its timeline behind
+    time.sleep(1)  # Horovod writes its timeline with a delay
     hvd.shutdown()
     if rank == 0:
         times = last_times(Path(os.environ["HOROVOD_TIMELINE"]))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Counts the launches by srun that Open MPI 5 loses: a fence of SLURM's may let a rank out of MPI_Init before all others
-# can receive, and its first message ends one of them by a segmentation fault. By each of SLURM's ways to fence, in turn,
-# on four emulated nodes that also have other work.
+# Counts the launches by srun that Open MPI 5 loses: a fence of SLURM may let a rank out of MPI_Init before all others
+# can receive, and its first message ends one of them with a segmentation fault. Tries each of SLURM's fences in turn, on
+# four emulated nodes that also have other work.
 #
 #   jobs/start_race.sh FOLDER [LAUNCHES]
 #
-# LAUNCHES of each are 60 unless given; FOLDER gets what the lost ones said. Root only.
+# LAUNCHES of each are 60 unless given; FOLDER gets the output of the lost ones. Root only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -24,9 +24,9 @@ from hvdclip.settings import BufferPolicy
 PLACE = Path(hvdclip.__file__).with_name("__init__.pyi")
 INDENT = " " * 4
 WIDTH = 120
-# The types of settings that a validator checks, in place of pydantic.
+# The types of settings that a validator checks instead of pydantic.
 INSTEAD_OF_ANY = {"inner": "type[Optimizer] | Callable[..., Optimizer] | Optimizer | str | dict[str, Any] | None"}
-# Those that are too long for a line; HEAD has the names.
+# Types that are too long for a line; HEAD has their names.
 SHORTER = {"buffer_policy": "_BufferPolicy | dict[str, _BufferPolicy]"}
 ARGUMENTS = (
     f"{INDENT}model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own",
@@ -104,7 +104,7 @@ def _overload(method: type[Method]) -> str:
 
 
 def _words(method: type[Method]) -> Iterator[str]:
-    """What an editor shows: the algorithm, and a line for each setting, or two where it is long."""
+    """What an editor shows: the algorithm, and a line for each setting, or two if it is long."""
     yield from wrap(f"{method.formula}.", WIDTH - len(f'{INDENT}"""'))
     yield ""
     for text in (method.paper, (method.Settings.__doc__ or "").rstrip(".")):

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Sets up, then runs the tests:
-#   jobs/test.sh             those of one process but the slow ones, and of those of real ranks and of SLURM the chosen
-#   jobs/test.sh --all       all
-#   jobs/test.sh -k resume   of all those that pytest's arguments select
-# First the fast tests, on several cores; then those that start ranks, two at a time, as they wait a good deal; last the
-# slow ones of one process, on several cores. Beside them run those on the emulated cluster, which wait for time limits
-# and lost nodes most of the time. The last line is the sum of all parts.
+#   jobs/test.sh             the fast tests of one process, and the chosen ones with real ranks and SLURM
+#   jobs/test.sh --all       all tests
+#   jobs/test.sh -k resume   those that pytest's arguments select
+# First the fast tests, on several cores; then those that start ranks, two at a time, since they often wait; last the
+# slow ones of one process, on several cores. At the same time those on the emulated cluster run, which mostly wait for
+# time limits and lost nodes. The last line is the sum of all parts.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 jobs/setup.sh || exit
@@ -20,13 +20,13 @@ chosen=""
 logs=$(mktemp -d)
 slurm=""
 finish() {
-  # as Ctrl-C does, after which pytest ends its cluster
+  # like Ctrl-C, after which pytest ends its cluster
   [[ -z $slurm ]] || { kill -INT -- "-$slurm" && wait "$slurm"; } 2>/dev/null
   rm -rf "$logs"
 }
 trap finish EXIT
 
-# Runs the tests of some markers; each line of what they say is shown as it comes, under the part's name.
+# Runs the tests of some markers; shows each line of their output as it comes, after the part's name.
 part() {
   local name=$1 markers=$2
   shift 2
@@ -39,7 +39,7 @@ sum_up() {
   local status=0 empty=0 parts=0 ended
   for ended in "$logs"/*.status; do
     ((++parts))
-    # 5: the arguments select none of these tests, which is a mistake only if they select none at all
+    # 5: the arguments select none of these tests; that is a mistake only if they select none at all
     case $(<"$ended") in
       0) ;;
       5) ((++empty)) ;;

@@ -1,12 +1,11 @@
-"""Time to a validation perplexity: CELGC beside clipped averages of gradients at every step, hvdclip's and Horovod's.
+"""Time to a validation perplexity: CELGC, and clipped averages of gradients at every step by hvdclip and by Horovod.
 
     mpirun -np 2 python jobs/time_to_perplexity.py run LINK FILE.json [KEY=VALUE...]
     python jobs/time_to_perplexity.py plot FOLDER FILE.json...
 
 `run` trains the language model of configs/quickstart.yaml, made larger, three times from one start on the same text,
-and writes the perplexity of a tenth of the validation text, from fifty places of it, beside the seconds of training,
-evaluations left out. LINK is the name of the
-ranks' link in the picture. jobs/time_to_perplexity.sh runs it over emulated links.
+and writes the perplexity of a tenth of the validation text, from fifty places of it, with the seconds of training,
+without evaluations. LINK is the name of the ranks' link in the picture. jobs/time_to_perplexity.sh runs it over emulated links.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 SIZE = ["model.hidden=768", "data.batch=8", "data.bptt=32", "train.steps=320", "train.evaluate_every_steps=32"]
 CELGC, NAIVE, HOROVOD = "celgc, I = 16", "naive_parallel_clip", "Horovod's DistributedOptimizer + clip"
 
-# of the rows of held-out text; a whole evaluation takes as long as 200 steps
+# of the rows of held-out text; a complete evaluation takes as long as 200 steps
 EVALUATED = 0.1
 
 Curve = dict[str, list[float]]
@@ -113,7 +112,7 @@ def by_horovod(config: Config, comm: Communicator) -> Curve:
 
 
 def reached(curve: Curve, target: float) -> float | None:
-    """The seconds at which the perplexity is first at most the target, between two evaluations."""
+    """The seconds at which the perplexity first is at most the target, interpolated between two evaluations."""
     least = np.minimum.accumulate(curve["perplexity"])
     if least[-1] > target:
         return None
@@ -121,7 +120,7 @@ def reached(curve: Curve, target: float) -> float | None:
 
 
 def common_target(curves: dict[str, Curve]) -> float:
-    """A perplexity that all reach."""
+    """A perplexity that all methods reach."""
     return 1.01 * max(min(curve["perplexity"]) for curve in curves.values())
 
 

@@ -21,7 +21,7 @@ SEED = 1
 
 
 class Kill(NamedTuple):
-    """One kill and what became of it: the step that the run went on from, and what differed in the end."""
+    """One kill and its result: the step from which the run continued, and what differed in the end."""
 
     job: Job
     rank: int
@@ -37,7 +37,7 @@ class Kill(NamedTuple):
 
 
 def killed(job: Job, whole: Path, run: Path, rank: int, share: float) -> Kill:
-    """Kill the rank at that share of the run, resume it, and compare it with the whole one."""
+    """Kill the rank at that share of the run, resume the run, and compare it with the uninterrupted one."""
     shutil.rmtree(run, ignore_errors=True)
     try:
         job.kill(run, rank, has_come_to(share, run, whole))
@@ -51,7 +51,7 @@ def killed(job: Job, whole: Path, run: Path, rank: int, share: float) -> Kill:
 
 
 def plan(kills: int, names: list[str]) -> Iterator[tuple[Job, int, float]]:
-    """(job, rank, share) of every kill: once each algorithm, then so many more."""
+    """(job, rank, share) of every kill: each algorithm once, then so many more."""
     draw = random.Random(SEED)
     for name in [*names, *itertools.islice(itertools.cycle(draw.sample(names, len(names))), kills)]:
         ranks = draw.choice([2, 2, 4]) if name == "celgc" else 2
@@ -59,7 +59,7 @@ def plan(kills: int, names: list[str]) -> Iterator[tuple[Job, int, float]]:
 
 
 def main(folder: Path, kills: int, names: list[str]) -> bool:
-    """Run the plan and write the table; whether all were the same."""
+    """Run the plan and write the table; returns whether all were the same."""
     done: list[Kill] = []
     start = time.time()
     for job, rank, share in track(list(plan(kills, names)), "killing"):

@@ -44,13 +44,12 @@ def table(predictions: Sequence[Prediction]) -> Table:
     shown = Table(
         "link",
         title="predicted: T(I) = T_step + T_comm/I",
-        caption="bound of the gain: 1 + T_comm/T_step; I: the smallest that gets 95 % of it; -: local steps cannot "
-        "help\n"
-        f"(bound below {WORTH:g}); over overlap: compared with an average of gradients at every step that hides "
-        f"behind a\nbackward pass of {HIDDEN:.0%} of the step",
+        caption=f"bound of the gain: 1 + T_comm/T_step; I: the least that gets 95 % of it; -: local steps cannot help\n"
+        f"(bound below {WORTH:g}); beyond overlap: over an average of gradients at every step that hides behind a\n"
+        f"backward pass of {HIDDEN:.0%} of the step",
         caption_justify="left",
     )
-    for column in ("ranks", "T_comm, ms", "efficiency, I = 1", "bound", "I", "gain", "efficiency", "over overlap"):
+    for column in ("ranks", "T_comm, ms", "efficiency, I = 1", "bound", "I", "gain", "efficiency", "beyond overlap"):
         shown.add_column(column, justify="right")
     for one in predictions:
         cost, interval = one.cost, one.cost.enough
