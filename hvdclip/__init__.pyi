@@ -33,9 +33,9 @@ def algorithms() -> list[dict[str, str]]:
     """
 
 def register(chosen: type[_M]) -> type[_M]:
-    """Add a method of one's own under its `name`; usable as a decorator.
+    """Add your own method under its `name`; usable as a decorator.
 
-    Raises TypeError for an incomplete method and ValueError for a name that another method has.
+    Raises TypeError for an incomplete method, and ValueError for a name that another method has.
     """
 
 @overload
@@ -389,8 +389,8 @@ def optimizer(
         lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
         drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
         drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
-        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
-        option: c_i+ from a fresh gradient at x_round, one more a round (I), or from the way (II); default "II"
+        momentum: momentum of g + wd*x; without the correction; default 0.0
+        option: c_i+ from a fresh gradient at x_round, one more per round (I), or from x_round - x_i (II); default "II"
     """
 
 @overload
@@ -455,7 +455,7 @@ def optimizer(
         lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
         drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
         drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
-        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+        momentum: momentum of g + wd*x; without the correction; default 0.0
     """
 
 @overload
@@ -521,7 +521,7 @@ def optimizer(
         lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
         drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
         drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
-        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+        momentum: momentum of g + wd*x; without the correction; default 0.0
     """
 
 @overload
@@ -589,7 +589,7 @@ def optimizer(
         lr_policy: same: different learning rates are an error; own: each rank may have its own; default "same"
         drift: measure ||x_i - mean x|| at each average; costs a copy of x and one pass over it; default True
         drift_budget: interval auto: the largest drift that a choice of I may lead to; unit x; default None
-        momentum: momentum of g + wd*x; the correction does not go into it; default 0.0
+        momentum: momentum of g + wd*x; without the correction; default 0.0
         participants: S, ranks that take part in a round, drawn without replacement; unit ranks
         sampling_seed: a round's ranks are drawn from (sampling_seed, round); default 0
     """
@@ -678,7 +678,7 @@ def optimizer(
             default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        delta: delta, the least share of eta that a step keeps
+        delta: delta, the smallest share of eta that a step has
     """
 
 @overload
@@ -1022,8 +1022,8 @@ def optimizer(
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, power of the norm
         a: a, weight of the norm of the independent gradient g'; default 1.0
-        delta: delta, added to it; unit g
-        floor: Gamma, the least h; unit g
+        delta: delta, added to that weighted norm; unit g
+        floor: Gamma, the smallest h; unit g
     """
 
 @overload
@@ -1106,7 +1106,7 @@ def optimizer(
             default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        M: M, smoothness: eta_1 = 1/M, and no eta_t above 2/M; unit g/x; default 10.0
+        M: M, smoothness: eta_1 = 1/M, and eta_t is at most 2/M; unit g/x; default 10.0
         alpha: alpha, weight of the first step size among those learnt; unit g^2; default 10.0
     """
 
@@ -1151,7 +1151,7 @@ def optimizer(
     mean x.
 
     Zhuang, Liu, Cutkosky, Orabona, TMLR 2022.
-    lr is the present step size, lr_0 the constructor's, I is interval.
+    lr is the current step size, lr_0 the constructor's, I is interval.
 
     Args:
         model_or_params: a module, parameters, or parameter groups with an lr and weight_decay of their own
@@ -1282,7 +1282,7 @@ def optimizer(
             default None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
-        anchor_every: q, steps from one large batch to the next; unit steps
+        anchor_every: q, steps between two large batches; unit steps
         anchor_batches: batches in a large batch; unit batches; default 1
     """
 
@@ -1357,8 +1357,8 @@ def optimizer(
         width: b, floats of the sketch; unit floats
         sketch_seed: a round's sketch is drawn from (sketch_seed, round); default 0
         server_lr: step size of the server's step; unit x
-        server_beta1: decay rate of its first moment m; default 0.9
-        server_beta2: decay rate of its second moment v; default 0.99
+        server_beta1: decay rate of the server step's first moment m; default 0.9
+        server_beta2: decay rate of the server step's second moment v; default 0.99
         server_eps: eps, added to sqrt(v_max); unit x; default 1e-08
     """
 
@@ -1517,7 +1517,7 @@ def optimizer(
             or two: {matrices: ..., others: ...}; default None
         norm_of: which norm is clipped: of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
-        interval: I, gradients of each rank to a step of x; each counts as a step; unit steps; default 1
+        interval: I, gradients of each rank for one step of x; each counts as a step; unit steps; default 1
     """
 
 @overload
@@ -1626,7 +1626,7 @@ def optimizer(
         nesterov: Nesterov's form of the momentum; default False
         inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
             or two: {matrices: ..., others: ...}; default None
-        bucket_mb: size at which a bucket closes; no tensor is split; unit MiB; default 25.0
+        bucket_mb: size at which a bucket is sent; no tensor is split; unit MiB; default 25.0
     """
 
 @overload
@@ -1665,7 +1665,7 @@ def optimizer(
         buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
-        tau: tau, the norm that no message exceeds; unit g
+        tau: tau, the largest norm of a message; unit g
     """
 
 @overload
@@ -1708,10 +1708,9 @@ def optimizer(
         buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
-        noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
-            0.0
+        noise: standard deviation of the Gaussian noise in each entry of a message; unit as the message; default 0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
-        tau: tau, the norm that no message exceeds before the noise; unit g
+        tau: tau, the largest norm of a message before the noise; unit g
         b1: b1, weight of the new gradient in u_i; default 0.9
         b2: b2, weight of a message in h_i and h; default 0.9
     """
@@ -1756,12 +1755,11 @@ def optimizer(
         buffer_policy: the module's buffers at an average: average batch-norm statistics and take others from rank 0,
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
-        noise: standard deviation of the Gaussian noise in each entry of a message; unit that of the message; default
-            0.0
+        noise: standard deviation of the Gaussian noise in each entry of a message; unit as the message; default 0.0
         noise_seed: noise is drawn from (noise_seed + train.seed, rank); default 0
         alpha: alpha, smooths the normalisation; unit g
         beta: beta, weight of a message in v_i and v
-        server: server normalisation: x -= eta v/||v||, else x -= eta v; default True
+        server: normalise the server's step: x -= eta v/||v||; otherwise x -= eta v; default True
     """
 
 @overload
@@ -1845,9 +1843,9 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         tau: tau, threshold on the gradient's norm in the first step; unit g
-        lr_decay: power of k+1 by which the step size falls; default 1.0
+        lr_decay: power of k+1 by which the step size decreases; default 1.0
         tau_growth: power of k+1 by which the threshold grows; default 0.4
-        radius: of the ball around 0 onto which x_i is projected after its step; unit x; default None
+        radius: radius of the ball around 0 onto which x_i is projected after its step; unit x; default None
     """
 
 @overload
@@ -1969,14 +1967,16 @@ def optimizer(
         momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
         upper_step: the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
         beta: weight of the past in the momentum m; default 0.9
-        lower_period: T_y, steps from one refinement of y to the next; unit steps; default 2
-        lower_steps: steps of a refinement; unit steps; default 3
-        radius: R, of the ball around y before a refinement in which that stays; unit y; default None
-        refine: the warm start: plain steps, or epoch-SGD: refine_epochs, each twice as long; default "steps"
-        refine_steps: epochs: T1, steps of the first; unit steps; default None
-        refine_epochs: epochs: S, their number; unit epochs; default None
-        refine_lr: epochs: alpha1, step size of the first, halved in each; unit y/g; default None
-        refine_radius: epochs: D1, radius of the first's ball, sqrt(2) smaller in each; unit y; default None
+        lower_period: T_y, steps between two refinements of y; unit steps; default 2
+        lower_steps: steps in a refinement; unit steps; default 3
+        radius: R, radius of the ball around the old y that a refinement cannot leave; unit y; default None
+        refine: the warm start: plain steps, or epoch-SGD with refine_epochs epochs, each twice as long as the last;
+            default "steps"
+        refine_steps: epochs: T1, steps of the first epoch; unit steps; default None
+        refine_epochs: epochs: S, the number of epochs; unit epochs; default None
+        refine_lr: epochs: alpha1, step size of the first epoch, halved in each further one; unit y/g; default None
+        refine_radius: epochs: D1, radius of the first epoch's ball, divided by sqrt(2) in each further one; unit y;
+            default None
     """
 
 @overload
@@ -2091,7 +2091,7 @@ def optimizer(
         momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
         upper_step: the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
         beta: weight of the past in the momentum m; default 0.9
-        lower_first: y's step comes first, on a batch of its own, as in the authors' code; default False
+        lower_first: take y's step first, on a separate batch, as in the authors' code; default False
     """
 
 @overload
@@ -2210,9 +2210,9 @@ def optimizer(
         momentum_policy: keep each rank's m (and v) at an average, or average them too (longer messages); default "keep"
         upper_step: the step of x: eta m/||m||, min(eta, gamma/||m||) m, or eta m; default "normalized"
         beta: weight of the past in the momentum m; default 0.9
-        lower_period: T_y, steps from one group of y's steps to the next; unit steps; default 1
+        lower_period: T_y, steps between two groups of y's steps; unit steps; default 1
         lower_steps: steps of y in a group; unit steps; default 1
-        nesterov: nu_N, weight of the last move of y in the next; default 0.5
+        nesterov: nu_N, weight of y's last move in the next one; default 0.5
         tau: weight of y in its running mean y^; default 0.5
     """
 
@@ -2324,5 +2324,5 @@ def optimizer(
         beta1: decay rate of the first moment m; default 0.9
         beta2: decay rate of the second moment v; default 0.999
         eps: eps, added to sqrt(v^); unit g; default 1e-08
-        lower_first: y's step comes first, on a batch of its own, as in the authors' code; default False
+        lower_first: take y's step first, on a separate batch, as in the authors' code; default False
     """

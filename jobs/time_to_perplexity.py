@@ -5,7 +5,8 @@
 
 `run` trains the language model of configs/quickstart.yaml, made larger, three times from one start on the same text,
 and writes the perplexity of a tenth of the validation text, from fifty places of it, with the seconds of training,
-without evaluations. LINK is the name of the ranks' link in the picture. jobs/time_to_perplexity.sh runs it over emulated links.
+without evaluations. LINK is the name of the ranks' link in the picture. jobs/time_to_perplexity.sh runs it over
+emulated links.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Nodes to try things on: an allocation, and a shell in it (or one command) where `launch` starts ranks on all of them.
+# Nodes for experiments: an allocation, and a shell in it (or one command) where `launch` starts ranks on all of them.
 #   slurm/interactive.sh --nodes=2 --ntasks-per-node=1 --time=00:30:00
 #   slurm/interactive.sh --nodes=2 --ntasks-per-node=1 -- launch hvdclip doctor
 # Options before -- are salloc's.

@@ -1,20 +1,20 @@
 # shellcheck shell=bash
-# Sourced by the job scripts: a site's settings, the launch of the ranks, and what happens when time is up.
+# Sourced by the job scripts: a site's settings, the launch of the ranks, and what happens when the time is over.
 #
 # Settings, from slurm/sites/$HVDCLIP_SITE.env (or the file that HVDCLIP_SITE names) or from the environment:
 #   HVDCLIP_MODULES        modules to load: those that were loaded when jobs/setup.sh ran
 #   HVDCLIP_LAUNCH         srun-pmix (default), srun-pmi2 or mpirun; `srun --mpi=list` shows what the cluster has
-#   HVDCLIP_SRUN           more options for srun, say --gpu-bind=closest
+#   HVDCLIP_SRUN           more options for srun, for example --gpu-bind=closest
 #   HVDCLIP_NIC            network interface between nodes, for MPI, Gloo and NCCL; a wrong one hangs
 #   HVDCLIP_MAX_REQUEUES   how often a job that was stopped or has died is started again (20)
 #   HVDCLIP                the command (.venv/bin/hvdclip of the project)
 
-# SLURM tells the batch shell that time is running out, which may be at once
+# SLURM signals the batch shell when time is running out, possibly right away
 signalled=0
 trap 'signalled=1' USR2
-# what the job was submitted with, for another one that goes on with it
+# the arguments of the job, for another job that continues it
 arguments=("$@")
-# what stands before the command of each rank, and the options of srun, beside the site's
+# what comes before the command of each rank, and options of srun in addition to the site's
 inside=() srun_options=()
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -34,11 +34,11 @@ load_site() {
     # shellcheck disable=SC1090
     source "$file"
     set +a
-    # what the job was submitted with goes before what the site says
+    # the value from the submission takes precedence over the site's
     [[ -z $most ]] || HVDCLIP_MAX_REQUEUES=$most
   fi
   if [[ -n ${HVDCLIP_MODULES:-} ]]; then
-    # `module` is a function of the site's, which may not suit set -eu
+    # `module` is the site's function, which may fail under set -eu
     set +eu
     # shellcheck disable=SC2086
     module load $HVDCLIP_MODULES || die "HVDCLIP_MODULES is '$HVDCLIP_MODULES', which module load refuses on $(hostname)"
@@ -47,7 +47,7 @@ load_site() {
   if [[ -n ${HVDCLIP_NIC:-} ]]; then
     export OMPI_MCA_btl_tcp_if_include=$HVDCLIP_NIC HOROVOD_GLOO_IFACE=$HVDCLIP_NIC NCCL_SOCKET_IFNAME=$HVDCLIP_NIC
   fi
-  # SLURM's other ways to fence let a rank out of MPI_Init before all others can receive: jobs/start_race.sh
+  # SLURM's other fences let a rank out of MPI_Init before all others can receive: jobs/start_race.sh
   export SLURM_PMIX_FENCE=${SLURM_PMIX_FENCE:-ring}
   # srun does not take --cpus-per-task from the job since SLURM 22.05
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
@@ -66,10 +66,10 @@ launch() {
   (become_ranks "$@")
 }
 
-# Sets launcher to the program that starts ranks, with the options that it always has.
+# Sets launcher to the program that starts ranks, with the options that it always gets.
 find_launcher() {
   local kind=${HVDCLIP_LAUNCH:-srun-pmix}
-  # a rank that ends badly ends the others
+  # a rank that fails ends the others
   # shellcheck disable=SC2206
   case $kind in
     mpirun) launcher=(mpirun --bind-to none) ;;
@@ -78,13 +78,13 @@ find_launcher() {
   esac
 }
 
-# The line by which hvdclip bench scaling starts ranks, which fills in how many, and on how many nodes.
+# The line with which hvdclip bench scaling starts ranks; it fills in how many, and on how many nodes.
 launch_line() {
   find_launcher
   [[ ${launcher[0]} == mpirun ]] && echo "${launcher[*]} -np {ranks}" || echo "${launcher[*]} --nodes={nodes} --ntasks={ranks}"
 }
 
-# The same in place of the shell that calls it, which a signal then reaches.
+# The same, but replaces the shell that calls it, so that a signal reaches the command.
 become_ranks() {
   find_launcher
   [[ ${launcher[0]} == mpirun ]] || exec "${launcher[@]}" "${srun_options[@]}" "${inside[@]}" "$@"
@@ -93,7 +93,7 @@ become_ranks() {
   PATH=$(dirname "$hvdclip"):$PATH exec "${launcher[@]}" -np "${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" "${inside[@]}" "$@"
 }
 
-# train RUN CONFIG [key.path=value]...: train, or go on, in the run directory; and start the job again if that is due.
+# train RUN CONFIG [key.path=value]...: train, or continue, in the run directory; start the job again if necessary.
 train() {
   local run=${HVDCLIP_RUN_DIR:-$1} ended=0
   shift
@@ -115,7 +115,7 @@ train() {
   exit "$ended"
 }
 
-# Tells the ranks, by srun or mpirun, once they can hear it: while they are starting they would die of the signal.
+# Signals the ranks, through srun or mpirun, once they can handle it: while they start, the signal would kill them.
 pass_on() {
   local ranks=$1 run=$2
   until has_begun "$run"; do
@@ -125,7 +125,7 @@ pass_on() {
   kill -USR2 "$ranks"
 }
 
-# As train, with the run directory among the arguments; by default runs/NAME-ID of the job.
+# Like train, with the run directory among the arguments; by default runs/NAME-ID of the job.
 train_by_arguments() {
   local run=${HVDCLIP_RUN_DIR:-runs/$SLURM_JOB_NAME-$SLURM_JOB_ID} others=()
   while (($#)); do
@@ -140,12 +140,12 @@ train_by_arguments() {
   train "$run" "${others[@]}"
 }
 
-# Whether this attempt has come so far as to train.
+# Whether this attempt has begun to train.
 has_begun() {
   [[ $1/heartbeats/rank-00000.json -nt $1/.attempt ]]
 }
 
-# Puts the job back into the queue if the run has stopped or died and can go on.
+# Puts the job back into the queue if the run has stopped or died and can continue.
 start_again() {
   local run=$1 ended=$2 most=${HVDCLIP_MAX_REQUEUES:-20}
   local before=$((${SLURM_RESTART_COUNT:-0} + ${HVDCLIP_RESTARTS:-0}))
@@ -161,16 +161,16 @@ start_again() {
     echo "hvdclip: not started again: it was $before times already (HVDCLIP_MAX_REQUEUES)" >&2
     return 0
   fi
-  # of an array this task only, though one of them has the array's own number
+  # of an array only this task, although one of the tasks has the array's own number
   local job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
   if command -v scontrol >/dev/null && scontrol requeue "${job:-$SLURM_JOB_ID}"; then
-    sleep 60 # until it is taken off the nodes, so that no exit status comes before
+    sleep 60 # until SLURM removes it from the nodes, so that no exit status comes first
   else
     go_on_as_another_job "$run" "$before"
   fi
 }
 
-# Where nodes have no scontrol, or jobs may not be put back. This shell's copy of the script is still there.
+# If nodes have no scontrol, or jobs may not be put back. This shell's copy of the script still exists.
 go_on_as_another_job() {
   local run=$1 before=$2 job task=${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
   export HVDCLIP_RESTARTS=$((before + 1)) HVDCLIP_RUN_DIR=$run
@@ -181,7 +181,7 @@ go_on_as_another_job() {
   [[ ! -e $run/job.json ]] || echo "{\"job\": \"${job%%;*}$task\", \"runs\": []}" >"$run/job.json"
 }
 
-# Has the ranks run the image's own hvdclip; the batch shell asks the project's what became of them.
+# Makes the ranks run the image's own hvdclip; the batch shell calls the project's for the result.
 in_container() {
   command=hvdclip
   case $1 in
