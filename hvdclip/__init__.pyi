@@ -104,7 +104,7 @@ def optimizer(
         inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
             or two: {matrices: ..., others: ...}; default None
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -116,14 +116,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: keep each rank's momentum at an average, average it (doubles the message), or reset it; default
@@ -207,7 +207,7 @@ def optimizer(
         norm_of: which norm is clipped: of the raw gradient, or of the update with weight decay and momentum; default
             "gradient"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -219,14 +219,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: keep each rank's momentum at an average, average it (doubles the message), or reset it; default
@@ -302,7 +302,7 @@ def optimizer(
         inner: a torch optimizer that takes the step (class, name in torch.optim, {name: ..., settings}, or instance);
             or two: {matrices: ..., others: ...}; default None
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -314,14 +314,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum_policy: keep each rank's momentum at an average, average it (doubles the message), or reset it; default
@@ -380,7 +380,7 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -446,7 +446,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -512,7 +512,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -580,7 +580,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -656,7 +656,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -668,14 +668,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         delta: delta, the smallest share of eta that a step has
@@ -745,7 +745,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -757,14 +757,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, weight of the past in the momentum; default 0.9
@@ -833,7 +833,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -845,14 +845,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, weight of the past in the momentum; default 0.9
@@ -914,7 +914,7 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -926,14 +926,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         momentum: beta, momentum taken before the norm; default 0.0
@@ -998,7 +998,7 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -1010,14 +1010,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta: beta, power of the norm
@@ -1084,7 +1084,7 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -1096,14 +1096,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         M: M, smoothness: eta_1 = 1/M, and eta_t is at most 2/M; unit g/x; default 10.0
@@ -1169,7 +1169,7 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -1181,14 +1181,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         beta1: decay rate of the first moment m; default 0.9
@@ -1260,7 +1260,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -1272,14 +1272,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         anchor_every: q, steps between two large batches; unit steps
@@ -1345,7 +1345,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -1932,7 +1932,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -1944,14 +1944,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         lower: shared: one y, averaged with x; own: each rank has its own y
@@ -2056,7 +2056,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -2068,14 +2068,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         lower: shared: one y, averaged with x; own: each rank has its own y
@@ -2175,7 +2175,7 @@ def optimizer(
         max_norm: upper limit on the norm of the gradient; gamma = lr * max_norm; unit g; default None
         gamma_follows_lr: learning-rate schedules scale gamma with lr; default True
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -2187,14 +2187,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         lower: shared: one y, averaged with x; own: each rank has its own y
@@ -2288,7 +2288,7 @@ def optimizer(
             take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...};
             default "average"
         outer: optimizer that steps after each round with x_round - mean x as its gradient; default "none"
-        outer_lr: step size of outer; sgd with 1 and no momentum changes nothing; unit 1 (adam: x); default None
+        outer_lr: step size of outer; sgd with 1 and no momentum is the plain mean; unit 1 (adam: x); default None
         outer_momentum: momentum of outer (sgd, nesterov); default 0.9
         outer_beta1: decay rate of outer's first moment (adam); default 0.9
         outer_beta2: decay rate of outer's second moment (adam); default 0.99
@@ -2300,14 +2300,14 @@ def optimizer(
         warmup: during warmup_steps: average x at every step, or step along the mean gradient; default "average"
         overlap: delayed: steps continue during the average; `delay` steps later x moves by mean x - snapshot; default
             "none"
-        delay: steps from the snapshot to that move; below I; default I - 1; 0: wait for the average; unit steps;
+        delay: delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay; unit steps;
             default None
         merge_alpha: alpha: delayed x becomes alpha * x + (1 - alpha) * mean x; default: moves by mean x - snapshot;
             default None
         compression: compression of the update x - x_round that is sent, with error feedback; default "none"
         top_share: topk: share of the entries that are sent; default 0.01
-        node_interval: I1, local steps between averages inside a node; divides I, which is one number; unit steps;
-            default None
+        node_interval: I1, local steps between averages inside a node; divides I, which is not auto; unit steps; default
+            None
         averaging: what an average takes: all of x, or one of `fragments` parts of it in turn; default "whole"
         fragments: F, parts of x for averaging: fragments; at most the number of tensors; unit parts; default None
         lower: shared: one y, averaged with x; own: each rank has its own y

@@ -35,7 +35,7 @@ class AveragingSettings(LocalSettings):
     delay: int | None = setting(
         None,
         ge=0,
-        description="steps from the snapshot to that move; below I; default I - 1; 0: wait for the average",
+        description="delayed: steps from the snapshot of x to its move; below I; default I - 1; 0: no delay",
         unit="steps",
     )
     merge_alpha: Finite | None = setting(
@@ -51,7 +51,7 @@ class AveragingSettings(LocalSettings):
     node_interval: int | None = setting(
         None,
         ge=1,
-        description="I1, local steps between averages inside a node; divides I, which is one number",
+        description="I1, local steps between averages inside a node; divides I, which is not auto",
         unit="steps",
     )
 

@@ -79,7 +79,7 @@ class OuterSettings(CommonSettings):
         "none", description="optimizer that steps after each round with x_round - mean x as its gradient"
     )
     outer_lr: Finite | None = setting(
-        None, gt=0, description="step size of outer; sgd with 1 and no momentum changes nothing", unit="1 (adam: x)"
+        None, gt=0, description="step size of outer; sgd with 1 and no momentum is the plain mean", unit="1 (adam: x)"
     )
     outer_momentum: Finite = setting(0.9, ge=0, lt=1, description="momentum of outer (sgd, nesterov)")
     outer_beta1: Finite = setting(0.9, ge=0, lt=1, description="decay rate of outer's first moment (adam)")
