@@ -9,6 +9,7 @@ import hvdclip
 from hvdclip.engine.agreement import Disagreement
 from hvdclip.flat import space
 from hvdclip.flat.owner import Owner
+from hvdclip.torch_private import TAKES_NAMES
 
 
 def made(**settings):
@@ -94,6 +95,9 @@ class Swapped(nn.Module):
 
 @pytest.mark.parametrize("handed", [lambda model: model, nn.Module.named_parameters], ids=["module", "named"])
 def test_another_order_on_another_rank_is_refused_by_names(handed):
+    if handed is nn.Module.named_parameters and not TAKES_NAMES:
+        pytest.skip("before torch 2.6 optimizers do not hold names")
+
     def rank(comm):
         hvdclip.optimizer("celgc", handed(Swapped(comm.rank)), lr=0.1, gamma=0.1, comm=comm)
 

@@ -7,6 +7,7 @@ from algorithms import ALGORITHMS, OF_ONE_LOSS, is_local, settings_of
 from torch import nn
 
 import hvdclip
+from hvdclip.torch_private import TAKES_NAMES
 
 FROZEN_FROM, STEPS = 5, 20
 INNERS = ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "Rprop", "ASGD"]
@@ -237,7 +238,8 @@ def test_what_is_unfrozen_is_trained_from_the_next_round_on(handed, algorithm, s
     """As torch trains a layer that is unfrozen when the round ends."""
 
     def torch_optimizer(model):
-        given = model.parameters() if handed == "module" else HANDED[handed](model)
+        bare = handed == "module" or (handed == "named" and not TAKES_NAMES)
+        given = model.parameters() if bare else HANDED[handed](model)
         chosen = torch.optim.AdamW if torchs is None else torch.optim.SGD
         return chosen(given, lr=0.1, **(torchs or {"weight_decay": 0.01}))
 
