@@ -133,9 +133,9 @@ ITERABLES = 'allowed: a dictionary {"train": ..., "valid": ...} of iterables ove
             "the valid loader is of type _SingleProcessDataLoaderIter; allowed: an iterable that can be iterated",
         ),
         (DICTIONARIES, f"data: a batch of the train loader is a dict with x, y, id; {WHAT}"),
-        (TRIPLES, f"data: a batch of the train loader is a list of 3; {WHAT}"),
+        (TRIPLES, f"data: a batch of the train loader is a list of length 3; {WHAT}"),
         ({"item": "X[i]"}, f"data: a batch of the train loader is a tensor of shape (4, 4); {WHAT}"),
-        ({"item": "X[i], 'a'"}, f"data: a batch of the train loader is a list of 2; {WHAT}"),
+        ({"item": "X[i], 'a'"}, f"data: a batch of the train loader is a list of length 2; {WHAT}"),
         (
             {"loss": "own:bad_loss"},
             ":bad_loss returned a tensor of shape (4, 1); allowed: a tensor of one number, the mean over the batch",
