@@ -8,23 +8,20 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pydantic.fields import FieldInfo
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Column, Table
 
-from hvdclip import __version__, algorithms
+from hvdclip import __version__
 from hvdclip.bench.command import bench
-from hvdclip.comm import Communicator
-from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
 from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.listing import InSections
 from hvdclip.command.options import whole_numbers
-from hvdclip.command.start import may_fuse, start
-from hvdclip.config import Config, check_saved, load, look_beside
+from hvdclip.command.start import load, may_fuse, start
 from hvdclip.launch.command import (
     cancel_command,
     data_command,
@@ -34,18 +31,15 @@ from hvdclip.launch.command import (
     tokenize_command,
     watch_command,
 )
-from hvdclip.launch.submission import submitted
-from hvdclip.methods import method
+from hvdclip.launch.submitted import submitted
 from hvdclip.scaling.command import points_command, predict_command, scaling_command, target_command
-from hvdclip.settings.mistakes import default_in_words
 from hvdclip.training import status, terminal
-from hvdclip.training.elastic import ElasticRun
-from hvdclip.training.evaluation import evaluate
-from hvdclip.training.job import Job
 from hvdclip.training.memory import keep_freed
-from hvdclip.training.run import Run
-from hvdclip.training.rundir import CONFIG, RunDirectory, load_model
-from hvdclip.training.watch import STOP, Watch
+from hvdclip.training.rundir import CONFIG, STOP, RunDirectory
+
+if TYPE_CHECKING:
+    from hvdclip.comm import Communicator
+    from hvdclip.config import Config
 
 
 @click.group(cls=InSections, context_settings={"help_option_names": ["-h", "--help"]})
@@ -94,11 +88,15 @@ def train_command(
     config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool, elastic: bool
 ) -> None:
     """Train the job of a YAML file on the launcher's ranks."""
+    from hvdclip.comm.environment import leave_stalls_to_the_watch
+    from hvdclip.training.run import Run
+    from hvdclip.training.watch import Watch
+
     checked = bad_input(lambda: load(config, overrides))
     directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
     leave_stalls_to_the_watch()
     if elastic:
-        _train_elastic(ElasticRun(checked, directory, overwrite, resume))
+        _train_elastic(checked, directory, overwrite, resume)
         return
     run = Run(checked, directory, overwrite, resume)
     comm = bad_input(lambda: start(checked))
@@ -106,16 +104,22 @@ def train_command(
     with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where)
 
 
-def _train_elastic(run: ElasticRun) -> None:
-    bad_input(lambda: check_elastic(run.config.comm.backend, run.config.algorithm.get("node_interval")))
-    from hvdclip.comm import elastic
+def _train_elastic(config: Config, directory: RunDirectory, overwrite: bool, resume: bool) -> None:
+    from hvdclip.comm.environment import check_elastic
+    from hvdclip.training.elastic import ElasticRun
+    from hvdclip.training.watch import Watch
+
+    bad_input(lambda: check_elastic(config.comm.backend, config.algorithm.get("node_interval")))
+    from hvdclip.comm import elastic  # with Horovod
+
+    run = ElasticRun(config, directory, overwrite, resume)
 
     def train(comm: Communicator, hosts: elastic.Hosts) -> None:
-        run.hosts, run.watch = hosts, Watch(comm, run.config.comm.timeout, run.watch)
+        run.hosts, run.watch = hosts, Watch(comm, config.comm.timeout, run.watch)
         watch = run.watch
         with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
 
-    elastic.with_changing_ranks(train, may_fuse(run.config), run.config.comm.host_staging)
+    elastic.with_changing_ranks(train, may_fuse(config), config.comm.host_staging)
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
@@ -137,6 +141,8 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 )
 def eval_command(run: Path, model: str) -> None:
     """Evaluate a model that a run has saved, on all its splits."""
+    from hvdclip.config import check_saved, look_beside
+
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
     look_beside(directory.path / CONFIG)
     config = bad_input(lambda: check_saved(directory.config()))
@@ -146,6 +152,10 @@ def eval_command(run: Path, model: str) -> None:
 
 
 def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path) -> None:
+    from hvdclip.training.evaluation import evaluate
+    from hvdclip.training.job import Job
+    from hvdclip.training.model_files import load_model
+
     job = together(comm, lambda: Job(config, comm, run.ranks()))
     together(comm, lambda: job.load_model(load_model(file)))
     together(comm, job.check_alike)
@@ -175,6 +185,9 @@ def stop_command(run: Path) -> None:
 @click.argument("name", required=False)
 def algorithms_command(name: str | None) -> None:
     """List the algorithms, or the settings of one."""
+    from hvdclip.methods import algorithms, method
+    from hvdclip.settings.mistakes import default_in_words
+
     if name is None:
         print("P: trainable floats. message: what a rank hands over; memory: held beside x and its gradient; in floats")
         table = Table("name", Column("formula and paper", ratio=1), show_lines=True, expand=True)
@@ -239,6 +252,8 @@ def simulate_command(
 
     The small problems run as rows of one tensor, so that thousands of ranks are seconds; other jobs take turns.
     """
+    from rich.progress import track
+
     from hvdclip import simulation
 
     jobs = bad_input(lambda: list(_grid(config, overrides, ranks, intervals, scale_lr)))

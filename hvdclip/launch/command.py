@@ -15,13 +15,11 @@ import click
 from rich.live import Live
 from rich.table import Table
 
-from hvdclip.comm.environment import launched
 from hvdclip.command.exits import bad_input, with_ranks
-from hvdclip.command.start import start
-from hvdclip.config import load
-from hvdclip.data import sources
+from hvdclip.command.start import load, start
 from hvdclip.launch import following, slurm, submission
 from hvdclip.launch.script import SCRIPT, Resources
+from hvdclip.launch.submitted import NUMBER, submitted
 from hvdclip.training import status, terminal
 from hvdclip.training.rundir import RunDirectory
 
@@ -101,7 +99,7 @@ def status_command(run: Path, requeue: bool) -> None:
         found = bad_input(lambda: status.status(RunDirectory(run)))
         print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
         sys.exit(0 if found.requeue else 1)
-    made = bad_input(lambda: submission.submitted(run))
+    made = bad_input(lambda: submitted(run))
     if made is not None:
         print(f"job {made.job}: {slurm.state(made.job) or 'not in the queue'}")
     if made is None or RunDirectory(run).exists():
@@ -156,6 +154,8 @@ def data_command(name: str, root: Path | None, mirror: str | None) -> None:
 
     Meant for a login node, since compute nodes rarely see the world.
     """
+    from hvdclip import sources
+
     place = root or Path(os.environ.get("HVDCLIP_DATA", "data"))
     said = sources.fetch(name, place, mirror)
     while (line := bad_input(lambda: next(said, None))) is not None:
@@ -193,6 +193,7 @@ def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Pat
 
     Works alone and, as train, under horovodrun, mpirun and srun. Ends with 0 where all is well, else with 1.
     """
+    from hvdclip.comm import launched
     from hvdclip.launch import doctor
 
     checked = bad_input(lambda: load(config, overrides)) if config else None
@@ -221,8 +222,8 @@ def cancel_command(run: Path) -> None:
 
 
 def _cancel(run: Path) -> str:
-    found = submission.submitted(run)
+    found = submitted(run)
     if found is None:
-        raise FileNotFoundError(f"{run} holds no job of hvdclip submit: there is no {submission.NUMBER} in it")
+        raise FileNotFoundError(f"{run} holds no job of hvdclip submit: there is no {NUMBER} in it")
     slurm.cancel(found.job)
     return found.job

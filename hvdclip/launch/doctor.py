@@ -17,9 +17,9 @@ from rich.markup import escape
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
+from hvdclip.errors import message_of
 from hvdclip.hosts.facts import Facts, facts, interfaces, sharing
 from hvdclip.hosts.preflight import check_tasks
-from hvdclip.settings.mistakes import message_of
 from hvdclip.training.job import Job, choose_device
 from hvdclip.training.provenance import code_sha256, versions
 

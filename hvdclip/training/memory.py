@@ -1,10 +1,14 @@
 """How much memory this process has needed, and that it keeps what each step frees."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import resource
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Of glibc's mallopt: how much free memory is kept at the end of the heap, and how large a block lies in it at most.
 TRIM, MMAP = -1, -3
@@ -27,5 +31,7 @@ def keep_freed() -> None:
 def peak_bytes(device: torch.device) -> int:
     """The most so far: of a GPU's memory what tensors have taken, of the host's what the process has held."""
     if device.type == "cuda":
+        import torch  # which keep_freed does without
+
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux

@@ -28,7 +28,7 @@ install_packages() {
 install_wheels() {
   step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
   install_project
-  step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.cli, horovod.torch, mpi4py'
+  step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.training.run, hvdclip.cli, horovod.torch, mpi4py'
   mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not to be had"
 }
 
