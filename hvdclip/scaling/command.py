@@ -13,7 +13,7 @@ import numpy as np
 from hvdclip.comm import Communicator, SingleRank
 from hvdclip.comm.environment import announced_ranks
 from hvdclip.command.exits import bad_input, together, with_ranks
-from hvdclip.command.options import touch, whole_numbers
+from hvdclip.command.options import ConfigFile, touch, whole_numbers
 from hvdclip.command.start import start
 from hvdclip.config import Config, load
 from hvdclip.training import terminal
@@ -23,7 +23,7 @@ from hvdclip.training.loop import Trainer
 if TYPE_CHECKING:
     from hvdclip.scaling.target import Costs, Real, Steps
 
-CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
+CONFIG_FILE = click.argument("config", type=ConfigFile())
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
 SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")

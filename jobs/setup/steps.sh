@@ -28,6 +28,8 @@ last_error() {
 # The stamp's lines: what was chosen, so that it need not be named again, and a line for each stage that is complete.
 remembered() { [[ ! -f $stamp ]] || sed -n "s/^chosen $1 //p" "$stamp"; }
 remember() {
+  # an environment that jobs/setup.sh has not made has none
+  [[ -f $stamp ]] || return 0
   sed -i "/^chosen $1 /d" "$stamp"
   echo "chosen $1 $2" >>"$stamp"
 }
