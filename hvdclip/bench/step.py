@@ -13,6 +13,7 @@ from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report, device_name
 from hvdclip.bench.shapes import Shape, parameters, size_in_words
 from hvdclip.comm import Communicator, SingleRank
+from hvdclip.flat.norm import ROW
 from hvdclip.methods import optimizer
 from hvdclip.torch_private import foreach_copy_
 
@@ -124,8 +125,11 @@ def _floors(of: list[Shape], gradients: Gradients) -> list[Peer]:
 
 
 def floor(x: Tensor, g: Tensor) -> None:
-    """What a clipped step must read and write: g for its norm, then x and g, then x."""
-    torch.linalg.vector_norm(g)
+    """What a clipped step must read and write: g for its norm, then x and g, then x.
+
+    Of the ways to read g that are exact, one norm a row is the fastest.
+    """
+    torch.linalg.vector_norm(g[: g.numel() // ROW * ROW].view(-1, ROW), dim=1)
     x.add_(g, alpha=-1e-9)
 
 

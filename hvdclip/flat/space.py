@@ -10,8 +10,9 @@ from operator import itemgetter
 import torch
 from torch import Tensor, nn
 
+from hvdclip.flat.norm import norm_of
 from hvdclip.flat.owner import Owner
-from hvdclip.flat.vector import HALVES, Gradient, Vector, norm_of
+from hvdclip.flat.vector import HALVES, Gradient, Vector
 from hvdclip.torch_private import flatten
 
 DTYPES = (*HALVES, torch.float32, torch.float64)
@@ -78,7 +79,7 @@ class Space:
 
     def gradient(self, parts: Sequence[Tensor]) -> Gradient:
         """The gradient that lies in these tensors."""
-        return Gradient(parts, norm_of(pick(parts) for pick in self._pickers))
+        return Gradient(parts, norm_of((pick(parts) for pick in self._pickers), self.device))
 
     @cached_property
     def _pickers(self) -> list[Callable[[Sequence[Tensor]], list[Tensor]]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from hvdclip.flat.norm import exact, norm_of
 from hvdclip.flat.scalars import Scalar
 from hvdclip.torch_private import (
     foreach_add,
@@ -17,7 +18,6 @@ from hvdclip.torch_private import (
     foreach_lerp_,
     foreach_maximum_,
     foreach_mul,
-    foreach_norm,
     foreach_pow,
     foreach_sub,
     foreach_sub_,
@@ -52,7 +52,7 @@ class Vector:
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for tensor in self.tensors:
             by_dtype.setdefault(tensor.dtype, []).append(tensor)
-        return norm_of(by_dtype.values())
+        return norm_of(by_dtype.values(), self.tensors[0].device)
 
     def copy_(self, other: Vector) -> Vector:
         foreach_copy_(*self._matched(other))
@@ -148,15 +148,3 @@ class Gradient(Vector):
 
     def norm(self) -> Tensor:
         return self._norm
-
-
-def norm_of(by_dtype: Iterable[list[Tensor]]) -> Tensor:
-    """The L2 norm over all tensors together, given by dtype."""
-    # halves are summed in float32: a square of 300 overflows float16
-    norms = [torch.stack(foreach_norm(t, 2, dtype=exact(t[0].dtype))) for t in by_dtype]
-    return torch.linalg.vector_norm(torch.cat(norms) if len(norms) > 1 else norms[0])
-
-
-def exact(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which entries of this one are summed."""
-    return torch.promote_types(dtype, torch.float32)

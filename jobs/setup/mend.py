@@ -4,6 +4,7 @@ A whole package has the list of its files, which pip writes last, and each of th
 to replace it, under names that begin with ~, goes too.
 """
 
+import csv
 import shutil
 import sys
 from importlib.metadata import Distribution, distributions
@@ -11,9 +12,11 @@ from pathlib import Path
 
 
 def is_whole(package: Distribution) -> bool:
-    return package.files is not None and all(
-        entry.size is None or ((file := Path(str(entry.locate()))).is_file() and file.stat().st_size == entry.size)
-        for entry in package.files
+    # package.files leaves out those that are missing, from Python 3.12 on
+    record = package.read_text("RECORD")
+    return record is not None and all(
+        not size or ((file := Path(str(package.locate_file(name)))).is_file() and file.stat().st_size == int(size))
+        for name, _, size in csv.reader(record.splitlines())
     )
 
 
