@@ -140,7 +140,9 @@ class Installed:
         (self.site / "required.pth").write_text("\n".join([str(required), *others]) + "\n")
         self.run("python", "-m", "pip", "install", "--no-deps", "--no-index", str(wheel))
 
-    def run(self, *command: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, timeout: float = 200, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         path = os.environ["PATH"].split(":")
         there = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
         done = subprocess.run(
@@ -152,13 +154,14 @@ class Installed:
                 "OMP_NUM_THREADS": "1",
                 "PIP_DISABLE_PIP_VERSION_CHECK": "1",
                 "PIP_CONSTRAINT": str(self._same_mpi()),
+                **env,
             },
             cwd=self.work,
             capture_output=True,
             text=True,
             timeout=timeout,
         )
-        assert done.returncode == 0, (command, done.stdout[-3000:], done.stderr[-3000:])
+        assert not check or done.returncode == 0, (command, done.stdout[-3000:], done.stderr[-3000:])
         return done
 
     def summary(self) -> dict:
@@ -205,6 +208,22 @@ def test_a_job_of_the_wheel_runs_the_wheel(installed):
     ready = f'{up_to_source}\nsource {sourced}\nload_site\necho "$hvdclip"; "$hvdclip" --version'
     said = subprocess.run(["bash", "-c", ready], capture_output=True, text=True)
     assert said.stdout.splitlines() == [f"{installed.bin}/hvdclip", f"hvdclip, version {hvdclip.__version__}"], said
+
+
+@pytest.mark.slow
+def test_setup_horovod_does_not_replace_torch(installed, tmp_path):
+    with zipfile.ZipFile(tmp_path / "torch-2.5.0-py3-none-any.whl", "w") as other:
+        for name, text in (
+            ("METADATA", "Metadata-Version: 2.1\nName: torch\nVersion: 2.5.0\n"),
+            ("WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("RECORD", ""),
+        ):
+            other.writestr(f"torch-2.5.0.dist-info/{name}", text)
+    done = installed.run("hvdclip", "setup-horovod", check=False, WHEELS=str(tmp_path))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done
+    assert "Cannot install torch 2.5.0 " in done.stderr
+    asked = "from importlib.metadata import version; print(version('torch'))"
+    assert installed.run("python", "-c", asked).stdout == f"{version('torch')}\n"
 
 
 def is_kept() -> bool:

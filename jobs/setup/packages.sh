@@ -39,7 +39,8 @@ install_without_network() {
 }
 
 install_wheels() {
-  step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
+  step "installing the wheels of $wheels" in_venv pip install --constraint "$constraint" \
+    --no-index --no-deps "$wheels"/*.whl
 }
 
 # Where the environment is not .venv, another copy of the project may take it over.
