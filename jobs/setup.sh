@@ -27,7 +27,10 @@ source jobs/setup/parts.sh
 # What .venv stands on: with another Python, MPI or torch it is made anew.
 foundation() { printf '%s\n' "$venv" "$python" "$mpi" "$torch" "$sites" "$(torch_there)" "$(torch_range)"; }
 # What goes into it.
-request() { cat setup.cfg setup.py pyproject.toml hvdclip/torchvision_import.py && grep '^__version__' hvdclip/__init__.py; }
+request() {
+  cat setup.cfg setup.py pyproject.toml hvdclip/torchvision_import.py
+  grep '^__version__' hvdclip/__init__.py
+}
 everything() { foundation && request && echo "$root" && cat jobs/setup.sh jobs/setup/* jobs/prove_horovod.py; }
 
 is_complete() { is_done proof "$(everything)" && ! toolkit_has_come; }

