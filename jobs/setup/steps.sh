@@ -38,7 +38,7 @@ is_done() { [[ -f $stamp ]] && grep -qxF "done $1 $(fingerprint <<<"$2")" "$stam
 # stage NAME PURPOSE COMMAND: does what has not been done for this purpose; the stages after it are then done again.
 stage() {
   if is_done "$1" "$2"; then return; fi
-  [[ ! -f $stamp ]] || sed -i "/^done $1 /,\$d" "$stamp"
+  [[ ! -f $stamp ]] || sed -i "/^done $1 /,\$ { /^done /d }" "$stamp"
   "$3"
   echo "done $1 $(fingerprint <<<"$2")" >>"$stamp"
 }
