@@ -23,6 +23,8 @@ import hvdclip
 from hvdclip import project
 from hvdclip.training.provenance import code_sha256
 
+# environments are made, and packages installed into them
+pytestmark = pytest.mark.timeout(900)
 SOURCES = "hvdclip configs jobs slurm setup.cfg setup.py pyproject.toml MANIFEST.in README.md LICENSE"
 BESIDE = ("configs", "slurm", "jobs/setup")
 SHORT = ["quadratics", "train.steps=8"]
@@ -236,7 +238,6 @@ def is_kept() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.ranks
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(not is_kept(), reason="no Horovod for this torch, without GPUs, is in the cache: jobs/setup.sh")
 def test_setup_horovod_makes_it_whole(installed):
     done = installed.run("hvdclip", "setup-horovod", timeout=500)
