@@ -15,12 +15,12 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Column, Table
 
-from hvdclip import __version__
+from hvdclip import __version__, project
 from hvdclip.bench.command import bench
 from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.listing import InSections
-from hvdclip.command.options import whole_numbers
+from hvdclip.command.options import ConfigFile, whole_numbers
 from hvdclip.command.start import load, may_fuse, start
 from hvdclip.launch.command import (
     cancel_command,
@@ -31,6 +31,7 @@ from hvdclip.launch.command import (
     tokenize_command,
     watch_command,
 )
+from hvdclip.launch.setup import setup_horovod_command
 from hvdclip.launch.submitted import submitted
 from hvdclip.scaling.command import points_command, predict_command, scaling_command, target_command
 from hvdclip.training import status, terminal
@@ -71,6 +72,7 @@ def _tell_what_is_lost(command: str | None) -> None:
 for command in (
     *(bench, predict_command),
     *(submit_command, status_command, watch_command, cancel_command, data_command, tokenize_command, doctor_command),
+    setup_horovod_command,
 ):
     main.add_command(command)
 for command in (points_command, scaling_command, target_command):
@@ -78,7 +80,7 @@ for command in (points_command, scaling_command, target_command):
 
 
 @main.command("train")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
@@ -211,20 +213,23 @@ def algorithms_command(name: str | None) -> None:
 @main.command("configs")
 @click.argument("name", required=False)
 def configs_command(name: str | None) -> None:
-    """List the configurations that come along, or print one."""
-    folder = Path(__file__).parent.parent / "configs"
+    """List the configurations that come along, or print one.
+
+    Commands take their names in place of a file.
+    """
+    folder = bad_input(lambda: project.part("configs"))
     if name is not None:
         file = folder / f"{name.removesuffix('.yaml')}.yaml"
         print(bad_input(lambda: file.read_text(encoding="utf-8")), end="")
         return
-    table = Table("file", "what it is")
+    table = Table("name", "what it is")
     for file in sorted(folder.glob("*.yaml")):
-        table.add_row(os.path.relpath(file), file.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+        table.add_row(file.stem, file.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     terminal.console().print(table)
 
 
 @main.command("simulate")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--ranks", default="2", show_default=True, help="Numbers of ranks N: 1,2,4,8.")
 @click.option("--ranks-per-node", type=click.IntRange(1), help="For node_interval. Default: all ranks on one node.")

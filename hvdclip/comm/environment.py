@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hvdclip.announced import MPIRUN, SIZES, ancestors, announced_ranks
 from hvdclip.comm.base import Communicator
 from hvdclip.comm.single import SingleRank
+from hvdclip.project import SET_UP
 
 Backend = Literal["horovod", "mpi4py"]
 
@@ -94,7 +95,7 @@ def launched(
         if ranks == 1:
             return SingleRank()
         raise RuntimeError(
-            f"{variable}={ranks} announces {ranks} ranks, but {library} cannot be imported ({error}): run jobs/setup.sh"
+            f"{variable}={ranks} announces {ranks} ranks, but {library} cannot be imported ({error}): run {SET_UP}"
         ) from error
     _check_size(library, comm.size)
     return comm

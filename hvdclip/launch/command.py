@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hvdclip.command.exits import bad_input, with_ranks
+from hvdclip.command.options import ConfigFile
 from hvdclip.command.start import load, start
 from hvdclip.launch import following, slurm, submission
 from hvdclip.launch.script import SCRIPT, Resources
@@ -25,7 +26,7 @@ from hvdclip.training.rundir import RunDirectory
 
 
 @click.command("submit")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--nodes", default=1, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -185,7 +186,7 @@ def tokenize_command(texts: tuple[Path, ...], name: str, folder: Path, valid: fl
 
 
 @click.command("doctor")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs are to be left.")
 def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Path) -> None:

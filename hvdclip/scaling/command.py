@@ -12,7 +12,7 @@ import click
 
 from hvdclip.announced import announced_ranks
 from hvdclip.command.exits import bad_input, together, with_ranks
-from hvdclip.command.options import touch, whole_numbers
+from hvdclip.command.options import ConfigFile, touch, whole_numbers
 from hvdclip.command.start import load, start
 from hvdclip.training import terminal
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hvdclip.config import Config
     from hvdclip.scaling.target import Costs, Real, Steps
 
-CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
+CONFIG_FILE = click.argument("config", type=ConfigFile())
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
 SYNTHETIC = click.option("--synthetic", is_flag=True, help="Beside the data, one batch again and again.")
