@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import hvdclip.torchvision_import  # noqa: F401  (it acts when it is imported)
-from hvdclip.comm import Communicator, simulate
-from hvdclip.methods import METHODS, NonFiniteGradient, optimizer, register
+
+# where each name is; it is imported, and torch with it, when it is first used: many commands need no torch
+_PLACES = {
+    "Communicator": "comm",
+    "NonFiniteGradient": "errors",
+    "algorithms": "methods",
+    "optimizer": "methods",
+    "register": "methods",
+    "simulate": "comm",
+}
+_PACKAGES = ("comm", "methods")
 
 __all__ = ["Communicator", "NonFiniteGradient", "algorithms", "optimizer", "register", "simulate"]
 __version__ = "0.1.0"
 
 
-def algorithms() -> list[dict[str, Any]]:
-    """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"hvdclip.{name}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'hvdclip' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f"hvdclip.{_PLACES[name]}"), name)
+    return found
 
-    `message` is what a rank hands to collectives, `memory` what it holds beside x and its gradient (momentum, drift
-    measurement and outer step left out), both in floats.
-    """
-    return [
-        {
-            "name": m.name,
-            "formula": m.formula,
-            "paper": m.paper,
-            "message": m.message_size,
-            "memory": m.memory,
-            "extra gradients": m.extra_gradients,
-        }
-        for m in METHODS.values()
-    ]
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES, *_PACKAGES})

@@ -8,23 +8,20 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from pydantic.fields import FieldInfo
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Column, Table
 
-from hvdclip import __version__, algorithms
+from hvdclip import __version__, project
 from hvdclip.bench.command import bench
-from hvdclip.comm import Communicator
-from hvdclip.comm.environment import check_elastic, leave_stalls_to_the_watch
 from hvdclip.command import output
 from hvdclip.command.exits import BAD_INPUT, bad_input, complain, together, with_ranks
 from hvdclip.command.listing import InSections
-from hvdclip.command.options import whole_numbers
-from hvdclip.command.start import may_fuse, start
-from hvdclip.config import Config, check_saved, load, look_beside
+from hvdclip.command.options import ConfigFile, whole_numbers
+from hvdclip.command.start import load, may_fuse, start
 from hvdclip.launch.command import (
     cancel_command,
     data_command,
@@ -34,18 +31,16 @@ from hvdclip.launch.command import (
     tokenize_command,
     watch_command,
 )
-from hvdclip.launch.submission import submitted
-from hvdclip.methods import method
+from hvdclip.launch.setup import setup_horovod_command
+from hvdclip.launch.submitted import submitted
 from hvdclip.scaling.command import points_command, predict_command, scaling_command, target_command
-from hvdclip.settings.mistakes import default_in_words
 from hvdclip.training import status, terminal
-from hvdclip.training.elastic import ElasticRun
-from hvdclip.training.evaluation import evaluate
-from hvdclip.training.job import Job
 from hvdclip.training.memory import keep_freed
-from hvdclip.training.run import Run
-from hvdclip.training.rundir import CONFIG, RunDirectory, load_model
-from hvdclip.training.watch import STOP, Watch
+from hvdclip.training.rundir import CONFIG, STOP, RunDirectory
+
+if TYPE_CHECKING:
+    from hvdclip.comm import Communicator
+    from hvdclip.config import Config
 
 
 @click.group(cls=InSections, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +72,7 @@ def _tell_what_is_lost(command: str | None) -> None:
 for command in (
     *(bench, predict_command),
     *(submit_command, status_command, watch_command, cancel_command, data_command, tokenize_command, doctor_command),
+    setup_horovod_command,
 ):
     main.add_command(command)
 for command in (points_command, scaling_command, target_command):
@@ -84,7 +80,7 @@ for command in (points_command, scaling_command, target_command):
 
 
 @main.command("train")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
@@ -94,11 +90,15 @@ def train_command(
     config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool, elastic: bool
 ) -> None:
     """Train the job of a YAML file on the launcher's ranks."""
+    from hvdclip.comm.environment import leave_stalls_to_the_watch
+    from hvdclip.training.run import Run
+    from hvdclip.training.watch import Watch
+
     checked = bad_input(lambda: load(config, overrides))
     directory = bad_input(lambda: _run_directory(config, run_dir, overwrite, resume))
     leave_stalls_to_the_watch()
     if elastic:
-        _train_elastic(ElasticRun(checked, directory, overwrite, resume))
+        _train_elastic(checked, directory, overwrite, resume)
         return
     run = Run(checked, directory, overwrite, resume)
     comm = bad_input(lambda: start(checked))
@@ -106,16 +106,22 @@ def train_command(
     with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where)
 
 
-def _train_elastic(run: ElasticRun) -> None:
-    bad_input(lambda: check_elastic(run.config.comm.backend, run.config.algorithm.get("node_interval")))
-    from hvdclip.comm import elastic
+def _train_elastic(config: Config, directory: RunDirectory, overwrite: bool, resume: bool) -> None:
+    from hvdclip.comm.environment import check_elastic
+    from hvdclip.training.elastic import ElasticRun
+    from hvdclip.training.watch import Watch
+
+    bad_input(lambda: check_elastic(config.comm.backend, config.algorithm.get("node_interval")))
+    from hvdclip.comm import elastic  # with Horovod
+
+    run = ElasticRun(config, directory, overwrite, resume)
 
     def train(comm: Communicator, hosts: elastic.Hosts) -> None:
-        run.hosts, run.watch = hosts, Watch(comm, run.config.comm.timeout, run.watch)
+        run.hosts, run.watch = hosts, Watch(comm, config.comm.timeout, run.watch)
         watch = run.watch
         with_ranks(comm, lambda: run.train(comm, watch), lambda: watch.where, through=elastic.RANKS_CHANGE)
 
-    elastic.with_changing_ranks(train, may_fuse(run.config), run.config.comm.host_staging)
+    elastic.with_changing_ranks(train, may_fuse(config), config.comm.host_staging)
 
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
@@ -137,6 +143,8 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
 )
 def eval_command(run: Path, model: str) -> None:
     """Evaluate a model that a run has saved, on all its splits."""
+    from hvdclip.config import check_saved, look_beside
+
     directory = bad_input(lambda: RunDirectory.around(run)) if run.is_file() else RunDirectory(run)
     look_beside(directory.path / CONFIG)
     config = bad_input(lambda: check_saved(directory.config()))
@@ -146,6 +154,10 @@ def eval_command(run: Path, model: str) -> None:
 
 
 def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path) -> None:
+    from hvdclip.training.evaluation import evaluate
+    from hvdclip.training.job import Job
+    from hvdclip.training.model_files import load_model
+
     job = together(comm, lambda: Job(config, comm, run.ranks()))
     together(comm, lambda: job.load_model(load_model(file)))
     together(comm, job.check_alike)
@@ -175,6 +187,9 @@ def stop_command(run: Path) -> None:
 @click.argument("name", required=False)
 def algorithms_command(name: str | None) -> None:
     """List the algorithms, or the settings of one."""
+    from hvdclip.methods import algorithms, method
+    from hvdclip.settings.mistakes import default_in_words
+
     if name is None:
         print("P: trainable floats. message: what a rank hands over; memory: held beside x and its gradient; in floats")
         table = Table("name", Column("formula and paper", ratio=1), show_lines=True, expand=True)
@@ -198,20 +213,23 @@ def algorithms_command(name: str | None) -> None:
 @main.command("configs")
 @click.argument("name", required=False)
 def configs_command(name: str | None) -> None:
-    """List the configurations that come along, or print one."""
-    folder = Path(__file__).parent.parent / "configs"
+    """List the configurations that come along, or print one.
+
+    Commands take their names in place of a file.
+    """
+    folder = bad_input(lambda: project.part("configs"))
     if name is not None:
         file = folder / f"{name.removesuffix('.yaml')}.yaml"
         print(bad_input(lambda: file.read_text(encoding="utf-8")), end="")
         return
-    table = Table("file", "what it is")
+    table = Table("name", "what it is")
     for file in sorted(folder.glob("*.yaml")):
-        table.add_row(os.path.relpath(file), file.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+        table.add_row(file.stem, file.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
     terminal.console().print(table)
 
 
 @main.command("simulate")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--ranks", default="2", show_default=True, help="Numbers of ranks N: 1,2,4,8.")
 @click.option("--ranks-per-node", type=click.IntRange(1), help="For node_interval. Default: all ranks on one node.")
@@ -239,6 +257,8 @@ def simulate_command(
 
     The small problems run as rows of one tensor, so that thousands of ranks are seconds; other jobs take turns.
     """
+    from rich.progress import track
+
     from hvdclip import simulation
 
     jobs = bad_input(lambda: list(_grid(config, overrides, ranks, intervals, scale_lr)))

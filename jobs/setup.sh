@@ -20,30 +20,17 @@ venv=${HVDCLIP_VENV:-.venv}
 PATH=${PATH//"$venv/bin:"/}
 
 log=$root/.setup.log
-cache=${HVDCLIP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hvdclip}/wheels
-export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_USER=0
 
-# shellcheck source=jobs/setup/steps.sh
-source jobs/setup/steps.sh
-# shellcheck source=jobs/setup/machine.sh
-source jobs/setup/machine.sh
-# shellcheck source=jobs/setup/python.sh
-source jobs/setup/python.sh
-# shellcheck source=jobs/setup/torch.sh
-source jobs/setup/torch.sh
-# shellcheck source=jobs/setup/packages.sh
-source jobs/setup/packages.sh
-# shellcheck source=jobs/setup/cuda.sh
-source jobs/setup/cuda.sh
-# shellcheck source=jobs/setup/horovod.sh
-source jobs/setup/horovod.sh
-# shellcheck source=jobs/setup/proof.sh
-source jobs/setup/proof.sh
+# shellcheck source=jobs/setup/parts.sh
+source jobs/setup/parts.sh
 
 # What .venv stands on: with another Python, MPI or torch it is made anew.
 foundation() { printf '%s\n' "$venv" "$python" "$mpi" "$torch" "$sites" "$(torch_there)" "$(torch_range)"; }
 # What goes into it.
-request() { cat setup.cfg pyproject.toml hvdclip/torchvision_import.py; }
+request() {
+  cat setup.cfg setup.py pyproject.toml hvdclip/torchvision_import.py
+  grep '^__version__' hvdclip/__init__.py
+}
 everything() { foundation && request && echo "$root" && cat jobs/setup.sh jobs/setup/* jobs/prove_horovod.py; }
 
 is_complete() { is_done proof "$(everything)" && ! toolkit_has_come; }

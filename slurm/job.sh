@@ -53,7 +53,7 @@ load_site() {
   export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SRUN_CPUS_PER_TASK}
   hvdclip=${HVDCLIP:-$project/.venv/bin/hvdclip}
-  [[ -x $hvdclip ]] || die "$hvdclip cannot be run on $(hostname): run jobs/setup.sh where the compute nodes see it"
+  [[ -x $hvdclip ]] || die "$hvdclip cannot be run on $(hostname): install hvdclip where compute nodes see it, or set HVDCLIP"
 }
 
 site_names() {

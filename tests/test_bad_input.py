@@ -15,7 +15,7 @@ from command import hvdclip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hvdclip.checkpoints import Store
+from hvdclip.checkpoints.store import Store
 
 CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in Path("configs").glob("*.yaml")}
 # What no setting of any section takes.

@@ -13,7 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hvdclip
-from hvdclip.checkpoints import Contents, Damage, Store, Writer, durable, on_host
+from hvdclip.checkpoints import durable, tensors
+from hvdclip.checkpoints.copies import on_host
+from hvdclip.checkpoints.store import Damage, Store
+from hvdclip.checkpoints.writer import Contents, Writer
 from hvdclip.comm import SingleRank
 from hvdclip.training.checkpointing import MODEL, rank_file
 from hvdclip.training.lines import Lines
@@ -81,7 +84,7 @@ def test_what_was_handed_over_is_what_is_read(run):
     assert (manifest.step, manifest.round, manifest.ranks) == (20, 10, 2)
     assert manifest.lines == {METRICS: 200, EVALS: 200}
     for rank in range(RANKS):
-        state = run.checkpoints.load(20, rank_file(rank))
+        state = tensors.load(run.checkpoints.folder(20) / rank_file(rank))
         assert torch.equal(state["x"][0], torch.full((100,), 20 + rank / 10)) and state["evaluations"][0]["loss"] == 0.5
     assert found(run).manifest.step == 30 and not found(run).damaged
     assert found(run, ranks=3).manifest.step == found(run, ranks=1).manifest.step == 30, "other ranks check all files"
@@ -118,7 +121,7 @@ def test_training_waits_for_a_copy_only(tmp_path):
     x.fill_(7.0)
     writer.finish()
     assert begun < 0.5 * (time.perf_counter() - start)
-    assert run.checkpoints.load(1, rank_file(0))["x"].abs().max() == 0
+    assert tensors.load(run.checkpoints.folder(1) / rank_file(0))["x"].abs().max() == 0
 
 
 def test_nothing_in_a_file_is_executed(run):
@@ -128,7 +131,7 @@ def test_nothing_in_a_file_is_executed(run):
 
     torch.save(Evil(), run.checkpoints.folder(30) / rank_file(0))
     with pytest.raises(Exception, match="Weights only load failed"):
-        run.checkpoints.load(30, rank_file(0))
+        tensors.load(run.checkpoints.folder(30) / rank_file(0))
     assert not (run.path / "executed").exists()
 
 

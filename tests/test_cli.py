@@ -420,7 +420,7 @@ def test_lists():
     )
     assert hvdclip("algorithms", "episod", check=False).returncode == 2
     listed = hvdclip("configs").stdout
-    assert all(file.name in listed for file in (PROJECT / "configs").glob("*.yaml"))
+    assert all(file.stem in listed for file in (PROJECT / "configs").glob("*.yaml"))
     assert hvdclip("configs", "quickstart").stdout == (PROJECT / "configs/quickstart.yaml").read_text()
     assert hvdclip("configs", "nothing", check=False).returncode == 2
     assert "[key.path=value]..." in hvdclip("train", "--help").stdout

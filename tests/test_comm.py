@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import hvdclip
+from hvdclip.announced import SIZES
 from hvdclip.comm import SingleRank, default
-from hvdclip.comm.environment import SIZES, launched
+from hvdclip.comm.environment import launched
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from launch import BIN, Launch
 from psutil import Process
 
 import hvdclip
-from hvdclip.checkpoints import Store
+from hvdclip.checkpoints.store import Store
 from hvdclip.cli import main
 from hvdclip.config import load
 from hvdclip.simulation.run import Memory

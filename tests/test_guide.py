@@ -27,6 +27,10 @@ ELSEWHERE = {
     "./jobs/test.sh": "test_guide.py::test_every_command_is_run_somewhere",  # is running now
     "./jobs/quickstart.sh": "test_guide.py::test_the_quickstart",
     "jobs/setup.sh": "test_setup.py::test_second_setup_is_short",
+    "pip wheel --no-deps .": "test_wheel.py::test_the_wheel_has_all_that_lies_beside_hvdclip",
+    "pip install hvdclip-": "test_wheel.py::test_the_command_in_a_folder_that_is_no_checkout",
+    "hvdclip setup-horovod": "test_wheel.py::test_setup_horovod_makes_it_whole",
+    "horovodrun -np 2 hvdclip train quickstart": "test_wheel.py::test_setup_horovod_makes_it_whole",
     "hvdclip bench step": "test_bench.py::test_step_has_all_peers_and_their_ratios",
     "mpirun -np 2 hvdclip bench allreduce": "test_bench.py::test_all_ways_to_average_leave_the_mean_of_two_ranks",
     "mpirun -np 2 hvdclip bench train": "test_bench.py::test_training_of_two_ranks_counts_bytes",

@@ -45,7 +45,7 @@ def test_a_launch_that_is_lost_twice_has_failed(tmp_path):
 
 SAYS = """
 import gc, json, os, resource, signal, sys, threading
-import horovod.torch, hvdclip.cli
+import horovod.torch, hvdclip.training.elastic, hvdclip.cli
 said = {
     "arguments": sys.argv, "folder": os.getcwd(), "name": __name__, "file": __file__, "paths": sys.path,
     "environment": dict(os.environ), "held": list(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),

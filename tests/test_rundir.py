@@ -2,7 +2,8 @@
 
 import torch
 
-from hvdclip.training.rundir import RunDirectory, load_model
+from hvdclip.training.model_files import load_model, save_model
+from hvdclip.training.rundir import RunDirectory
 
 
 def test_a_model_is_saved_without_the_memory_around_it_and_tied_weights_once(tmp_path):
@@ -11,7 +12,7 @@ def test_a_model_is_saved_without_the_memory_around_it_and_tied_weights_once(tmp
     memory = torch.arange(100_000.0)
     tied = memory[10:16].view(2, 3)
     state = {"a": tied, "empty": memory[16:16].view(0, 4), "head": tied[:1], "b": tied}
-    run.save_model("final", state)
+    save_model(run.model_file("final"), state)
     loaded = load_model(run.model_file("final"))
     assert all(torch.equal(loaded[name], tensor) for name, tensor in state.items())
     assert loaded["a"].data_ptr() == loaded["b"].data_ptr()

@@ -29,10 +29,11 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.project, self.bin, self.home = folder / "project", folder / "bin", folder / "home"
         shutil.copytree(PROJECT / "jobs", self.project / "jobs")
-        for name in ("setup.cfg", "pyproject.toml"):
+        for name in ("setup.cfg", "setup.py", "pyproject.toml"):
             shutil.copy(PROJECT / name, self.project)
         (self.project / "hvdclip").mkdir()
-        shutil.copy(PROJECT / "hvdclip/torchvision_import.py", self.project / "hvdclip")
+        for name in ("__init__.py", "torchvision_import.py"):
+            shutil.copy(PROJECT / "hvdclip" / name, self.project / "hvdclip")
         self.bin.mkdir()
         self.home.mkdir()
         for name in TOOLS.split():
@@ -50,10 +51,10 @@ class Machine:
         (self.bin / name).unlink(missing_ok=True)
         script(self.bin / name, text)
 
-    def set_up(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Runs the copy's jobs/setup.sh."""
+    def set_up(self, *arguments: str, script: str = "setup", **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs the copy's jobs/setup.sh, or another script."""
         return subprocess.run(
-            [self.project / "jobs/setup.sh", *arguments],
+            [self.project / f"jobs/{script}.sh", *arguments],
             env={"PATH": str(self.bin), "HOME": str(self.home), **env},
             capture_output=True,
             text=True,
@@ -75,11 +76,10 @@ class Machine:
 
 def shell(folder: Path, text: str, **env: str) -> str:
     """Runs functions of the set-up, with the environment in `folder`, and returns what they print."""
-    parts = "steps machine python torch packages cuda horovod proof"
-    sources = f"for part in {parts}; do source jobs/setup/$part.sh; done"
+    given = f"venv={folder}/.venv root={PROJECT} log={folder}/log"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", f"venv={folder}/.venv root={PROJECT} log={folder}/log\n{sources}\n{text}"],
-        env={"PATH": os.environ["PATH"], **env},
+        ["bash", "-euo", "pipefail", "-c", f"{given}\nsource jobs/setup/parts.sh\n{text}"],
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **env},
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -12,12 +12,13 @@ import digits
 import pytest
 from click.testing import CliRunner
 
+from hvdclip import sources
 from hvdclip.cli import main
-from hvdclip.data import LABELLED, sources
+from hvdclip.data import LABELLED
 from hvdclip.data.images import cifar10
 from hvdclip.data.mnist import mnist
-from hvdclip.data.sources import SOURCES, Source, copy, fetch, files
 from hvdclip.data.vision import torchvision
+from hvdclip.sources import SOURCES, Source, copy, fetch, files
 
 WORDS = b"the cat sat on the mat\n"
 

@@ -15,7 +15,7 @@ from conftest import ENDED, PROJECT, SlurmCluster
 
 from hvdclip.cli import main
 from hvdclip.launch import sweep
-from hvdclip.launch.script import SITES, Resources, SlurmJob, seconds, site_options
+from hvdclip.launch.script import Resources, SlurmJob, seconds, site_options
 
 QUADRATICS = ["configs/quadratics.yaml", "train.steps=40", "train.evaluate_every_steps=40"]
 ENDLESS = ["configs/quadratics.yaml", "train.steps=100000000", "train.evaluate_every_steps=100000000"]
@@ -66,7 +66,7 @@ def test_a_grid_keeps_lists_whole_and_names_what_varies():
     ]
 
 
-@pytest.mark.parametrize("site", sorted(file.stem for file in SITES.glob("*.env")))
+@pytest.mark.parametrize("site", sorted(file.stem for file in (PROJECT / "slurm/sites").glob("*.env")))
 def test_every_site_makes_a_script_that_the_shell_reads(site, tmp_path):
     script = SlurmJob(tmp_path / ODD, Resources(nodes=2, time="01:00:00"), "title", site=site).script()
     assert all(f"#SBATCH {shlex.quote(option)}" in script for option in site_options(site))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 # What a training comes to import, but mpi4py, which would start MPI.
-IMPORTED = ("horovod.torch", "hvdclip.cli")
+IMPORTED = ("horovod.torch", "hvdclip.training.elastic", "hvdclip.cli")
 
 
 def requests(path: str) -> socket.socket:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
-import torch
-from rich.table import Table
 
-from hvdclip.comm import Communicator
-from hvdclip.comm.environment import announced_ranks, launched
+from hvdclip.announced import announced_ranks
 from hvdclip.command.exits import bad_input, together, with_ranks
 from hvdclip.command.options import touch
 from hvdclip.training.memory import keep_freed
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+
+    from hvdclip.comm import Communicator
 
 Chosen = TypeVar("Chosen")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -205,6 +208,8 @@ def save_command(shape: str, rounds: int, momentum: float, folder: Path | None, 
 
 
 def _check_device(device: str) -> None:
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device is 'cuda', but torch sees no CUDA device; allowed here: cpu, auto")
 
@@ -235,7 +240,10 @@ def _bench(
     process_sets: bool = False,
 ) -> None:
     """Check the input, compare, and on rank 0 show and write the result."""
+    import torch
+
     from hvdclip.bench.report import circumstances
+    from hvdclip.comm import launched
     from hvdclip.training.terminal import console
 
     def run() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hvdclip.bench.blocks import Peer, measure
 from hvdclip.bench.report import Report
-from hvdclip.checkpoints import Writer
+from hvdclip.checkpoints.writer import Writer
 from hvdclip.comm import Communicator
 from hvdclip.command.exits import complain
 from hvdclip.config import Config, check

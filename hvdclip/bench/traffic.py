@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hvdclip.comm import Communicator
+if TYPE_CHECKING:
+    from hvdclip.comm import Communicator
 
 INTERFACES = Path("/proc/net/dev")
 SENT = 8  # the column of bytes sent, after the interface's name

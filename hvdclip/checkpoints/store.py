@@ -6,9 +6,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from hvdclip.checkpoints import durable
 from hvdclip.checkpoints.manifest import MANIFEST, Manifest
@@ -66,10 +63,6 @@ class Store:
                 raise Damage(f"{name} has {found.bytes} bytes instead of {size}")
             if found.sha256 != digest:
                 raise Damage(f"{name} is not as it was written (another SHA-256)")
-
-    def load(self, step: int, name: str) -> Any:
-        """The tensors and numbers of a file, in the host's memory; nothing in it is ever executed."""
-        return torch.load(self.folder(step) / name, weights_only=True, map_location="cpu")
 
     def commit(self, step: int) -> None:
         """The folder that was being written becomes the checkpoint."""

@@ -11,17 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from hvdclip.checkpoints import durable
+from hvdclip.checkpoints import durable, tensors
 from hvdclip.checkpoints.manifest import Manifest
 from hvdclip.checkpoints.store import Store
 from hvdclip.comm import Communicator
-from hvdclip.settings.mistakes import message_of
+from hvdclip.errors import message_of
 
 POLL_S = 0.05
 PATIENCE_S = 600.0
@@ -111,7 +108,7 @@ class Writer:
 
     def _write(self) -> dict[str, durable.Checksum]:
         contents, part = self._contents, self._part
-        files = {name: durable.write(part / name, partial(torch.save, of)) for name, of in contents.tensors.items()}
+        files = {name: tensors.save(part / name, of) for name, of in contents.tensors.items()}
         files |= {name: durable.write_text(part / name, text) for name, text in contents.texts.items()}
         files |= {name: durable.checksum_of(part / name) for name in contents.links}
         for path, size in contents.lines.items():

@@ -1,7 +1,8 @@
 """Communicators: Horovod's or mpi4py's ranks, one rank, or N simulated ranks, behind the same calls."""
 
+from hvdclip.announced import announced_ranks
 from hvdclip.comm.base import Communicator, Cost, Ledger, Pending, Reduce, Waiting
-from hvdclip.comm.environment import Backend, announced_ranks, communicator, default, launched
+from hvdclip.comm.environment import Backend, communicator, default, launched
 from hvdclip.comm.simulated import simulate
 from hvdclip.comm.single import SingleRank
 

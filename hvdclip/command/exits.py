@@ -10,15 +10,15 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import yaml
 
-from hvdclip.comm import Communicator
-from hvdclip.comm.environment import announced_rank
-from hvdclip.config import ConfigError
-from hvdclip.methods import NonFiniteGradient
-from hvdclip.settings.mistakes import message_of
+from hvdclip.announced import announced_rank
+from hvdclip.errors import ConfigError, NonFiniteGradient, message_of
+
+if TYPE_CHECKING:
+    from hvdclip.comm import Communicator
 
 BAD_INPUT = 2
 STOPPED = 75  # and resumable: sysexits.h's EX_TEMPFAIL

@@ -10,7 +10,8 @@ SECTIONS = {
     "Look": ("algorithms", "configs", "plot", "report", "status", "watch"),
     "Measure": ("bench", "predict"),
     "Data": ("data", "tokenize"),
-    "Cluster": ("submit", "cancel", "doctor"),
+    "Cluster": ("submit", "cancel"),
+    "Installation": ("setup-horovod", "doctor"),
 }
 
 

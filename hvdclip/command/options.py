@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
+
+import click
+
+from hvdclip import project
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
@@ -11,6 +17,16 @@ def whole_numbers(option: str, text: str) -> list[int]:
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise ValueError(f"{option} is {text!r}; allowed: integers from 1, separated by commas")
     return sorted({int(word) for word in words})
+
+
+class ConfigFile(click.Path):
+    """A YAML file, or the name of a configuration that comes along; its value is a Path."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return project.configuration(Path(os.fsdecode(super().convert(value, param, ctx))))
 
 
 def touch(file: Path | None) -> None:

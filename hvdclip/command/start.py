@@ -1,14 +1,30 @@
-"""The communicator of a configuration, in a process that a launcher may have started."""
+"""The configuration and the communicator of a command, in a process that a launcher may have started.
+
+What takes torch is imported when it is called, so that a command can be listed and explained without.
+"""
 
 from __future__ import annotations
 
-from hvdclip.comm import Communicator
-from hvdclip.comm.environment import launched
-from hvdclip.config import Config
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hvdclip.comm import Communicator
+    from hvdclip.config import Config
+
+
+def load(file: Path, overrides: Sequence[str]) -> Config:
+    """The checked configuration of a YAML file; ConfigError has one line per mistake."""
+    from hvdclip import config
+
+    return config.load(file, overrides)
 
 
 def start(config: Config) -> Communicator:
     """RuntimeError for a launch that would not be one world of the announced ranks."""
+    from hvdclip.comm import launched
+
     on_nodes = config.algorithm.get("node_interval") is not None
     return launched(config.comm.backend, on_nodes, may_fuse(config), config.comm.host_staging)
 

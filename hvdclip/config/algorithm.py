@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from hvdclip.comm import SingleRank
-from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, with_name
 from hvdclip.config.references import import_function
 from hvdclip.engine import Bilevel
+from hvdclip.errors import ConfigError, message_of
 from hvdclip.methods import METHODS, Method, optimizer, register
 from hvdclip.settings.inner import OTHERS
-from hvdclip.settings.mistakes import message_of
 
 # settings whose limits depend on the numbers of ranks and of parameters
 OF_THE_RUN = ("participants", "k", "fragments")

@@ -18,12 +18,12 @@ from hvdclip.config.combinations import (
     fill_window,
 )
 from hvdclip.config.configuration import Config
-from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, name_of, part
 from hvdclip.config.named import CLASSIFIERS, FROM_DATA, check_named, read_as, try_model, try_problem
 from hvdclip.config.reading import override, read
 from hvdclip.config.references import look_beside
 from hvdclip.config.sections import SECTIONS, Checkpoint, Columns, Comm, Log, Section, Shards, Train, Windows
+from hvdclip.errors import ConfigError
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
 

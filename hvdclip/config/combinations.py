@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hvdclip import data, models
-from hvdclip.config.error import ConfigError
 from hvdclip.config.named import CLASSIFIERS, drawn_nowhere
 from hvdclip.config.references import import_function
 from hvdclip.config.sections import Section, Train, Windows
-from hvdclip.data.sources import NAMES as STAGED
 from hvdclip.data.vision import why_not
 from hvdclip.engine import Bilevel
+from hvdclip.errors import ConfigError
 from hvdclip.methods import Method
 from hvdclip.problems import PROBLEMS
 from hvdclip.problems import Bilevel as TwoLevels
+from hvdclip.sources import NAMES as STAGED
 from hvdclip.torch_private import BatchNorm
 
 # Settings that only labelled samples and the user's own data use, and settings that problems do not use.

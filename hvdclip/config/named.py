@@ -10,10 +10,10 @@ from pydantic import BaseModel, create_model
 from torch import nn
 
 from hvdclip import data, models
-from hvdclip.config.error import ConfigError
 from hvdclip.config.given import check_section, with_name
 from hvdclip.config.references import import_function
 from hvdclip.config.sections import Columns, Section, Shards, Windows
+from hvdclip.errors import ConfigError
 from hvdclip.models.no_device import on_no_device
 from hvdclip.problems import PROBLEMS
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from hvdclip.config.error import ConfigError
 from hvdclip.config.sections import SECTIONS
+from hvdclip.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):

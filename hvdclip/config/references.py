@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hvdclip.config.error import ConfigError
+from hvdclip.errors import ConfigError
 
 BESIDE = "# modules of one's own are looked for in: "
 

@@ -8,11 +8,12 @@ from hvdclip.engine.gradient import GradientMethod
 from hvdclip.engine.groups import Parameters
 from hvdclip.engine.handed import Handed, TwoLevels
 from hvdclip.engine.local import LocalMethod
-from hvdclip.engine.method import Method, NonFiniteGradient
+from hvdclip.engine.method import Method
 from hvdclip.engine.sgd import Direction
 from hvdclip.engine.sharing import COMMON, OWN, TRAVELS, Sharing
 from hvdclip.engine.skip import StepLeftOut
 from hvdclip.engine.types import Types
+from hvdclip.errors import NonFiniteGradient
 
 __all__ = [
     "COMMON",

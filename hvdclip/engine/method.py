@@ -29,6 +29,7 @@ from hvdclip.engine.shown import MOMENTUM, Shown, State
 from hvdclip.engine.skip import Skip
 from hvdclip.engine.torch_optimizer import is_horovods, keep_from_compiler, plain, profile_hook_step
 from hvdclip.engine.types import types_of
+from hvdclip.errors import NonFiniteGradient
 from hvdclip.flat import Gradient, Scalar, Space, Vector, in_own_storage
 from hvdclip.flat.owner import Owner
 from hvdclip.flat.scalars import AnyScalar, at_most, on_host
@@ -36,10 +37,6 @@ from hvdclip.messages import Buffers, Rider, mean_over_ranks
 from hvdclip.messages.statistics import Place
 from hvdclip.settings import CommonSettings, SgdSettings, ThresholdSettings
 from hvdclip.torch_private import handles_overflows
-
-
-class NonFiniteGradient(FloatingPointError):
-    """A gradient was not finite on some rank; raised on every rank, naming rank and step."""
 
 
 # a rank whose GradScaler skipped a step would fall behind the others, and the next average would never complete

@@ -9,7 +9,7 @@ from pathlib import Path
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
 from hvdclip.data.folder import data_folder
-from hvdclip.data.sources import NAMES, copy, files
+from hvdclip.sources import NAMES, copy, files
 
 
 def stage(config: Config, comm: Communicator) -> Config:

@@ -15,19 +15,18 @@ import click
 from rich.live import Live
 from rich.table import Table
 
-from hvdclip.comm.environment import launched
 from hvdclip.command.exits import bad_input, with_ranks
-from hvdclip.command.start import start
-from hvdclip.config import load
-from hvdclip.data import sources
+from hvdclip.command.options import ConfigFile
+from hvdclip.command.start import load, start
 from hvdclip.launch import following, slurm, submission
 from hvdclip.launch.script import SCRIPT, Resources
+from hvdclip.launch.submitted import NUMBER, submitted
 from hvdclip.training import status, terminal
 from hvdclip.training.rundir import RunDirectory
 
 
 @click.command("submit")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--nodes", default=1, show_default=True, type=click.IntRange(1))
 @click.option(
@@ -101,7 +100,7 @@ def status_command(run: Path, requeue: bool) -> None:
         found = bad_input(lambda: status.status(RunDirectory(run)))
         print(f"requeue: {found.text}" if found.requeue else f"no requeue: {found.text}")
         sys.exit(0 if found.requeue else 1)
-    made = bad_input(lambda: submission.submitted(run))
+    made = bad_input(lambda: submitted(run))
     if made is not None:
         print(f"job {made.job}: {slurm.state(made.job) or 'not in the queue'}")
     if made is None or RunDirectory(run).exists():
@@ -156,6 +155,8 @@ def data_command(name: str, root: Path | None, mirror: str | None) -> None:
 
     Meant for a login node, since compute nodes rarely see the world.
     """
+    from hvdclip import sources
+
     place = root or Path(os.environ.get("HVDCLIP_DATA", "data"))
     said = sources.fetch(name, place, mirror)
     while (line := bad_input(lambda: next(said, None))) is not None:
@@ -185,7 +186,7 @@ def tokenize_command(texts: tuple[Path, ...], name: str, folder: Path, valid: fl
 
 
 @click.command("doctor")
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs are to be left.")
 def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Path) -> None:
@@ -193,6 +194,7 @@ def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Pat
 
     Works alone and, as train, under horovodrun, mpirun and srun. Ends with 0 where all is well, else with 1.
     """
+    from hvdclip.comm import launched
     from hvdclip.launch import doctor
 
     checked = bad_input(lambda: load(config, overrides)) if config else None
@@ -221,8 +223,8 @@ def cancel_command(run: Path) -> None:
 
 
 def _cancel(run: Path) -> str:
-    found = submission.submitted(run)
+    found = submitted(run)
     if found is None:
-        raise FileNotFoundError(f"{run} holds no job of hvdclip submit: there is no {submission.NUMBER} in it")
+        raise FileNotFoundError(f"{run} holds no job of hvdclip submit: there is no {NUMBER} in it")
     slurm.cancel(found.job)
     return found.job

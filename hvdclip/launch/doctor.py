@@ -17,9 +17,10 @@ from rich.markup import escape
 
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
+from hvdclip.errors import message_of
 from hvdclip.hosts.facts import Facts, facts, interfaces, sharing
 from hvdclip.hosts.preflight import check_tasks
-from hvdclip.settings.mistakes import message_of
+from hvdclip.project import SET_UP
 from hvdclip.training.job import Job, choose_device
 from hvdclip.training.provenance import code_sha256, versions
 
@@ -71,14 +72,12 @@ def _software(comm: Communicator) -> Iterator[Finding]:
     try:
         import horovod.torch as hvd
     except ImportError as error:
-        yield Finding("Horovod", "none", f"run jobs/setup.sh ({error})")
+        yield Finding("Horovod", "none", f"run {SET_UP} ({error})")
         return
     built = {"MPI": hvd.mpi_built(), "Gloo": hvd.gloo_built(), "NCCL": hvd.nccl_built(), "CUDA": hvd.cuda_built()}
     has = ", ".join(name for name, there in built.items() if there)
     missing = torch.cuda.is_available() and not built["NCCL"]
-    yield Finding(
-        "Horovod", f"built with {has}", "run jobs/setup.sh on a machine with CUDA and NCCL" if missing else ""
-    )
+    yield Finding("Horovod", f"built with {has}", f"run {SET_UP} on a machine with CUDA and NCCL" if missing else "")
     if hvd.is_initialized() and hvd.mpi_enabled():
         from mpi4py import MPI
 
@@ -159,7 +158,7 @@ def _all_reduces(comm: Communicator, device: torch.device) -> Iterator[Finding]:
         wire = 2 * (comm.size - 1) / comm.size * 4 * floats
         rate = f", {8e-9 * wire / middle:.2f} Gbit/s on the wire of a ring" if floats > 1 and comm.size > 1 else ""
         where = "" if device.type == "cpu" else " of GPUs"
-        advice = f"the mean is off by {off:g}: run jobs/setup.sh again" if off > 1e-5 * comm.size else ""
+        advice = f"the mean is off by {off:g}: run {SET_UP} again" if off > 1e-5 * comm.size else ""
         yield Finding(f"all-reduce of {name}{where}", f"{1e3 * middle:.3g} ms{rate}", advice)
 
 

@@ -11,9 +11,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from hvdclip.launch import slurm, submission
+from hvdclip.launch import slurm
+from hvdclip.launch.submitted import submitted
 from hvdclip.training import status
-from hvdclip.training.metrics import known
+from hvdclip.training.known import known
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 SHOWN_RANKS, SHOWN_EVALUATIONS = 8, 5
@@ -97,7 +98,7 @@ class Snapshot:
 
 def look(run: RunDirectory, asked: Queue | None = None) -> Snapshot:
     """FileNotFoundError if there is neither a run nor a job that will start one."""
-    made = submission.submitted(run.path)
+    made = submitted(run.path)
     queued = (asked or Queue()).state(made.job) if made is not None else None
     heading = f"job {made.job}: {queued}" if made is not None and queued else ""
     if not run.exists() and made is not None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import hvdclip
+from hvdclip import project
 
-PROJECT = Path(hvdclip.__file__).parent.parent
-LIBRARY = PROJECT / "slurm/job.sh"
-SITES = PROJECT / "slurm/sites"
 SUBMITTED, SCRIPT = "submitted.yaml", "job.sbatch"
 # The ranks are told to stop so many seconds before the time is over, or when a quarter is left, if that is later.
 AHEAD_S = 120
@@ -80,12 +77,12 @@ class SlurmJob:
         yield ""
         yield "set -euo pipefail"
         yield f"cd {shlex.quote(str(Path.cwd()))}"
-        yield f"export HVDCLIP={shlex.quote(str(Path(sys.prefix) / 'bin/hvdclip'))}"
+        yield f"export HVDCLIP={shlex.quote(str(Path(sysconfig.get_path('scripts')) / 'hvdclip'))}"
         if self.max_requeues is not None:
             yield f"export HVDCLIP_MAX_REQUEUES={self.max_requeues}"
         if self.site is not None:
             yield f"export HVDCLIP_SITE={shlex.quote(str(site_file(self.site)))}"
-        yield f"source {shlex.quote(str(LIBRARY))}"
+        yield f"source {shlex.quote(str(project.part('slurm/job.sh')))}"
         if self.runs:
             yield "runs=("
             yield from (f"  {shlex.quote(str(self.folder / run))}" for run in self.runs)
@@ -124,10 +121,11 @@ def seconds(time: str) -> int:
 
 def site_file(site: str) -> Path:
     """The file of a site's settings; ValueError where there is none."""
-    for file in (SITES / f"{site}.env", Path(site)):
+    sites = project.part("slurm/sites")
+    for file in (sites / f"{site}.env", Path(site)):
         if file.is_file():
             return file.absolute()
-    names = ", ".join(sorted(file.stem for file in SITES.glob("*.env")))
+    names = ", ".join(sorted(file.stem for file in sites.glob("*.env")))
     raise ValueError(f"--site is {site!r}; allowed: a file of settings, or one of {names}")
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING
 
 from hvdclip import __version__
 from hvdclip.checkpoints import durable
-from hvdclip.config import Config, load
+from hvdclip.command.start import load
 from hvdclip.launch import slurm, sweep
 from hvdclip.launch.script import SCRIPT, SUBMITTED, Resources, SlurmJob, commit
-from hvdclip.training import resume
+from hvdclip.launch.submitted import note, submitted
 from hvdclip.training.rundir import RunDirectory
 
-NUMBER = "job.json"
+if TYPE_CHECKING:
+    from hvdclip.config import Config
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Submission:
 
         ValueError if SLURM does not take it, FileExistsError if a run is running or finished.
         """
+        from hvdclip.training import resume  # which takes torch
+
         for folder, config in zip(self.folders, self.configs, strict=True):
             before = submitted(folder)
             if before is not None and slurm.state(before.job):
@@ -52,9 +55,9 @@ class Submission:
         script = self.job.folder / SCRIPT
         durable.write_text(script, text)
         number = slurm.submit(script)
-        _note(self.job.folder, number, self.job.runs)
+        note(self.job.folder, number, self.job.runs)
         for place, run in enumerate(self.job.runs):
-            _note(self.job.folder / run, f"{number}_{place}")
+            note(self.job.folder / run, f"{number}_{place}")
         return number
 
 
@@ -81,25 +84,3 @@ def prepare(
     return Submission(
         replace(job, runs=list(sweep.names(runs)), at_once=at_once), [load(config, chosen) for chosen in runs]
     )
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """What a folder shows of the job that was made from it."""
-
-    job: str
-    runs: Sequence[str]
-
-
-def submitted(folder: Path) -> Submitted | None:
-    """None if there was no job."""
-    try:
-        return Submitted(**json.loads((folder / NUMBER).read_text()))
-    except FileNotFoundError:
-        return None
-    except (TypeError, ValueError):
-        raise ValueError(f"{folder / NUMBER} is damaged") from None
-
-
-def _note(folder: Path, job: str, runs: Sequence[str] = ()) -> None:
-    durable.write_text(folder / NUMBER, json.dumps({"job": job, "runs": list(runs)}) + "\n")

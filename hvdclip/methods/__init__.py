@@ -84,6 +84,7 @@ __all__ = [
     "Sharing",
     "StepLeftOut",
     "ThresholdSettings",
+    "algorithms",
     "method",
     "optimizer",
     "register",
@@ -141,6 +142,25 @@ def register(chosen: type[Method]) -> type[Method]:
     if METHODS.setdefault(chosen.name, chosen) is not chosen:
         raise ValueError(f"{chosen.__name__}: the name {chosen.name!r} is taken by {METHODS[chosen.name].__name__}")
     return chosen
+
+
+def algorithms() -> list[dict[str, Any]]:
+    """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
+
+    `message` is what a rank hands to collectives, `memory` what it holds beside x and its gradient (momentum, drift
+    measurement and outer step left out), both in floats.
+    """
+    return [
+        {
+            "name": m.name,
+            "formula": m.formula,
+            "paper": m.paper,
+            "message": m.message_size,
+            "memory": m.memory,
+            "extra gradients": m.extra_gradients,
+        }
+        for m in METHODS.values()
+    ]
 
 
 def method(name: str) -> type[Method]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from hvdclip.averaging import starts_in_words
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory
 
 # settings of the average that a label names if they are set
@@ -103,6 +102,12 @@ def _array(rows: list[list[Any]]) -> np.ndarray:
 def _label(config: dict[str, Any], summary: dict[str, Any]) -> str:
     settings = config["algorithm"]
     interval = settings.get("interval")
-    words = starts_in_words(interval) if isinstance(interval, dict) else interval
+    words = _in_words(interval) if isinstance(interval, dict) else interval
     shown = [f", {key} {settings[key]}" for key in SHOWN if settings.get(key, "none") not in (None, "none")]
     return summary["algorithm"] + (f", I = {words}" if interval else "") + "".join(shown)
+
+
+def _in_words(interval: dict[int, int]) -> str:
+    from hvdclip.averaging import starts_in_words  # which takes torch, as few runs do
+
+    return starts_in_words(interval)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
-from hvdclip.comm import Communicator, SingleRank
-from hvdclip.comm.environment import announced_ranks
+from hvdclip.announced import announced_ranks
 from hvdclip.command.exits import bad_input, together, with_ranks
-from hvdclip.command.options import touch, whole_numbers
-from hvdclip.command.start import start
-from hvdclip.config import Config, load
+from hvdclip.command.options import ConfigFile, touch, whole_numbers
+from hvdclip.command.start import load, start
 from hvdclip.training import terminal
-from hvdclip.training.job import Job
-from hvdclip.training.loop import Trainer
 
 if TYPE_CHECKING:
+    from hvdclip.comm import Communicator
+    from hvdclip.config import Config
     from hvdclip.scaling.target import Costs, Real, Steps
 
-CONFIG_FILE = click.argument("config", type=click.Path(path_type=Path))
+CONFIG_FILE = click.argument("config", type=ConfigFile())
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 INTERVALS = click.option("--intervals", default="1,4,16,64", show_default=True, metavar="I,...")
 SYNTHETIC = click.option("--synthetic", is_flag=True, help="Also measure one batch again and again.")
@@ -69,9 +67,9 @@ def _step_and_payload(
     step_ms: float | None, floats: float | None, bytes_each: int, folder: Path | None
 ) -> tuple[float, float]:
     """Seconds of a step, and bytes of an average; a study's are those on its fewest and on its most ranks."""
-    from hvdclip.scaling.study import Study
-
     if folder is not None and step_ms is None and floats is None:
+        from hvdclip.scaling.study import Study
+
         study = Study.read(folder)
         costs, most = study.model.costs, max(study.rows, key=lambda row: row.ranks)
         return costs[min(costs)].step, most.payload
@@ -222,6 +220,8 @@ def target_command(
 
 
 def _simulated(config: Config, ranks: int, interval: int, seeds: int, loss: float) -> Steps:
+    import numpy as np
+
     from hvdclip import simulation
     from hvdclip.scaling import target
 
@@ -236,7 +236,7 @@ def _real(simulated: Steps, line: list[str], words: list[str], run: Path, loss: 
     """What real ranks need, where the simulated ones reached the loss."""
     from hvdclip.scaling import target
 
-    if not np.isfinite(simulated.steps[0]):
+    if not math.isfinite(simulated.steps[0]):
         return target.NEVER
     bad_input(partial(_train, line, words, run))
     return target.Real.of(run, loss)
@@ -257,9 +257,12 @@ def _check_real(folder: Path | None) -> None:
 
 def _costs(config: Config, step_ms: float | None, named: str | None, folder: Path | None, ranks: list[int]) -> Costs:
     """By link, the cost on N ranks; a study's is measured."""
+    from hvdclip.comm import SingleRank
     from hvdclip.scaling.cost import StepCost
     from hvdclip.scaling.links import links
     from hvdclip.scaling.study import Study
+    from hvdclip.training.job import Job
+    from hvdclip.training.loop import Trainer
 
     if (step_ms is None) == (folder is None):
         raise ValueError("give one of --step-ms, for links by name, and --study")

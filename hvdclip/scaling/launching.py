@@ -15,8 +15,7 @@ from typing import Any
 
 from hvdclip.checkpoints import durable
 from hvdclip.config import differences
-from hvdclip.scaling.points import SYNTHETIC
-from hvdclip.scaling.study import ALONE, STUDY, Study
+from hvdclip.scaling.study import ALONE, STUDY, SYNTHETIC, Study
 
 
 def check_addition(

@@ -15,10 +15,10 @@ from hvdclip.bench.blocks import wait_for_gpu
 from hvdclip.bench.traffic import bytes_sent
 from hvdclip.comm import Communicator
 from hvdclip.config import Config
+from hvdclip.scaling.study import REAL, SYNTHETIC
 from hvdclip.training.job import Job
 from hvdclip.training.loop import Trainer
 
-REAL, SYNTHETIC = "real", "synthetic"
 Result = TypeVar("Result")
 
 

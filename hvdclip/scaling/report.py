@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from hvdclip.report.look import COLOURS, canvas, dress, look, save
-from hvdclip.scaling.points import REAL
-from hvdclip.scaling.study import Row, Study, interval_of_mean
+from hvdclip.scaling.study import REAL, Row, Study, interval_of_mean
 
 SHORT = {"data": "data", "grad.": "gradient", "step": "step", "comm.": "communication", "wait": "waiting"}
 PARTS = tuple(SHORT.values())

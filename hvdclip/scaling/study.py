@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from hvdclip.scaling.fit import Measured, Model, errors, fit, split
-from hvdclip.scaling.points import REAL
 
 STUDY, ALONE = "study.json", "alone"
+REAL, SYNTHETIC = "real", "synthetic"  # the data as they come, or one batch again and again
 RESAMPLES = 2000
 KEYS = {"interval", "data", "samples", "seconds", "parts", "work", "bytes", "sent"}  # of a point
 

@@ -65,10 +65,3 @@ def _owner(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
             return model
         model = field.annotation
     return model
-
-
-def message_of(error: BaseException) -> str:
-    """An error's message, with the file if it names one."""
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__

@@ -17,8 +17,8 @@ from hvdclip.simulation.stack import Stack, stackable
 from hvdclip.simulation.trace import Trace
 from hvdclip.training.display import Silent
 from hvdclip.training.job import Job
+from hvdclip.training.known import mean_of_known
 from hvdclip.training.loop import Trainer
-from hvdclip.training.metrics import mean_of_known
 from hvdclip.training.problem import EPOCH
 from hvdclip.training.recorder import Recorder
 from hvdclip.training.schedule import Schedule

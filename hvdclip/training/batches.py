@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hvdclip.config import ConfigError
+from hvdclip.errors import ConfigError
 
 ALLOWED = "(inputs, targets); or any kind with train.loss: my.module:loss, which is called as loss(model, batch)"
 

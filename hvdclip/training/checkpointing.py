@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hvdclip.checkpoints import Contents, Writer, on_host
+from hvdclip.checkpoints.copies import on_host
+from hvdclip.checkpoints.writer import Contents, Writer
 from hvdclip.config import Config
 from hvdclip.methods import Method
 from hvdclip.training.provenance import versions

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from hvdclip.checkpoints import Writer
+from hvdclip.checkpoints.writer import Writer
 from hvdclip.comm import Communicator
 from hvdclip.command.exits import together
 from hvdclip.config import Config

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from hvdclip.checkpoints import durable
 from hvdclip.config import Config, flat
-from hvdclip.settings.mistakes import message_of
+from hvdclip.errors import message_of
 from hvdclip.training.rundir import LOGGED, RunDirectory
 
 Scalars = dict[str, float]

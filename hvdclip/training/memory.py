@@ -1,10 +1,14 @@
 """How much memory this process has needed, and how it reuses the memory that each step frees."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import resource
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # Options of glibc's mallopt: how much free memory stays at the end of the heap, and how large its blocks can be.
 TRIM, MMAP = -1, -3
@@ -27,5 +31,7 @@ def keep_freed() -> None:
 def peak_bytes(device: torch.device) -> int:
     """The peak so far: for a GPU the memory of tensors, for the host the memory of the process."""
     if device.type == "cuda":
+        import torch  # which keep_freed does without
+
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # in KiB on Linux

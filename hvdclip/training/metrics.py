@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
 from hvdclip.messages.statistics import quantiles
+from hvdclip.training.known import known, mean_of_known
 
 SUMS = ("samples", "skipped", "bytes", "comm_s", "round_s")
 MEANS = ("loss", "clip_fraction", "grad_norm")
@@ -63,13 +63,3 @@ class Metrics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.samples, self.seconds, self._rounds = state["samples"], state["seconds"], list(state["rounds"])
         self._norm_counts = [counts.numpy() for counts in state["norm_counts"]]
-
-
-def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None if there are none."""
-    values = known(values)
-    return sum(values) / len(values) if values else None
-
-
-def known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import hvdclip
+from hvdclip.project import PACKED
 
 
 def sha256(model: nn.Module) -> str:
@@ -24,7 +25,8 @@ def sha256(model: nn.Module) -> str:
 def code_sha256() -> str:
     """SHA-256 over hvdclip's own source: its version stays the same between two changes of the code."""
     folder, digest = Path(hvdclip.__file__).parent, hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
+    # a wheel packs more beside it than a checkout has there
+    for file in sorted(file for file in folder.rglob("*.py") if PACKED not in file.parents):
         digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 

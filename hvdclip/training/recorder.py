@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from hvdclip.settings.mistakes import message_of
+from hvdclip.errors import message_of
 from hvdclip.training.lines import Lines
 from hvdclip.training.loggers import Loggers
+from hvdclip.training.model_files import save_model
 from hvdclip.training.rundir import EVALS, METRICS, RunDirectory, as_json
 
 
@@ -51,7 +52,7 @@ class FileRecorder(Recorder):
     def model(self, name: str, model: nn.Module) -> None:
         failed = False
         try:
-            self.run.save_model(name, model.state_dict())
+            save_model(self.run.model_file(name), model.state_dict())
         except OSError as error:
             failed = True
             if name == "final":

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import yaml
 
 from hvdclip.averaging import MeasuredIntervals
-from hvdclip.checkpoints import Damage, Manifest
+from hvdclip.checkpoints import tensors
+from hvdclip.checkpoints.manifest import Manifest
+from hvdclip.checkpoints.store import Damage
 from hvdclip.comm import Communicator
 from hvdclip.config import Config, check_saved, differences
 from hvdclip.training import heartbeats, lock
@@ -133,9 +135,10 @@ def load(trainer: Trainer, run: RunDirectory, found: Found) -> None:
     if found.manifest is None:
         return
     step, ranks, here = found.manifest.step, found.manifest.ranks, trainer.comm.size
-    state = run.checkpoints.load(step, rank_file(trainer.comm.rank if ranks == here else 0))
+    folder = run.checkpoints.folder(step)
+    state = tensors.load(folder / rank_file(trainer.comm.rank if ranks == here else 0))
     if not all(parameter.requires_grad for parameter in trainer.model.parameters()):
-        trainer.model.load_state_dict(run.checkpoints.load(step, MODEL))
+        trainer.model.load_state_dict(tensors.load(folder / MODEL))
     if ranks == here:
         restore(trainer, state)
     else:

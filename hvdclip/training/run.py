@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hvdclip.checkpoints import Writer
+from hvdclip.checkpoints.writer import Writer
 from hvdclip.comm import Communicator
 from hvdclip.command.exits import complain, together
 from hvdclip.config import Config

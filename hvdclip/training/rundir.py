@@ -11,16 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 import yaml
-from torch import Tensor
 
-from hvdclip.checkpoints import MANIFEST, Store, durable, on_host
+from hvdclip.checkpoints import durable
+from hvdclip.checkpoints.manifest import MANIFEST
+from hvdclip.checkpoints.store import Store
 from hvdclip.training import heartbeats, lock
 
 CONFIG, METRICS, EVALS, SUMMARY = "config.yaml", "metrics.jsonl", "evals.jsonl", "summary.json"
 LOGGED = "logged.json"  # the names of the run at W&B and MLflow
 FILES = (CONFIG, METRICS, EVALS, SUMMARY, LOGGED, "checkpoints", "plots", "report", "tensorboard", "wandb")
+STOP = "STOP"  # a file that asks the run to stop
 
 
 class RunDirectory:
@@ -144,11 +145,6 @@ class RunDirectory:
             return self.checkpoints.folder(newest) / "model.pt"
         return self.checkpoints.path / f"{name}.pt"
 
-    def save_model(self, name: str, state: dict[str, Tensor]) -> None:
-        """Write a plain state_dict as checkpoints/NAME.pt, for use with or without hvdclip."""
-        # parameters are views of the message, all of which torch.save would write
-        durable.write(self.model_file(name), partial(torch.save, on_host(state)))
-
     def ranks(self) -> int | None:
         """How many ranks the run, or the checkpoint, has; None if nothing shows it."""
         if self.is_finished():
@@ -173,22 +169,6 @@ def _parsed(text: str, file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{file} is damaged: {text[:40]!r} is not a JSON object")
     return found
-
-
-def load_model(file: Path) -> dict[str, Tensor]:
-    """A plain state_dict; ValueError for a file with something else, FileNotFoundError if there is none."""
-    if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist: the run has not saved this model")
-    try:
-        state = torch.load(file, weights_only=True, map_location="cpu")
-    except OSError:
-        raise
-    except Exception as error:  # torch.load raises many kinds for files of other programs
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{file} has no model: {why}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{file} has no model: it is not a state_dict of tensors")
-    return state
 
 
 def as_json(row: dict[str, Any], indent: int | None = None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hvdclip.checkpoints import on_host
+from hvdclip.checkpoints.copies import on_host
 from hvdclip.comm import Ledger
 from hvdclip.torch_private import foreach_copy_
 

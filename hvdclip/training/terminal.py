@@ -8,8 +8,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from hvdclip.comm import announced_ranks
-from hvdclip.comm.environment import MPIRUN, ancestors
+from hvdclip.announced import MPIRUN, ancestors, announced_ranks
 from hvdclip.command.output import forgiving
 
 LAUNCHERS = (*MPIRUN, "horovodrun")

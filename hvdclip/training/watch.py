@@ -20,12 +20,12 @@ from hvdclip.training import heartbeats
 from hvdclip.training.feed import FEED
 from hvdclip.training.heartbeats import Beat
 from hvdclip.training.patience import LEAST_S, Hunger, Patience
+from hvdclip.training.rundir import STOP
 from hvdclip.training.signals import Signals
 
 PERIOD_S = 1.0
 # For all ranks together, so that a thousand of them do not keep a shared file system busy.
 BEATS_PER_S = 100
-STOP = "STOP"
 HUNGRY = "waiting for a batch"
 AT_FILES = ("saving", HUNGRY)
 

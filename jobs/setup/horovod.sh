@@ -89,12 +89,15 @@ use_kept_build() {
   return 1
 }
 
+# The folder of the cache that has the built wheel, or will have it.
+kept_build() { echo "$cache/$(horovod_purpose | fingerprint)"; }
+
 install_horovod() {
   local folder
   remember toolkit_for "$toolkit_for"
   # else it has come with the wheels
   [[ -z $wheels ]] || return 0
-  folder=$cache/$(horovod_purpose | fingerprint)
+  folder=$(kept_build)
   [[ -d $folder ]] || make_wheel "$folder"
   step "installing Horovod from $folder" in_venv pip install --force-reinstall --no-deps "$folder"/horovod-*.whl
 }

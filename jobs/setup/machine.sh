@@ -34,8 +34,10 @@ check_disk() {
   mkdir -p "${venv%/*}" 2>/dev/null || die "cannot make ${venv%/*}: set HVDCLIP_VENV to a folder of yours"
   [[ -f $stamp ]] \
     || check_space "${venv%/*}" "$(gigabytes)" "${venv##*/}" "move the project or HVDCLIP_VENV to a larger disk"
-  check_space "${TMPDIR:-/tmp}" 2 "the Horovod build" "set TMPDIR to a larger disk"
+  check_space_for_build
 }
+
+check_space_for_build() { check_space "${TMPDIR:-/tmp}" 2 "the Horovod build" "set TMPDIR to a larger disk"; }
 
 # A torch for CUDA takes 5 GB with its libraries; which one pip will choose is not known before.
 gigabytes() { [[ $torch == system ]] && echo 2 || echo 7; }
@@ -56,6 +58,6 @@ check_cache() {
 take_turns() {
   exec 9>>"$log"
   flock --nonblock 9 && return
-  say "waiting for another set-up in $root"
+  say "waiting for another set-up of $venv"
   flock 9 || true
 }

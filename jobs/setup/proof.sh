@@ -39,7 +39,7 @@ prove_libraries() {
 # prove_ranks CONTROLLER RANKS DEVICE
 prove_ranks() {
   local answer
-  answer=$(timeout 120 horovodrun -np "$2" "--$1" python jobs/prove_horovod.py "$3" 2>&1 | tee -a "$log") \
+  answer=$(timeout 120 horovodrun -np "$2" "--$1" "$interpreter" jobs/prove_horovod.py "$3" 2>&1 | tee -a "$log") \
     || die "$2 ranks under horovodrun --$1 failed on $3: see $log"
   say "horovodrun --$1: $(grep -o '[0-9]* ranks* summed.*' <<<"$answer")"
 }

@@ -1,5 +1,9 @@
 # shellcheck shell=bash
-# Which Python .venv is made with.
+# Which Python .venv is made with, and that of the environment that is set up.
+
+interpreter=$venv/bin/python
+# what a user does whose Python will not do
+other_python="set PYTHON to another Python"
 
 # Sets python to PYTHON, else to the one chosen before, else to one on PATH; with --system-torch that is the active one.
 choose_python() {
@@ -38,11 +42,11 @@ release = "%d.%d" % sys.version_info[:2]
 if not (3, 10) <= sys.version_info[:2] <= (3, 13):
     sys.exit("is Python %s: install Python 3.10 to 3.13 or set PYTHON to it" % release)
 if not find_spec("ensurepip") and not (system and find_spec("pip")):
-    sys.exit("cannot make a .venv: install python%s-venv or set PYTHON to another Python" % release)
+    sys.exit("cannot make a .venv: install python%s-venv or %s" % (release, sys.argv[3]))
 if not wheels and not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")):
-    sys.exit("lacks its C headers: install python%s-dev or set PYTHON to another Python" % release)
+    sys.exit("lacks its C headers: install python%s-dev or %s" % (release, sys.argv[3]))
 print(sys.executable)
-' "$torch" "$wheels" 2>&1); then
+' "$torch" "$wheels" "$other_python" 2>&1); then
     python=$answer
   else
     complaint=${complaint:-$path ${answer%%$'\n'*}}
@@ -62,6 +66,6 @@ make_venv() {
   printf 'chosen %s\n' "python $python" "torch $torch" "sites $sites" >"$stamp"
 }
 
-in_venv() { "$venv/bin/python" -m "$@"; }
-site_packages() { "$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
-version_of() { "$venv/bin/python" -c "from importlib.metadata import version; print(version('$1'))"; }
+in_venv() { "$interpreter" -m "$@"; }
+site_packages() { "$interpreter" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+version_of() { "$interpreter" -c "from importlib.metadata import version; print(version('$1'))"; }

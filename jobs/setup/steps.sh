@@ -28,6 +28,8 @@ last_error() {
 # The stamp's lines: what was chosen, so that it need not be named again, and a line for each stage that is complete.
 remembered() { [[ ! -f $stamp ]] || sed -n "s/^chosen $1 //p" "$stamp"; }
 remember() {
+  # an environment that jobs/setup.sh has not made has none
+  [[ -f $stamp ]] || return 0
   sed -i "/^chosen $1 /d" "$stamp"
   echo "chosen $1 $2" >>"$stamp"
 }
@@ -36,7 +38,7 @@ is_done() { [[ -f $stamp ]] && grep -qxF "done $1 $(fingerprint <<<"$2")" "$stam
 # stage NAME PURPOSE COMMAND: does what has not been done for this purpose; the stages after it are then done again.
 stage() {
   if is_done "$1" "$2"; then return; fi
-  [[ ! -f $stamp ]] || sed -i "/^done $1 /,\$d" "$stamp"
+  [[ ! -f $stamp ]] || sed -i "/^done $1 /,\$ { /^done /d }" "$stamp"
   "$3"
   echo "done $1 $(fingerprint <<<"$2")" >>"$stamp"
 }

@@ -1,9 +1,11 @@
 # shellcheck shell=bash
 # Which torch: one from pip, or the one that another Python has.
 
+# the file that keeps pip from replacing it
+constraint=$venv/torch.txt
+
 read_arguments() {
   system_asked=0
-  wheels=
   while (($#)); do
     case $1 in
       --system-torch) system_asked=1 ;;
@@ -11,11 +13,19 @@ read_arguments() {
     esac
     shift
   done
-  [[ -z ${WHEELS:-} ]] || wheels=$(cd "$WHEELS" 2>/dev/null && pwd) || die "WHEELS=$WHEELS is no folder"
+  read_wheels
 }
 
 # The range of setup.cfg, as a requirement.
 torch_range() { sed -n 's/^ *\(torch>=[0-9.]*,<[0-9.]*\)$/\1/p' setup.cfg; }
+
+# torch_in_range VERSION
+torch_in_range() {
+  "$python" -c '
+import re, sys
+there, floor, end = [[int(n) for n in re.findall(r"\d+", text)[:2]] for text in sys.argv[1:]]
+sys.exit(not floor <= there < end)' "$1" "$(torch_range | cut -d , -f 1)" "$(torch_range | cut -d , -f 2)"
+}
 
 # Sets torch to "system" or to a requirement for pip: what is asked for now, else what was chosen before.
 choose_torch() {
@@ -61,10 +71,7 @@ check_system_torch() {
   local there
   there=$(torch_there)
   [[ -n $there ]] || die "--system-torch: $python has no torch: activate or name (PYTHON) a Python that has one"
-  "$python" -c '
-import re, sys
-there, floor, end = [[int(n) for n in re.findall(r"\d+", text)[:2]] for text in sys.argv[1:]]
-sys.exit(not floor <= there < end)' "$there" "$(torch_range | cut -d , -f 1)" "$(torch_range | cut -d , -f 2)" \
+  torch_in_range "$there" \
     || die "--system-torch: $python has torch $there: allowed is $(torch_range)"
 }
 
@@ -75,13 +82,13 @@ install_torch() {
     in_venv pip install "$torch" "$(torch_range)"
 }
 
-# Sets what Horovod's build needs to know of torch, and writes the constraint that keeps pip from replacing it.
+# Sets what Horovod's build needs to know of torch, and writes the constraint.
 learn_torch() {
   local facts
-  facts=$("$venv/bin/python" jobs/setup/torch_facts.py 2>>"$log") || die "torch cannot be imported: see $log"
+  facts=$("$interpreter" jobs/setup/torch_facts.py 2>>"$log") || die "torch cannot be imported: see $log"
   {
     read -r torch_version && read -r torch_folder && read -r torch_cuda && read -r torch_rocm
     read -r nccl && read -r nccl_version && read -r cudart && read -r gpus && read -r python_abi
   } <<<"$facts"
-  echo "torch==$(version_of torch)" >"$venv/torch.txt"
+  echo "torch==$(version_of torch)" >"$constraint"
 }

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from hvdclip.checkpoints import durable
-from hvdclip.data.vision import torchvision
 
 PATIENCE_S = 60
 
@@ -117,6 +116,8 @@ def fetch(name: str, root: Path, mirror: str | None = None) -> Iterator[str]:
 
 
 def _cifar(name: str) -> Any:
+    from hvdclip.data.vision import torchvision
+
     return getattr(torchvision().datasets, name.upper())
 
 

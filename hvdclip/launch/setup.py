@@ -1,0 +1,25 @@
+"""hvdclip setup-horovod."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+
+from hvdclip import project
+from hvdclip.command.exits import bad_input
+
+
+@click.command("setup-horovod")
+def setup_horovod_command() -> None:
+    """Install Horovod into this environment, for its torch.
+
+    Builds Horovod and installs it with mpi4py and, if no MPI is on PATH, with the wheel of Open MPI. torch is left as
+    it is. Then two ranks average, as a proof.
+
+    Without a network WHEELS names a folder of wheels to install from. HVDCLIP_CACHE names the folder that keeps the
+    built Horovod.
+    """
+    script = bad_input(lambda: project.part("jobs/setup_horovod.sh"))
+    sys.exit(bad_input(lambda: subprocess.run(["bash", str(script), sys.executable]).returncode))
