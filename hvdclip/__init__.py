@@ -1,4 +1,4 @@
-"""hvdclip: every rank takes clipped steps of its own, and the ranks average their parameters every I steps."""
+"""hvdclip: every rank takes its own clipped steps, and the ranks average their parameters every I steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hvdclip: every rank takes clipped steps of its own, and the ranks average their parameters every I steps.
+"""hvdclip: every rank takes its own clipped steps, and the ranks average their parameters every I steps.
 
 Made from the code by `python jobs/stub.py`; a test holds it against the code.
 """
@@ -28,8 +28,8 @@ _M = TypeVar("_M", bound=Method)
 def algorithms() -> list[dict[str, str]]:
     """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
 
-    `message` is what a rank hands to collectives, `memory` what it holds beside x and its gradient (momentum, drift
-    measurement and outer step left out), both in floats.
+    `message` is what a rank sends to collectives, `memory` what it needs besides x and its gradient (without momentum,
+    drift measurement and outer step), both in floats.
     """
 
 def register(chosen: type[_M]) -> type[_M]:

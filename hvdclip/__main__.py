@@ -1,4 +1,4 @@
-"""python -m hvdclip: the command by the Python that runs it."""
+"""python -m hvdclip: the command, run by that Python."""
 
 from hvdclip.cli import main
 

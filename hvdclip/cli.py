@@ -54,14 +54,14 @@ def main(context: click.Context) -> None:
     output.never_fails()
     context.call_on_close(lambda: _tell_what_is_lost(context.invoked_subcommand))
     if context.invoked_subcommand not in ("train", "eval"):
-        # a notebook's, say, which matplotlib refuses where it does not know it; in trainings it is the user's modules'
+        # a notebook's backend, for example, which matplotlib may refuse; in trainings the user's modules may need it
         os.environ.pop("MPLBACKEND", None)
     if context.invoked_subcommand != bench.name:
         keep_freed()
 
 
 def _tell_what_is_lost(command: str | None) -> None:
-    """A training leaves all in its directory; of another command what it shows may be all that it does."""
+    """A training has everything in its directory; for another command its output may be the only result."""
     error = output.failure(sys.stdout)
     if error is not None:
         complain(f"output is left out: {error.strerror}")
@@ -83,9 +83,9 @@ for command in (points_command, scaling_command, target_command):
 @click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that is in the run directory.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the run directory, from its newest checkpoint.")
-@click.option("--elastic", is_flag=True, help="Go on when ranks are lost or added, under an elastic horovodrun.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the run directory.")
+@click.option("--resume", is_flag=True, help="Continue the run in the run directory from its newest checkpoint.")
+@click.option("--elastic", is_flag=True, help="Continue when ranks are lost or added, under an elastic horovodrun.")
 def train_command(
     config: Path, overrides: tuple[str, ...], run_dir: Path | None, overwrite: bool, resume: bool, elastic: bool
 ) -> None:
@@ -126,9 +126,9 @@ def _train_elastic(config: Config, directory: RunDirectory, overwrite: bool, res
 
 def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: bool) -> RunDirectory:
     if resume and overwrite:
-        raise ValueError("--resume goes on with a run, which --overwrite would remove: give one of them")
+        raise ValueError("--resume continues a run, which --overwrite would remove: give only one of them")
     if resume and run_dir is None:
-        raise ValueError("--resume needs --run-dir, the directory of the run that is to go on")
+        raise ValueError("--resume needs --run-dir, the directory of the run to continue")
     return RunDirectory(run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
@@ -139,7 +139,7 @@ def _run_directory(config: Path, run_dir: Path | None, overwrite: bool, resume: 
     type=click.Choice(["final", "best", "last"]),
     default="final",
     show_default=True,
-    help="Of a RUN; last: of its newest checkpoint.",
+    help="Model of a RUN; last: that of its newest checkpoint.",
 )
 def eval_command(run: Path, model: str) -> None:
     """Evaluate a model that a run has saved, on all its splits."""
@@ -173,7 +173,7 @@ def _evaluate(config: Config, comm: Communicator, run: RunDirectory, file: Path)
 def stop_command(run: Path) -> None:
     """Ask a run to save a checkpoint and stop.
 
-    It stops at the end of a round, whatever launcher has started it.
+    It stops at the end of a round, whichever launcher has started it.
     """
     found = bad_input(lambda: status.status(RunDirectory(run)))
     if found.state != "running":
@@ -191,7 +191,7 @@ def algorithms_command(name: str | None) -> None:
     from hvdclip.settings.mistakes import default_in_words
 
     if name is None:
-        print("P: trainable floats. message: what a rank hands over; memory: held beside x and its gradient; in floats")
+        print("P: trainable floats. message: what a rank sends; memory: besides x and its gradient; both in floats")
         table = Table("name", Column("formula and paper", ratio=1), show_lines=True, expand=True)
         for cost, width in (("message", 19), ("memory", 13), ("extra gradients", 17)):
             table.add_column(cost, width=width)
@@ -202,7 +202,7 @@ def algorithms_command(name: str | None) -> None:
         chosen = bad_input(lambda: method(name))
         print(f"{chosen.name}: {chosen.formula}\n{chosen.paper}")
         print(f"message: {chosen.message_size}; memory: {chosen.memory}; extra gradients: {chosen.extra_gradients}")
-        print("units: x, that of the parameters; g, that of the gradient")
+        print("units: x, of the parameters; g, of the gradient")
         table = Table("setting", "default", "unit", "what it is")
         for setting, field in chosen.Settings.model_fields.items():
             default = "required" if field.is_required() else default_in_words(field)
@@ -213,7 +213,7 @@ def algorithms_command(name: str | None) -> None:
 @main.command("configs")
 @click.argument("name", required=False)
 def configs_command(name: str | None) -> None:
-    """List the configurations that come along, or print one.
+    """List the included configurations, or print one.
 
     Commands take their names in place of a file.
     """
@@ -232,11 +232,15 @@ def configs_command(name: str | None) -> None:
 @click.argument("config", type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
 @click.option("--ranks", default="2", show_default=True, help="Numbers of ranks N: 1,2,4,8.")
-@click.option("--ranks-per-node", type=click.IntRange(1), help="For node_interval. Default: all ranks on one node.")
-@click.option("--intervals", help="Values of I, in place of algorithm.interval: 1,4,16.")
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each, from train.seed on.")
+@click.option(
+    "--ranks-per-node", type=click.IntRange(1), help="Needed for node_interval. Default: all ranks on one node."
+)
+@click.option("--intervals", help="Values of I, instead of algorithm.interval: 1,4,16.")
+@click.option(
+    "--seeds", default=1, show_default=True, type=click.IntRange(1), help="Runs of each, with seeds from train.seed on."
+)
 @click.option("--target", type=click.FloatRange(0, min_open=True), help="Gradient norm to reach, for speed-up.")
-@click.option("--scale-lr", is_flag=True, help="Multiply lr and gamma by N, as linear speed-up asks for.")
+@click.option("--scale-lr", is_flag=True, help="Multiply lr and gamma by N, as for linear speed-up.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder of the pictures. Default: runs/<config name>-simulated."
 )
@@ -255,7 +259,7 @@ def simulate_command(
 
     For several N and I, in this one process.
 
-    The small problems run as rows of one tensor, so that thousands of ranks are seconds; other jobs take turns.
+    The small problems run as rows of one tensor, so thousands of ranks take seconds; ranks of other jobs take turns.
     """
     from rich.progress import track
 
@@ -304,9 +308,9 @@ def _grid(
     "--out", type=click.Path(path_type=Path), help="Folder of the pictures. Default: plots/ in the first run."
 )
 def plot_command(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Compare finished runs by a table and pictures.
+    """Compare finished runs in a table and pictures.
 
-    The pictures are PNG and SVG. Of a sweep all runs that are done are compared.
+    The pictures are PNG and SVG. For a sweep, all finished runs are compared.
     """
     from hvdclip.report import plot, table
     from hvdclip.report import runs as reading
@@ -341,15 +345,15 @@ def report_command(place: Path, out: Path | None) -> None:
 
 
 def _members(run: Path) -> list[Path]:
-    """The run, or the members of a sweep that are done."""
+    """The run, or the finished runs of a sweep."""
     made = submitted(run)
     if made is None or not made.runs:
         return [run]
     done = [name for name in made.runs if RunDirectory(run / name).is_done()]
     if not done:
-        raise ValueError(f"{run} is a sweep of which no run is done")
+        raise ValueError(f"{run} is a sweep without a finished run")
     if left := [name for name in made.runs if name not in done]:
-        complain(f"{run}: left out, since not done: {', '.join(left)}")
+        complain(f"{run}: left out, because not finished: {', '.join(left)}")
     return [run / name for name in done]
 
 

@@ -1,15 +1,15 @@
-"""Where configs/, slurm/ and jobs/ are: beside hvdclip/ in a checkout, inside it in an installed wheel."""
+"""Where configs/, slurm/ and jobs/ are: next to hvdclip/ in a checkout, inside it in an installed wheel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 _LIBRARY = Path(__file__).parent
-# which setup.py makes, in wheels only
+# setup.py makes this folder, in wheels only
 PACKED = _LIBRARY / "_project"
 _FROM_WHEEL = PACKED.is_dir()
 _FOLDER = PACKED if _FROM_WHEEL else _LIBRARY.parent
-# what a user runs who lacks Horovod
+# the command that installs Horovod
 SET_UP = "hvdclip setup-horovod" if _FROM_WHEEL else "jobs/setup.sh"
 
 
@@ -17,7 +17,7 @@ def part(name: str) -> Path:
     """A file or folder by its path in a checkout; FileNotFoundError in a copy of hvdclip/ alone."""
     place = _FOLDER / name
     if not place.exists():
-        raise FileNotFoundError(f"{place} is missing: install hvdclip by pip or run a whole checkout")
+        raise FileNotFoundError(f"{place} is missing: install hvdclip with pip, or use a complete checkout")
     return place
 
 

@@ -90,7 +90,7 @@ def test_a_dry_run_prints_what_would_be_submitted_and_leaves_nothing(tmp_path):
         (["--site=nowhere"], "--site is 'nowhere'; allowed: a file of settings, or one of"),
         (["--time=x", "--dry-run"], "--time is 'x'; allowed: "),
         (["--site=nowhere", "--dry-run"], "--site is 'nowhere'; allowed: "),
-        (["--gpus-per-node=2", "--ntasks-per-node=3"], "so ranks would share a GPU; allowed: up to 2 tasks a node"),
+        (["--gpus-per-node=2", "--ntasks-per-node=3"], "so ranks would share a GPU; allowed: up to 2 tasks per node"),
         (["algorithm.nonsense=1"], "algorithm.nonsense: unknown setting"),
         (["algorithm.interval=1,zwei", "--array"], "algorithm.interval is 'zwei'; allowed: "),
         (["--run-dir=a\nb"], "--run-dir is 'a\\nb'; allowed: a name of one line"),
@@ -139,7 +139,7 @@ def test_a_sweep_goes_on_without_its_failing_member(slurm_cluster, tmp_path):
         line = next(line for line in said.splitlines() if run in line)
         assert ("done at step 40" if "lr=0.001" in run else "failed: ") in line, said
     said = slurm_cluster.run("hvdclip", "plot", str(folder), "--out", str(tmp_path / "plots"))
-    assert "left out, since not done: 1-interval=1-lr=1e300, 3-" in said and "comparison.png" in said
+    assert "left out, because not finished: 1-interval=1-lr=1e300, 3-" in said and "comparison.png" in said
     assert all(f"I = {interval}" in said or f"interval={interval}" in said for interval in (1, 4, 8)), said
 
 

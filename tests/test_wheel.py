@@ -120,7 +120,7 @@ def test_a_copy_of_the_package_alone_says_what_it_lacks(tmp_path, monkeypatch):
     for line in (["configs"], ["setup-horovod"], ["submit", PROJECT / "configs/quadratics.yaml", "--dry-run"]):
         done = here(*line, check=False)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done
-        assert " is missing: install hvdclip by pip or run a whole checkout" in done.stderr, done
+        assert " is missing: install hvdclip with pip, or use a complete checkout" in done.stderr, done
 
 
 class Installed:

@@ -12,10 +12,10 @@ from hvdclip.checkpoints import durable
 
 
 def save(file: Path, tensors: Any) -> durable.Checksum:
-    """Write tensors, and numbers and words beside them; OSError names the file."""
+    """Write tensors, numbers and words; OSError names the file."""
     return durable.write(file, partial(torch.save, tensors))
 
 
 def load(file: Path) -> Any:
-    """What is in the file, in the host's memory."""
+    """The contents of the file, in the host's memory."""
     return torch.load(file, weights_only=True, map_location="cpu")

@@ -1,4 +1,4 @@
-"""How a command ends that cannot go on: one line of what is wrong, on one rank, and no rank left waiting."""
+"""How a command ends that cannot continue: one line that says what is wrong, on one rank; no rank keeps waiting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 STOPPED = 75  # and resumable: sysexits.h's EX_TEMPFAIL
-# Rank 0 has most likely found the same, and says it by then; the launcher ends the other ranks before they repeat it.
+# Rank 0 has most likely found the same mistake and reported it by then; the launcher then ends the other ranks.
 REPEATED_AFTER = 10.0  # seconds
 Made = TypeVar("Made")
 
@@ -32,10 +32,10 @@ class Stopped(Exception):
 
 
 def together(comm: Communicator, make: Callable[[], Made]) -> Made:
-    """make() on every rank; bad input on any of them ends all of them, with one line from rank 0."""
-    # A make() that communicates, as Trainer does, must fail on all ranks or on none: the mistake of one rank would meet
-    # whatever collective the others are in, and they would hang, or speak of something else. What Trainer refuses
-    # stands in the configuration or has been gathered, so that all know of it; a rank without memory is not covered.
+    """Call make() on every rank; bad input on any of them ends all of them, with one line from rank 0."""
+    # A make() that communicates, as Trainer does, must fail on all ranks or on none: otherwise the gather below would
+    # meet the collective that the other ranks are in, and they would hang, or report something else. What Trainer
+    # refuses is in the configuration or has been gathered, so all ranks know it; a rank without memory is not covered.
     made, mistake = None, ""
     try:
         made = make()
@@ -46,7 +46,7 @@ def together(comm: Communicator, make: Callable[[], Made]) -> Made:
         for rank, text in enumerate(mistakes):
             if comm.rank == 0 and text and text not in mistakes[:rank]:
                 complain(text if comm.size == 1 or all(mistakes) else f"rank {rank}: {text}")
-        comm.gather(None)  # the first that exits makes the launcher end the others, which may still be speaking
+        comm.gather(None)  # when the first rank exits, the launcher ends the others, which may still be printing
         sys.exit(BAD_INPUT)
     return made  # type: ignore[return-value]
 
@@ -57,9 +57,9 @@ def with_ranks(
     where: Callable[[], str] = str,
     through: tuple[type[Exception], ...] = (),
 ) -> None:
-    """run(), ending the whole job when it fails on this rank only; `where` tells in words how far it has come.
+    """Call run(), and end the whole job if it fails on this rank only; `where` says in words how far it has come.
 
-    The errors of `through` are raised. A ConfigError is bad input, told in one line.
+    The errors in `through` are raised. A ConfigError is bad input, reported in one line.
     """
     try:
         run()
@@ -89,7 +89,7 @@ def with_ranks(
 
 
 def bad_input(make: Callable[[], Made]) -> Made:
-    """make() before any communicator exists; its error is bad input, told by the rank announced as 0 first."""
+    """Call make() before any communicator exists; its error is bad input, reported first by the rank announced as 0."""
     try:
         return make()
     except (ConfigError, OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
@@ -100,7 +100,7 @@ def bad_input(make: Callable[[], Made]) -> Made:
 
 
 def complain(text: str) -> None:
-    """Say it on stderr, a line for each mistake; a terminal gets long lines folded."""
+    """Print it on stderr, one line per mistake; on a terminal long lines are folded."""
     for line in text.splitlines():
         said = f"hvdclip: {line}"
         if sys.stderr.isatty():

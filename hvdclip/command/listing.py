@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-# what the list of commands is divided into
+# the sections of the list of commands
 SECTIONS = {
     "Train": ("train", "eval", "stop", "simulate"),
     "Look": ("algorithms", "configs", "plot", "report", "status", "watch"),

@@ -20,7 +20,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 
 
 class ConfigFile(click.Path):
-    """A YAML file, or the name of a configuration that comes along; its value is a Path."""
+    """A YAML file, or the name of an included configuration; its value is a Path."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)

@@ -1,6 +1,6 @@
 """The configuration and the communicator of a command, in a process that a launcher may have started.
 
-What takes torch is imported when it is called, so that a command can be listed and explained without.
+Modules that need torch are imported when they are used, so that a command can be listed and explained without torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def load(file: Path, overrides: Sequence[str]) -> Config:
 
 
 def start(config: Config) -> Communicator:
-    """RuntimeError for a launch that would not be one world of the announced ranks."""
+    """RuntimeError for a launch that would not give one world of the announced ranks."""
     from hvdclip.comm import launched
 
     on_nodes = config.algorithm.get("node_interval") is not None
@@ -30,5 +30,5 @@ def start(config: Config) -> Communicator:
 
 
 def may_fuse(config: Config) -> bool:
-    """Whether Horovod may join messages: those that meet in one of its cycles are summed in another order each time."""
+    """Whether Horovod may join messages: messages in one of its cycles are then summed in a varying order."""
     return config.algorithm["name"] != "bucket_clip" and not config.train.sync_batch_norm

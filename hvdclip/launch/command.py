@@ -34,18 +34,20 @@ from hvdclip.training.rundir import RunDirectory
 )
 @click.option("--gpus-per-node", type=click.IntRange(1))
 @click.option("--cpus-per-task", type=click.IntRange(1))
-@click.option("--time", "limit", help="As SLURM has it: 30 (minutes), 01:30:00, 2-12:00:00.")
+@click.option("--time", "limit", help="In SLURM's format: 30 (minutes), 01:30:00, 2-12:00:00.")
 @click.option("--partition")
 @click.option("--account")
-@click.option("--sbatch", "more", multiple=True, metavar="OPTION", help="One more of sbatch's, as --sbatch=--mem=0.")
-@click.option("--site", help="Modules, launcher, network: a file of slurm/sites, or one of your own.")
+@click.option(
+    "--sbatch", "more", multiple=True, metavar="OPTION", help="One more option of sbatch, such as --sbatch=--mem=0."
+)
+@click.option("--site", help="Modules, launcher, network: a file of slurm/sites, or your own file.")
 @click.option(
     "--max-requeues", type=click.IntRange(0), help="Starts after the first. Default: 20, or as the site says."
 )
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--array", is_flag=True, help="One run for each combination of key=a,b settings, as a job array.")
 @click.option("--at-once", default=0, type=click.IntRange(0), help="Runs of an array at a time. Default: all.")
-@click.option("--dry-run", is_flag=True, help="Print the script, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print the script.")
 def submit_command(
     config: Path,
     overrides: tuple[str, ...],
@@ -62,7 +64,7 @@ def submit_command(
 
     The job saves a checkpoint when its time is over and starts itself again.
 
-    The script, the complete configuration and SLURM's output are left in the run directory.
+    The script, the complete configuration and SLURM's output are in the run directory.
     """
     folder = run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     made = bad_input(
@@ -90,7 +92,9 @@ def submit_command(
 
 @click.command("status")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, else 1.")
+@click.option(
+    "--requeue", is_flag=True, help="Exit with 0 if the run should be started again with --resume, otherwise with 1."
+)
 def status_command(run: Path, requeue: bool) -> None:
     """Show the state of a run, or of all runs of an array.
 
@@ -108,7 +112,7 @@ def status_command(run: Path, requeue: bool) -> None:
         print(found.text)
         terminal.console().print(status.table(found.beats))
     elif made.runs:
-        table = Table("run", "what has become of it")
+        table = Table("run", "state")
         for name in made.runs:
             table.add_row(name, _state(run / name))
         terminal.console().print(table)
@@ -120,11 +124,11 @@ def status_command(run: Path, requeue: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--every", default=2.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between looks.")
 def watch_command(run: Path, every: float) -> None:
-    """Follow a run until it ends; Ctrl-C ends the view only.
+    """Follow a run until it ends; Ctrl-C ends only the view.
 
     The run may be on this machine or in SLURM's queue.
 
-    Where output goes into a file or a pipe, a line at each change.
+    If output goes into a file or a pipe, prints a line at each change.
     """
     console, sights = terminal.console(), following.looks(RunDirectory(run), every)
     first = bad_input(lambda: next(sights))
@@ -133,7 +137,7 @@ def watch_command(run: Path, every: float) -> None:
         if not console.is_terminal:
             for text, _ in groupby(sight.text() for sight in seen):
                 console.print(text, soft_wrap=True)
-                console.file.flush()  # a pipe's reader follows too
+                console.file.flush()  # for the reader of a pipe
             return
         with Live(first.picture(), console=console, auto_refresh=False) as live:
             for sight in seen:
@@ -141,19 +145,21 @@ def watch_command(run: Path, every: float) -> None:
 
 
 def _state(run: Path) -> str:
-    return status.status(RunDirectory(run)).text if RunDirectory(run).exists() else "has not begun"
+    return status.status(RunDirectory(run)).text if RunDirectory(run).exists() else "has not started"
 
 
 @click.command("data")
 @click.argument("name")
-@click.option("--root", type=click.Path(path_type=Path), help="Default: the folder that HVDCLIP_DATA names, else data.")
-@click.option("--from", "mirror", metavar="URL", help="Another place that has the files, by the paths below the root.")
+@click.option("--root", type=click.Path(path_type=Path), help="Default: the folder that HVDCLIP_DATA names, or data.")
+@click.option(
+    "--from", "mirror", metavar="URL", help="Another address with the files, by the same paths as below the root."
+)
 def data_command(name: str, root: Path | None, mirror: str | None) -> None:
     """Download data by name.
 
     The names are a9a, cifar10, cifar100, mnist, mushrooms, ptb and wikitext-2.
 
-    Meant for a login node, since compute nodes rarely see the world.
+    For login nodes, because compute nodes rarely have internet access.
     """
     from hvdclip import sources
 
@@ -188,11 +194,11 @@ def tokenize_command(texts: tuple[Path, ...], name: str, folder: Path, valid: fl
 @click.command("doctor")
 @click.argument("config", required=False, type=ConfigFile())
 @click.argument("overrides", nargs=-1, metavar="[key.path=value]...")
-@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Where runs are to be left.")
+@click.option("--run-dir", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for runs.")
 def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Path) -> None:
     """Check installation, launch, cluster, and data of a CONFIG.
 
-    Works alone and, as train, under horovodrun, mpirun and srun. Ends with 0 where all is well, else with 1.
+    Works alone and, like train, under horovodrun, mpirun and srun. Exits with 0 if all is well, otherwise with 1.
     """
     from hvdclip.comm import launched
     from hvdclip.launch import doctor
@@ -215,9 +221,9 @@ def doctor_command(config: Path | None, overrides: tuple[str, ...], run_dir: Pat
 @click.command("cancel")
 @click.argument("run", type=click.Path(path_type=Path))
 def cancel_command(run: Path) -> None:
-    """Cancel a run's SLURM job, whether it runs or waits.
+    """Cancel a run's SLURM job, running or waiting.
 
-    Use hvdclip stop to have it save a checkpoint first.
+    Use hvdclip stop to let it save a checkpoint first.
     """
     print(f"job {bad_input(lambda: _cancel(run))} has been cancelled")
 
@@ -225,6 +231,6 @@ def cancel_command(run: Path) -> None:
 def _cancel(run: Path) -> str:
     found = submitted(run)
     if found is None:
-        raise FileNotFoundError(f"{run} holds no job of hvdclip submit: there is no {NUMBER} in it")
+        raise FileNotFoundError(f"{run} has no job of hvdclip submit: there is no {NUMBER} in it")
     slurm.cancel(found.job)
     return found.job

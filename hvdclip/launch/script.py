@@ -1,4 +1,4 @@
-"""The batch script of a job: what SLURM is asked for, then a call of the functions in slurm/job.sh."""
+"""The batch script of a job: the options for SLURM, then a call of the functions in slurm/job.sh."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from hvdclip import project
 
 SUBMITTED, SCRIPT = "submitted.yaml", "job.sbatch"
-# The ranks are told to stop so many seconds before the time is over, or when a quarter is left, if that is later.
+# The ranks are asked to stop so many seconds before the time is over, or when a quarter is left, if that is later.
 AHEAD_S = 120
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<clock>\d+(?::\d+){0,2})")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks of SLURM; None leaves it to the site. `more` are further options of sbatch."""
+    """The options of a job for SLURM; None leaves one to the site. `more` are further options of sbatch."""
 
     nodes: int = 1
     ntasks_per_node: int | None = None
@@ -36,7 +36,7 @@ class Resources:
         if gpus and tasks > gpus:
             raise ValueError(
                 f"--ntasks-per-node is {tasks} and --gpus-per-node {gpus}, so ranks would share a GPU; allowed: up to "
-                f"{gpus} tasks a node"
+                f"{gpus} tasks per node"
             )
 
     def options(self) -> Iterator[str]:
@@ -66,7 +66,7 @@ class SlurmJob:
         return [f"# {line}" for line in self.title.splitlines()]
 
     def script(self) -> str:
-        """The text of the script; whatever stands in a name or path is a word of the shell's and nothing else."""
+        """The text of the script; names and paths are quoted, so that the shell reads each as one word."""
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
@@ -102,7 +102,7 @@ class SlurmJob:
         if self.runs:
             limit = f"%{self.at_once}" if self.at_once else ""
             yield f"--array=0-{len(self.runs) - 1}{limit}"
-        # a percent sign in a path would begin a pattern of SLURM's
+        # a percent sign in a path would start a pattern of SLURM
         yield f"--output={self.folder}".replace("%", "%%") + ("/slurm-%A_%a.out" if self.runs else "/slurm-%j.out")
 
 
@@ -120,7 +120,7 @@ def seconds(time: str) -> int:
 
 
 def site_file(site: str) -> Path:
-    """The file of a site's settings; ValueError where there is none."""
+    """The file of a site's settings; ValueError if there is none."""
     sites = project.part("slurm/sites")
     for file in (sites / f"{site}.env", Path(site)):
         if file.is_file():
@@ -130,24 +130,24 @@ def site_file(site: str) -> Path:
 
 
 def site_options(site: str) -> list[str]:
-    """What HVDCLIP_SBATCH in a site's file has sbatch be asked for."""
+    """The options of sbatch in HVDCLIP_SBATCH of a site's file."""
     told = subprocess.run(
         ["bash", "-euc", 'source "$1"; printf %s "${HVDCLIP_SBATCH:-}"', "bash", str(site_file(site))],
         capture_output=True,
         text=True,
     )
     if told.returncode:
-        raise ValueError(f"--site is {site!r}, whose file the shell cannot read: {told.stderr.strip()}")
+        raise ValueError(f"--site is {site!r}, but the shell cannot read its file: {told.stderr.strip()}")
     return shlex.split(told.stdout)
 
 
 def commit() -> str:
-    """The git commit of the present folder and whether files differ from it; "no git commit" outside a repository."""
+    """The git commit of the current folder, and whether files differ from it; "no git commit" outside a repository."""
     try:
         head, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
         return "no git commit"
-    return f"git commit {head}" + (", with changes that are not committed" if changed else "")
+    return f"git commit {head}" + (", with uncommitted changes" if changed else "")
 
 
 def _git(*arguments: str) -> str:

@@ -15,11 +15,11 @@ from hvdclip.command.exits import bad_input
 def setup_horovod_command() -> None:
     """Install Horovod into this environment, for its torch.
 
-    Builds Horovod and installs it with mpi4py and, if no MPI is on PATH, with the wheel of Open MPI. torch is left as
-    it is. Then two ranks average, as a proof.
+    Builds Horovod and installs it with mpi4py and, if no MPI is on PATH, with the wheel of Open MPI. Does not change
+    torch. At the end two ranks average, as a check.
 
-    Without a network WHEELS names a folder of wheels to install from. HVDCLIP_CACHE names the folder that keeps the
-    built Horovod.
+    Without a network, let WHEELS name a folder of wheels to install from. HVDCLIP_CACHE names the folder that stores
+    the built Horovod.
     """
     script = bad_input(lambda: project.part("jobs/setup_horovod.sh"))
     sys.exit(bad_input(lambda: subprocess.run(["bash", str(script), sys.executable]).returncode))

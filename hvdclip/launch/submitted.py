@@ -1,4 +1,4 @@
-"""What a folder tells of the SLURM job that hvdclip submit has made of it."""
+"""What a folder shows of the SLURM job that hvdclip submit has made from it."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def submitted(folder: Path) -> Submitted | None:
 
 
 def note(folder: Path, job: str, runs: Sequence[str] = ()) -> None:
-    """Have the folder tell of a job."""
+    """Record a job in the folder."""
     durable.write_text(folder / NUMBER, json.dumps({"job": job, "runs": list(runs)}) + "\n")

@@ -147,8 +147,8 @@ def register(chosen: type[Method]) -> type[Method]:
 def algorithms() -> list[dict[str, Any]]:
     """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
 
-    `message` is what a rank hands to collectives, `memory` what it holds beside x and its gradient (momentum, drift
-    measurement and outer step left out), both in floats.
+    `message` is what a rank sends to collectives, `memory` what it needs besides x and its gradient (without momentum,
+    drift measurement and outer step), both in floats.
     """
     return [
         {

@@ -44,12 +44,12 @@ LAUNCHER = click.option(
     "--bytes-each", default="4", show_default=True, type=click.Choice(["1", "2", "4"]), help="Bytes sent per float."
 )
 @click.option("--study", "folder", type=click.Path(path_type=Path), help="Instead: take step and bytes from a study.")
-@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all named links.")
+@click.option("--links", "named", metavar="NAME,...", help="By name, or GBITS:MICROSECONDS. Default: all named ones.")
 @click.option("--ranks", default="2,8,64,512,4096", show_default=True, metavar="N,...")
 def predict_command(
     step_ms: float | None, floats: float | None, bytes_each: str, folder: Path | None, named: str | None, ranks: str
 ) -> None:
-    """What averages every I steps would gain, and at which I.
+    """Predict the gain of averages every I steps, and the best I.
 
     For N ranks over links given by name or by a study.
 
@@ -137,7 +137,7 @@ def scaling_command(
     add: bool,
     launcher: str | None,
 ) -> None:
-    """How training scales with ranks and I, and a model of it.
+    """Measure how training scales with ranks and I; fit a model.
 
     Runs a configuration on several numbers of ranks and at several I.
 
@@ -171,7 +171,7 @@ def scaling_command(
 @INTERVALS
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--step-ms", type=click.FloatRange(0, min_open=True), help="A step without communication.")
-@click.option("--links", "named", metavar="NAME,...", help="Or GBITS:MICROSECONDS. Default: all named links.")
+@click.option("--links", "named", metavar="NAME,...", help="By name, or GBITS:MICROSECONDS. Default: all named ones.")
 @click.option(
     "--study", "folder", type=click.Path(path_type=Path), help="Take the costs from a study of bench scaling."
 )
@@ -192,7 +192,7 @@ def target_command(
     launcher: str | None,
     out: Path,
 ) -> None:
-    """Which I reaches a loss first.
+    """Find which I reaches a loss first.
 
     Steps come from simulated ranks. Costs come from links by name, which need --step-ms, or from a study; --real
     compares them with runs on real ranks.

@@ -1,4 +1,4 @@
-"""Numbers of which some are not known."""
+"""Numbers, some of which are unknown."""
 
 from __future__ import annotations
 
