@@ -353,7 +353,7 @@ def test_a_run_that_is_over_is_told_once(tmp_path):
     (run / "metrics.jsonl").unlink()
     assert look(RunDirectory(run)).text() == "done at step 400", "as before the first line"
     nothing = CliRunner().invoke(main, ["watch", str(tmp_path / "none")])
-    assert nothing.exit_code == 2 and "none holds no run" in nothing.output
+    assert nothing.exit_code == 2 and "none has no run" in nothing.output
 
 
 @pytest.mark.ranks

@@ -95,7 +95,7 @@ def test_a_run_that_is_done(run):
     assert status == 0 and re.match(r"done at step 20; step 20 round \d+ epoch [\d.]+ loss [\d.]+ clipped \d+%", said)
     assert without("stop", run) == (2, f"hvdclip: {run} is not running: done at step 20\n")
     status, said = without("cancel", run)
-    assert status == 2 and said == f"hvdclip: {run} holds no job of hvdclip submit: there is no job.json in it\n"
+    assert status == 2 and said == f"hvdclip: {run} has no job of hvdclip submit: there is no job.json in it\n"
 
 
 def test_a_run_that_is_alive_is_asked_to_stop(tmp_path):
