@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs everything hvdclip needs into .venv and proves that Horovod averages over real ranks.
-# Run it as often as you like: what is there and whole is kept, and what was chosen once need not be named again.
+# You can run it again: what is complete is kept, and you need not repeat what you chose once.
 #
 #   jobs/setup.sh [--system-torch]
 #
-#   --system-torch  torch is that of the active Python (of a venv, conda, a module; or of PYTHON) and is left as it is
-#   TORCH           a torch from pip, say torch==2.7.1 (default: the newest that setup.cfg allows)
-#   PYTHON          the Python to use (default: the newest one of 3.10 to 3.13 on PATH that will do)
-#   WHEELS          with --system-torch: a folder of wheels to install from, Horovod's too, where there is no network
-#   HVDCLIP_VENV    another folder in place of .venv
+#   --system-torch  use the torch of the active Python (of a venv, conda, a module; or of PYTHON) and do not change it
+#   TORCH           a torch from pip, for example torch==2.7.1 (default: the newest that setup.cfg allows)
+#   PYTHON          the Python to use (default: the newest suitable one of 3.10 to 3.13 on PATH)
+#   WHEELS          with --system-torch and without a network: a folder of wheels to install from, with Horovod's
+#   HVDCLIP_VENV    another folder instead of .venv
 #   HVDCLIP_CACHE   where the built Horovod is kept for the next time (default: hvdclip in your cache folder)
 set -euo pipefail
 
@@ -24,7 +24,7 @@ log=$root/.setup.log
 # shellcheck source=jobs/setup/parts.sh
 source jobs/setup/parts.sh
 
-# What .venv stands on: with another Python, MPI or torch it is made anew.
+# What .venv is based on: for another Python, MPI or torch it is made again.
 foundation() { printf '%s\n' "$venv" "$python" "$mpi" "$torch" "$sites" "$(torch_there)" "$(torch_range)"; }
 # What goes into it.
 request() {
@@ -68,7 +68,7 @@ main() {
     # the lock is this shell's alone: a process that outlives a step must not hold it
     set_up 9>&-
   fi
-  say "all is there, in $venv"
+  say "everything is installed, in $venv"
 }
 
 main "$@"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Installs Horovod and mpi4py, and Open MPI if no MPI is on PATH, into an environment that has a torch and hvdclip, and
-# proves that ranks average. torch is left as it is. `hvdclip setup-horovod` calls this for the environment it is in.
+# proves that ranks average. It does not change torch. `hvdclip setup-horovod` calls this for its own environment.
 #
 #   jobs/setup_horovod.sh PYTHON
 #
 #   PYTHON          the Python of the environment
-#   WHEELS          a folder of wheels to install from, Horovod's too, where there is no network
+#   WHEELS          without a network: a folder of wheels to install from, with Horovod's
 #   HVDCLIP_CACHE   where the built Horovod is kept for the next time (default: hvdclip in your cache folder)
 set -euo pipefail
 
@@ -24,7 +24,7 @@ source jobs/setup/parts.sh
 interpreter=$named constraint=$venv/.hvdclip/torch.txt torch=system
 other_python="make the environment with another Python"
 
-# What the project itself requires has come with hvdclip.
+# The project's own requirements have come with hvdclip.
 install() {
   local requirements
   mapfile -t requirements < <("$interpreter" jobs/setup/requirements.py "$1")

@@ -138,7 +138,7 @@ def test_the_pythons_looked_for_are_those_of_setup_cfg() -> None:
 
 def test_python_setting_that_is_not_there(machine: Machine) -> None:
     """A PYTHON that does not exist is not silently replaced."""
-    assert "PYTHON=/nowhere/python is not there" in machine.complaint(PYTHON="/nowhere/python")
+    assert "PYTHON=/nowhere/python does not exist" in machine.complaint(PYTHON="/nowhere/python")
 
 
 def test_no_compiler(machine: Machine) -> None:
@@ -162,7 +162,7 @@ def test_mpirun_without_development_files(machine: Machine, wrapper: str | None)
     if wrapper:
         machine.script("mpicxx", wrapper)
     line = machine.complaint()
-    assert f"no mpicxx that works beside {machine.bin}/mpirun: install that MPI's development files" in line
+    assert f"no working mpicxx next to {machine.bin}/mpirun: install that MPI's development files" in line
 
 
 def test_no_disk(machine: Machine) -> None:
@@ -204,4 +204,4 @@ def test_second_setup_is_short(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout == f"setup: all is there, in {VENV}\n", done
+    assert done.stdout == f"setup: everything is installed, in {VENV}\n", done

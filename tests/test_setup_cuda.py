@@ -40,7 +40,7 @@ def found(tmp_path: Path, **env: str) -> list[str]:
 def test_no_toolkit(tmp_path: Path) -> None:
     """Nothing is taken, and a CUDA_HOME that is no folder is not passed over silently."""
     assert found(tmp_path) == [" ", ""]
-    assert found(tmp_path, CUDA_HOME="/nowhere") == [" ", "/nowhere is no folder"]
+    assert found(tmp_path, CUDA_HOME="/nowhere") == [" ", "/nowhere is not a folder"]
 
 
 def test_a_wrapper_on_path_leads_to_where_nvcc_lives(tmp_path: Path) -> None:

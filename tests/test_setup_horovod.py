@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_to(there: Environment) -> None:
 def test_no_torch_or_one_out_of_range(there: Environment) -> None:
     """The line has the version and what is allowed."""
     there.torch.rename(there.home / "away")
-    allowed = "allowed is torch>=2.4,<2.14"
+    allowed = "allowed: torch>=2.4,<2.14"
     assert f"{there.python} has no torch: install one, {allowed}, and run this again" in there.refusal()
     package(there.site, "torch", "2.3.1")
     assert f"{there.python} has torch 2.3.1: {allowed}" in there.refusal()
@@ -73,11 +73,11 @@ def test_no_torch_or_one_out_of_range(there: Environment) -> None:
 def test_the_machine_lacks_something(there: Environment) -> None:
     """The same checks and lines as those of jobs/setup.sh."""
     assert "cannot make /proc/hvdclip/wheels: set HVDCLIP_CACHE" in there.refusal(HVDCLIP_CACHE="/proc/hvdclip")
-    assert f"WHEELS={Path.cwd()}/nowhere is no folder" in there.refusal(WHEELS="nowhere")
+    assert f"WHEELS={Path.cwd()}/nowhere is not a folder" in there.refusal(WHEELS="nowhere")
     there.script("df", "echo header; echo /dev/x 9000000 8000000 1000000 89% /")
     assert "the Horovod build needs about 2 GB" in there.refusal()
     there.script("mpirun", "echo 'mpirun (Open MPI) 4.1.4'")
-    assert f"no mpicxx that works beside {there.bin}/mpirun" in there.refusal()
+    assert f"no working mpicxx next to {there.bin}/mpirun" in there.refusal()
     (there.bin / "mpirun").unlink()
     (there.bin / "g++").unlink()
     assert "no C++ compiler: load your site's compiler module" in there.refusal()

@@ -41,7 +41,7 @@ def test_a_torch_of_the_system_out_of_range(machine: Machine, active: Path, vers
     """The line has its version and what is allowed."""
     package(active, "torch", version)
     line = machine.complaint("--system-torch", PYTHONPATH=str(active))
-    assert f"has torch {version}: allowed is torch>=2.4,<2.14" in line
+    assert f"has torch {version}; allowed: torch>=2.4,<2.14" in line
 
 
 @pytest.mark.parametrize("version", ["2.4.0", "2.13.9+cpu"])
@@ -80,14 +80,14 @@ def test_a_torch_of_the_system_is_seen_in_the_environment(tmp_path: Path) -> Non
 @pytest.mark.parametrize("value", ["2.7.1", "torchvision", "numpy torch"])
 def test_a_setting_that_names_no_torch(machine: Machine, value: str) -> None:  # noqa: F811
     """The line has the value and an example."""
-    assert f"TORCH={value} names no torch: write, say, TORCH=torch==2.7.1" in machine.complaint(TORCH=value)
+    assert f"TORCH={value} does not name a torch: write for example TORCH=torch==2.7.1" in machine.complaint(TORCH=value)
 
 
 def test_arguments_that_do_not_go_together(machine: Machine) -> None:  # noqa: F811
     """Each is named in its line."""
-    assert "--system-torch and TORCH=torch ask for two torches" in machine.complaint("--system-torch", TORCH="torch")
-    assert "unknown argument --cuda: allowed is --system-torch" in machine.complaint("--cuda")
-    assert "WHEELS=/nowhere is no folder" in machine.complaint("--system-torch", WHEELS="/nowhere")
+    assert "--system-torch and TORCH=torch name two torches" in machine.complaint("--system-torch", TORCH="torch")
+    assert "unknown argument --cuda; allowed: --system-torch" in machine.complaint("--cuda")
+    assert "WHEELS=/nowhere is not a folder" in machine.complaint("--system-torch", WHEELS="/nowhere")
     assert "WHEELS needs --system-torch" in machine.complaint(WHEELS=str(machine.home))
 
 

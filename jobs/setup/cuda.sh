@@ -10,7 +10,7 @@ find_toolkit() {
   toolkit='' toolkit_version='' passed_over=()
   while read -r named; do
     if ! folder=$(cd "$named" 2>/dev/null && pwd -P); then
-      [[ $named != "${CUDA_HOME:-}" && $named != "${CUDA_PATH:-}" ]] || passed_over+=("$named is no folder")
+      [[ $named != "${CUDA_HOME:-}" && $named != "${CUDA_PATH:-}" ]] || passed_over+=("$named is not a folder")
       continue
     fi
     [[ $seen != *":$folder:"* ]] || continue
@@ -24,7 +24,7 @@ find_toolkit() {
   done < <(places_of_toolkits)
 }
 
-# What is named by hand comes first. What is on PATH as nvcc may be a link or a script; it knows itself where it lives.
+# A toolkit named by hand comes first. nvcc on PATH may be a link or a script; it knows its own folder.
 # The last one is that of pip's wheels in .venv.
 places_of_toolkits() {
   local top
@@ -68,8 +68,8 @@ complete_toolkit() {
   [[ -e $toolkit/lib/libcudart.so ]] || ln -s "libcudart.so.${torch_cuda%%.*}" "$toolkit/lib/libcudart.so"
 }
 
-# Whether Horovod was built without GPUs for lack of a toolkit that is there now: the user has loaded a module, say. One
-# that has gone since is no reason to build again.
+# Whether Horovod was built without GPUs because no toolkit was found, but there is one now, for example because the
+# user has loaded a module. A toolkit that has gone since is not a reason to build again.
 toolkit_has_come() {
   local torch_cuda
   torch_cuda=$(remembered toolkit_for)

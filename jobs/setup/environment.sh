@@ -20,8 +20,8 @@ elif not os.access(site, os.W_OK):
 check_torch() {
   local there
   there=$(version_of torch 2>/dev/null) \
-    || die "$interpreter has no torch: install one, allowed is $(torch_range), and run this again"
-  torch_in_range "$there" || die "$interpreter has torch $there: allowed is $(torch_range)"
+    || die "$interpreter has no torch: install one, allowed: $(torch_range); and run this again"
+  torch_in_range "$there" || die "$interpreter has torch $there; allowed: $(torch_range)"
 }
 
 # Sets mpi as find_mpi does. Once the environment is active, its own mpirun comes first on PATH.

@@ -16,7 +16,7 @@ choose_horovod() {
 choose_cuda() {
   local place lack
   find_toolkit
-  for place in "${passed_over[@]}"; do say "passed over: $place"; done
+  for place in "${passed_over[@]}"; do say "not used: $place"; done
   if lack=$(nccl_fits); then
     if [[ -n $toolkit ]]; then
       say "CUDA toolkit $toolkit_version at $toolkit, for torch's CUDA $torch_cuda; NCCL $nccl_version, torch's own"
@@ -36,7 +36,7 @@ choose_cuda() {
 # The NCCL must be the one that torch loads, so that a process has only one; its headers stand near it.
 nccl_fits() {
   if [[ -z $nccl || -z $cudart ]]; then
-    echo "torch has NCCL or the CUDA runtime inside itself; take a torch with libraries of their own"
+    echo "torch contains NCCL or the CUDA runtime; take a torch with these as separate libraries"
   elif [[ -z $(nccl_headers) ]]; then
     echo "nccl.h of NCCL $nccl_version is missing; install its development files"
   else

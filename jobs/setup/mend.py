@@ -1,4 +1,4 @@
-"""Make pip forget the packages of a folder that were installed by halves, and print their names.
+"""Make pip forget the packages of a folder that are only partly installed, and print their names.
 
 A whole package has the list of its files, which pip writes last, and each of them in its length. What pip has set aside
 to replace it, under names that begin with ~, goes too.

@@ -4,14 +4,14 @@
 # Sets wheels to the folder that WHEELS names, or to nothing.
 read_wheels() {
   wheels=
-  [[ -z ${WHEELS:-} ]] || wheels=$(cd "$WHEELS" 2>/dev/null && pwd) || die "WHEELS=$WHEELS is no folder"
+  [[ -z ${WHEELS:-} ]] || wheels=$(cd "$WHEELS" 2>/dev/null && pwd) || die "WHEELS=$WHEELS is not a folder"
 }
 
-# An interrupted pip leaves packages by halves, which it takes for whole ones the next time.
+# An interrupted pip leaves partly installed packages, which it considers complete the next time.
 mend() {
   local broken
   broken=$("$interpreter" jobs/setup/mend.py "$(site_packages)")
-  [[ -z $broken ]] || say "installing again what is not whole: $broken"
+  [[ -z $broken ]] || say "installing incomplete packages again: $broken"
 }
 
 # install EXTRAS: the project with these extras.
@@ -29,13 +29,13 @@ install_packages() {
   install_torchvision
 }
 
-# What the wheels and the other Python lack together is told by the first import that fails, not by pip: some packages
-# require more than we use of them.
+# The first import that fails shows what the wheels and the other Python both lack, not pip: some packages require more
+# than we use of them.
 install_without_network() {
   install_wheels
   install_project
   step "importing what hvdclip needs" "$interpreter" -c 'import hvdclip.training.run, hvdclip.cli, horovod.torch, mpi4py'
-  mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not to be had"
+  mend_torchvision || say "torchvision cannot be imported: image folders, CIFAR and its models are not available"
 }
 
 install_wheels() {
@@ -54,7 +54,7 @@ install_torchvision() {
   if install images >>"$log" 2>&1 && mend_torchvision; then
     return
   fi
-  say "no torchvision for torch $torch_version: image folders, CIFAR and torchvision's models are not to be had"
+  say "no torchvision for torch $torch_version: image folders, CIFAR and torchvision's models are not available"
 }
 
 # Each Python of .venv imports the copy when it starts, so that torchvision can be imported without hvdclip, or before.

@@ -2,15 +2,15 @@
 # Which Python .venv is made with, and that of the environment that is set up.
 
 interpreter=$venv/bin/python
-# what a user does whose Python will not do
+# the advice if a Python is not suitable
 other_python="set PYTHON to another Python"
 
-# Sets python to PYTHON, else to the one chosen before, else to one on PATH; with --system-torch that is the active one.
+# Sets python to PYTHON, to the one chosen before, or to one on PATH; with --system-torch that is the active one.
 choose_python() {
   local name names=(python3.13 python3.12 python3.11 python3.10 python3)
   complaint=
   if [[ -n ${PYTHON:-} ]]; then
-    command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON is not there: set it to a Python 3.10 to 3.13"
+    command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON does not exist: set it to a Python 3.10 to 3.13"
     try_python "$PYTHON" || die "${complaint:-PYTHON=$PYTHON does not run}"
     return
   fi
@@ -28,7 +28,7 @@ choose_python() {
   die "$complaint"
 }
 
-# try_python NAME: sets python to where that Python lives if it will do, else complaint, if it is the first.
+# try_python NAME: sets python to the path of that Python if it is suitable, otherwise complaint, if it is the first.
 # A name on PATH may be a stand-in that starts nothing. Debian packs the interpreter without pip and without the headers
 # that Horovod is compiled against.
 try_python() {
@@ -54,7 +54,7 @@ print(sys.executable)
   fi
 }
 
-# --clear: of a .venv made by halves nothing is sure.
+# --clear: nothing is certain in a .venv that was made partly.
 make_venv() {
   local options=(--clear)
   # then pip is, as torch, that of the other Python

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# How a set-up speaks, and how it remembers what is done.
+# How a set-up prints messages, and how it remembers what is done.
 
 stamp=$venv/.setup
 
@@ -17,7 +17,7 @@ step() {
   "${@:2}" >>"$log" 2>&1 || die "$1 failed: $(last_error) (all of it in $log)"
 }
 
-# Of the step's output: pip's ends with hints, also one that calls itself an error; the cause stands above them.
+# From the step's output: pip's ends with hints, one of which calls itself an error; the cause is above them.
 last_error() {
   local output
   output=$(awk '/^== / { output = ""; next } { output = output $0 "\n" } END { printf "%s", output }' "$log")

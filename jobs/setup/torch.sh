@@ -9,7 +9,7 @@ read_arguments() {
   while (($#)); do
     case $1 in
       --system-torch) system_asked=1 ;;
-      *) die "unknown argument $1: allowed is --system-torch" ;;
+      *) die "unknown argument $1; allowed: --system-torch" ;;
     esac
     shift
   done
@@ -27,13 +27,13 @@ there, floor, end = [[int(n) for n in re.findall(r"\d+", text)[:2]] for text in 
 sys.exit(not floor <= there < end)' "$1" "$(torch_range | cut -d , -f 1)" "$(torch_range | cut -d , -f 2)"
 }
 
-# Sets torch to "system" or to a requirement for pip: what is asked for now, else what was chosen before.
+# Sets torch to "system" or to a requirement for pip: the present choice, or the earlier one.
 choose_torch() {
   if ((system_asked)); then
-    [[ -z ${TORCH:-} ]] || die "--system-torch and TORCH=$TORCH ask for two torches: leave one of them away"
+    [[ -z ${TORCH:-} ]] || die "--system-torch and TORCH=$TORCH name two torches: give only one of them"
     torch=system
   elif [[ -n ${TORCH:-} ]]; then
-    [[ $TORCH =~ ^torch( *([=\<\>!~@]|$)) ]] || die "TORCH=$TORCH names no torch: write, say, TORCH=torch==2.7.1"
+    [[ $TORCH =~ ^torch( *([=\<\>!~@]|$)) ]] || die "TORCH=$TORCH does not name a torch: write for example TORCH=torch==2.7.1"
     torch=$TORCH
   else
     torch=$(remembered torch)
@@ -72,7 +72,7 @@ check_system_torch() {
   there=$(torch_there)
   [[ -n $there ]] || die "--system-torch: $python has no torch: activate or name (PYTHON) a Python that has one"
   torch_in_range "$there" \
-    || die "--system-torch: $python has torch $there: allowed is $(torch_range)"
+    || die "--system-torch: $python has torch $there; allowed: $(torch_range)"
 }
 
 install_torch() {

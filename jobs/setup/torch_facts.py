@@ -1,4 +1,4 @@
-"""Print what a build beside torch must know of it, a line each, in the order in which jobs/setup/torch.sh reads them.
+"""Print what a build against torch must know of it, one line each, in the order in which jobs/setup/torch.sh reads it.
 
 The libraries are those that this process has loaded with torch, wherever they came from.
 """
