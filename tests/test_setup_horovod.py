@@ -65,9 +65,9 @@ def test_no_torch_or_one_out_of_range(there: Environment) -> None:
     """The line has the version and what is allowed."""
     there.torch.rename(there.home / "away")
     allowed = "allowed: torch>=2.4,<2.14"
-    assert f"{there.python} has no torch: install one, {allowed}, and run this again" in there.refusal()
+    assert f"{there.python} has no torch; {allowed}; install one and run this again" in there.refusal()
     package(there.site, "torch", "2.3.1")
-    assert f"{there.python} has torch 2.3.1: {allowed}" in there.refusal()
+    assert f"{there.python} has torch 2.3.1; {allowed}" in there.refusal()
 
 
 def test_the_machine_lacks_something(there: Environment) -> None:

@@ -20,7 +20,7 @@ elif not os.access(site, os.W_OK):
 check_torch() {
   local there
   there=$(version_of torch 2>/dev/null) \
-    || die "$interpreter has no torch: install one, allowed: $(torch_range); and run this again"
+    || die "$interpreter has no torch; allowed: $(torch_range); install one and run this again"
   torch_in_range "$there" || die "$interpreter has torch $there; allowed: $(torch_range)"
 }
 
