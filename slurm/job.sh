@@ -158,7 +158,7 @@ start_again() {
     return 0
   fi
   if ((before >= most)); then
-    echo "hvdclip: not started again: it was $before times already (HVDCLIP_MAX_REQUEUES)" >&2
+    echo "hvdclip: not started again: it has been $before times already (HVDCLIP_MAX_REQUEUES)" >&2
     return 0
   fi
   # of an array only this task, although one of the tasks has the array's own number
@@ -177,7 +177,7 @@ go_on_as_another_job() {
   job=$(env -u SLURM_RESTART_COUNT sbatch --parsable --dependency="afterany:$SLURM_JOB_ID" --export=ALL \
     --nodes="$SLURM_JOB_NUM_NODES" ${SLURM_NTASKS_PER_NODE:+--ntasks-per-node="$SLURM_NTASKS_PER_NODE"} \
     ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$0" "${arguments[@]}")
-  echo "hvdclip: goes on as job $job"
+  echo "hvdclip: continues as job $job"
   [[ ! -e $run/job.json ]] || echo "{\"job\": \"${job%%;*}$task\", \"runs\": []}" >"$run/job.json"
 }
 

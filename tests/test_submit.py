@@ -155,7 +155,7 @@ def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, 
     slurm_cluster.run("scancel", "--signal=USR2", job.job)
     ended = job.wait(60)
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "75:0")
-    assert "not started again: it was 0 times already" in job.log
+    assert "not started again: it has been 0 times already" in job.log
     # a site whose nodes have no scontrol
     (tmp_path / "none.env").write_text(
         'scontrol() { false; }; unset -f scontrol\ncommand() { [[ $2 != scontrol ]] && builtin command "$@"; }\n'
@@ -164,7 +164,7 @@ def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, 
     chained.until_step(24)
     slurm_cluster.run("scancel", "--signal=USR2", chained.job)
     chained.wait(60)
-    following = re.findall(r"hvdclip: goes on as job (\d+)", chained.log)[0]
+    following = re.findall(r"hvdclip: continues as job (\d+)", chained.log)[0]
     deadline = time.monotonic() + 90
     while (
         not (chained.run / "summary.json").exists()
