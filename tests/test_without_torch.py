@@ -67,7 +67,7 @@ def test_what_is_forbidden_fails():
 
 def test_the_list_of_commands():
     status, said = without("--help")
-    listed = {title: re.findall(r"^  (\w+) ", text, re.MULTILINE) for title, text in sections(said)}
+    listed = {title: re.findall(r"^  ([\w-]+) ", text, re.MULTILINE) for title, text in sections(said)}
     assert status == 0 and listed == {title: list(names) for title, names in SECTIONS.items()}
 
 
