@@ -52,8 +52,7 @@ class CommonSettings(BaseModel):
     buffer_policy: BufferPolicy | dict[str, BufferPolicy] = setting(
         "average",
         description="the module's buffers at an average: average batch-norm statistics and take others from rank 0, "
-        "take "
-        "all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...}",
+        "take all from rank 0 (broadcast), leave each rank its own (keep), or {pattern of names: policy, ...}",
     )
 
     @field_validator("buffer_policy", mode="before")
