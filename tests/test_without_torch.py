@@ -83,7 +83,7 @@ def test_the_help_of_all_commands():
     lines = list(lines_of(main))
     status, said = without(*lines, then=ALL_HELP)
     assert len(lines) > 25 and "bench scaling" in lines
-    usages = re.findall(r"^Usage: hvdclip ?([a-z ]*?) (?=\[)", said, re.MULTILINE)
+    usages = re.findall(r"^Usage: hvdclip ?([a-z -]*?) (?=\[)", said, re.MULTILINE)
     assert status == 0 and usages == lines, said
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_is_alive_is_asked_to_stop(tmp_path):
 
 def test_configurations():
     status, said = without("configs")
-    assert status == 0 and all(file.name in said for file in (PROJECT / "configs").glob("*.yaml"))
+    assert status == 0 and all(file.stem in said for file in (PROJECT / "configs").glob("*.yaml"))
     assert without("configs", "quickstart") == (0, (PROJECT / "configs/quickstart.yaml").read_text())
 
 
