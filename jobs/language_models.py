@@ -1,6 +1,6 @@
-"""Draws the runs of jobs/language_models.sh: validation loss against tokens, bytes and seconds.
+"""Draws the runs of jobs/language_models.sh: validation loss against tokens, bytes or seconds.
 
-    python jobs/language_models.py FOLDER
+    python jobs/language_models.py FOLDER {tokens,bytes,seconds}...
 
 FOLDER holds runs named METHOD-SEED; the pictures and a table go there too.
 """
@@ -76,25 +76,26 @@ def row(name: str, curves: list[Curve], baselines: list[Curve]) -> tuple[str, ..
     return name, f"{np.mean(ends):.4f} ± {spread:.4f}", f"{ratio:.4f}", f"1/{fewer:.1f}", in_words, f"{exposed:.1%}"
 
 
-def draw(methods: dict[str, list[Curve]]) -> Any:
-    figure, axes = plt.subplots(1, len(AXES), figsize=(14, 4.2), layout="constrained", sharey=True)
-    for axis, (key, label) in zip(axes, AXES.items(), strict=True):
+def draw(methods: dict[str, list[Curve]], against: list[str]) -> Any:
+    figure, axes = plt.subplots(1, len(against), figsize=(5 * len(against), 4.2), layout="constrained", sharey=True)
+    for axis, key in zip(np.atleast_1d(axes), against, strict=True):
         for number, (name, curves) in enumerate(methods.items()):
             for seed, curve in enumerate(curves):
                 named = {"label": NAMES[name]} if seed == 0 else {}
                 axis.plot(curve[key], curve["loss"], marker="o", markersize=3, **look(number), **named)
-        axis.set(xlabel=label, xscale="log" if key == "bytes" else "linear")
-    axes[0].set(ylabel="validation loss, nats a byte")
-    axes[0].legend(frameon=False)
+        axis.set(xlabel=AXES[key], xscale="log" if key == "bytes" else "linear")
+    first = figure.axes[0]
+    first.set(ylabel="validation loss, nats per byte")
+    first.legend(frameon=False)
     dress(figure)
     return figure
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 3 or not AXES.keys() >= set(sys.argv[2:]):
         sys.exit(__doc__)
-    place = Path(sys.argv[1])
+    place, against = Path(sys.argv[1]), sys.argv[2:]
     methods = {name: curves for name, curves in by_method(place).items() if curves}
     print(table(methods))
-    for picture in save(draw(methods), place, "language_models"):
+    for picture in save(draw(methods, against), place, "language_models"):
         print(f"picture: {picture}")

@@ -30,11 +30,13 @@ if [[ -n ${LINK:-} ]]; then
   source jobs/lab.sh
   lab up 2 >&2
   lab rate "$LINK"
+  against=(seconds)
   ranks() { lab mpirun 2 "$@"; }
 else
   # shellcheck source=jobs/env.sh
   source jobs/env.sh
   export OMP_NUM_THREADS=1
+  against=(tokens bytes) # seconds would be those of shared memory
   ranks() { horovodrun_plainly 2 "$@"; }
 fi
 
@@ -46,4 +48,4 @@ for seed in $seeds; do
     ranks hvdclip train configs/gpt_two_cores.yaml "${chosen[@]}" "train.seed=$seed" "$@" --run-dir "$run" --overwrite
   done
 done
-python jobs/language_models.py "$folder"
+python jobs/language_models.py "$folder" "${against[@]}"
