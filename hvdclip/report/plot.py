@@ -67,8 +67,7 @@ def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(y).all(axis=0)
     x, y = x[:, known], y[:, known]
     pieces = np.array_split(np.arange(x.shape[1]), min(POINTS, x.shape[1])) if x.shape[1] else []
-    # type: ignore[return-value]
-    return tuple(np.array([[row[p].mean() for p in pieces] for row in rows]) for rows in (x, y))
+    return tuple(np.array([[row[p].mean() for p in pieces] for row in rows]) for rows in (x, y))  # type: ignore[return-value]
 
 
 def _counted(run: Run) -> str:

@@ -281,8 +281,7 @@ def _costs(config: Config, step_ms: float | None, named: str | None, folder: Pat
     payload = sum(tensor.numel() * tensor.element_size() for tensor in sent)
     assert step_ms is not None
     step = step_ms / 1e3
-    # type: ignore[misc]
-    return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}
+    return {link.name: lambda n, link=link: StepCost(step, link.average(n, payload)) for link in links(named)}  # type: ignore[misc]
 
 
 def _at_each(config: Path, overrides: tuple[str, ...], intervals: str) -> dict[int, Config]:
