@@ -118,7 +118,7 @@ def test_headers_of_nccl_must_be_those_of_the_library(tmp_path: Path, code: int,
         ("torch_cuda= torch_rocm=6.4", "torch is built for ROCm 6.4, for which no Horovod has been tried"),
         (
             "torch_cuda=13.0 torch_rocm= nccl= cudart=x",
-            "cannot average on GPUs: torch has NCCL or the CUDA runtime inside",
+            "cannot average on GPUs: torch contains NCCL or the CUDA runtime",
         ),
         ("torch_cuda= torch_rocm=", ""),
     ],
