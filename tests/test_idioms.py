@@ -619,7 +619,7 @@ def test_a_group_is_not_added_where_it_cannot_be():
         optimizer.add_param_group({"params": model[2].parameters()})
         with pytest.raises(ValueError, match="more than one parameter group"):
             optimizer.add_param_group({"params": model[0].parameters()})
-        with pytest.raises(ValueError, match="allowed are params"):
+        with pytest.raises(ValueError, match="allowed: params"):
             optimizer.add_param_group({"params": model[3].parameters(), "unknown": 1})
         head = nn.Linear(4, 1)
         for step in range(3):

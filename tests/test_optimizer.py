@@ -285,7 +285,7 @@ def test_what_cannot_work_is_refused():
         hvdclip.optimizer("local_sgd", nn.Linear(2, 2).requires_grad_(False), lr=0.1)
     with pytest.raises(TypeError, match="complex64"):
         hvdclip.optimizer("local_sgd", [nn.Parameter(torch.zeros(2, dtype=torch.complex64))], lr=0.1)
-    with pytest.raises(ValueError, match="lie on cpu, meta"):
+    with pytest.raises(ValueError, match="are on cpu, meta"):
         hvdclip.optimizer(
             "local_sgd", [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, device="meta"))], lr=1
         )
@@ -1018,7 +1018,7 @@ def test_parameters_may_come_named_or_twice_and_groups_may_be_frozen():
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ([{"lr": 0.1}], ValueError, "parameter group has keys lr; allowed are params, lr, weight_decay"),
+        ([{"lr": 0.1}], ValueError, "parameter group has keys lr; allowed: params, lr, weight_decay"),
         ([{"params": network().parameters(), "lr": "0.1"}], ValueError, "parameter group lr is '0.1'"),
         ([{"params": network().parameters(), "momentum": 0.1}], ValueError, "keys params, momentum"),
         (torch.zeros(3), TypeError, "a tensor was given"),
