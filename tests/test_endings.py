@@ -100,7 +100,7 @@ def test_a_directory_is_its_live_runs_and_nobodys_after_its_death(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(FileExistsError, match=rf"is used by a running run: rank 0 on \S+, pid {holder.pid}, since 20"):
+        with pytest.raises(FileExistsError, match=rf"by a running run: rank 0 on \S+, pid {holder.pid}, since 20"):
             lock.claim(tmp_path)
         assert f"pid {holder.pid}" in lock.user(tmp_path)
     finally:
