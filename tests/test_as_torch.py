@@ -305,8 +305,8 @@ def test_groups(case, method):
 @by_kind
 @by_optimizer
 def test_a_group_that_is_added(case, method):
-    if case.cls is torch.optim.Adagrad and not TAKES_NAMES:
-        pytest.skip("before torch 2.6 Adagrad itself fails at the first step with a group that was added")
+    if case.cls is torch.optim.Adagrad and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+        pytest.skip("Adagrad itself fails at the first step with an added group; so seen with torch 2.4 and 2.11")
     mine, theirs = network(), network()
     pairs = []
     for model, make in ((mine, partial(case.ours, method)), (theirs, case.torchs)):

@@ -15,7 +15,6 @@ from torch import nn
 import hvdclip
 from hvdclip.comm import SingleRank
 from hvdclip.messages import statistics
-from hvdclip.torch_private import TAKES_NAMES
 from hvdclip.training.supervised import Supervised
 
 EVERY = 3
@@ -66,8 +65,8 @@ AVERAGES = {
 INNERS = {name: 0 for name in ("Adadelta", "Adam", "AdamW", "Adamax", "ASGD", "Muon", "NAdam", "RAdam", "RMSprop")}
 INNERS |= {"Rprop": 0, "SGD": 0, "Adagrad": 1}
 FORMS = [("Adam", {"foreach": True}), ("AdamW", {"fused": True, "amsgrad": True}), ("Adagrad", {"fused": True})]
-if not TAKES_NAMES:
-    FORMS.pop()  # before torch 2.6 a fused Adagrad takes no tensors of a GPU
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+    FORMS.pop()  # a fused Adagrad does not take a GPU's tensors; so seen with 2.4 and 2.11
 FORMS += [("SGD", {"momentum": 0.9, "dampening": 0.5}), ("SGD", {"momentum": 0.9, "fused": True})]
 MATRICES = {"matrices": {"name": "Muon"}, "others": {"name": "AdamW"}}
 REFUSED = {"Optimizer", "LBFGS", "SparseAdam"}  # as inner ones

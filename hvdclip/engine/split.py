@@ -25,6 +25,8 @@ class Split(torch.optim.Optimizer):
             if of_kind := [group for group in groups if group[KIND] == kind]:
                 self.parts[kind] = factory(of_kind, lr=lr)
         super().__init__([group for part in self.parts.values() for group in part.param_groups], {"lr": lr})
+        for part in self.parts.values():
+            self.state.update(part.state)  # before torch 2.13 Adagrad makes its state here, not in the first step
 
     def shared(self) -> list[torch.optim.Optimizer]:
         """The optimizers, with the current groups and state: both may have been replaced, for example after a load."""
