@@ -56,7 +56,7 @@ SHORTER = {
 # what a reader waits for, or does, before the next command
 AFTERWARDS = {
     "hvdclip eval runs/i4": "hvdclip train configs/quickstart.yaml train.steps=99999 --run-dir runs/i4 --overwrite &\n"
-    "until [[ -s runs/i4/metrics.jsonl ]]; do sleep 0.5; done",
+    "until hvdclip status runs/i4 | grep -q 'training at step [1-9]'; do sleep 0.5; done",
     "--time 02:00:00 --run-dir runs/a": "until [[ -s runs/a/metrics.jsonl ]]; do sleep 0.5; done",
     "hvdclip cancel runs/a": "sed -i 's/steps: 100000/steps: 16/' configs/quickstart.yaml",
     "--run-dir runs/sweep": "until (($(ls runs/sweep/*/summary.json 2>/dev/null | wc -l) == 4)); do sleep 0.5; done",
