@@ -21,6 +21,8 @@ __all__ = ["BatchNorm", "flatten", "unflatten"]
 
 Class = TypeVar("Class", bound=type)
 
+RELEASE = tuple(map(int, torch.__version__.split(".")[:2]))
+
 # One operation on many tensors, which on a GPU is one kernel. The dtype of foreach_norm came last, with 2.4.
 foreach_add, foreach_add_ = torch._foreach_add, torch._foreach_add_
 foreach_sub, foreach_sub_ = torch._foreach_sub, torch._foreach_sub_
@@ -34,7 +36,7 @@ foreach_lerp_, foreach_maximum_ = torch._foreach_lerp_, torch._foreach_maximum_
 fused_sgd_ = torch._fused_sgd_
 
 # Whether an optimizer takes pairs of a name and a parameter; before that, groups do not show the names.
-TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+TAKES_NAMES = RELEASE >= (2, 6)
 
 
 class BatchNormOfAnyShape(BatchNorm):

@@ -15,6 +15,7 @@ from torch import nn
 import hvdclip
 from hvdclip.comm import SingleRank
 from hvdclip.messages import statistics
+from hvdclip.torch_private import RELEASE
 from hvdclip.training.supervised import Supervised
 
 EVERY = 3
@@ -65,7 +66,7 @@ AVERAGES = {
 INNERS = {name: 0 for name in ("Adadelta", "Adam", "AdamW", "Adamax", "ASGD", "Muon", "NAdam", "RAdam", "RMSprop")}
 INNERS |= {"Rprop": 0, "SGD": 0, "Adagrad": 1}
 FORMS = [("Adam", {"foreach": True}), ("AdamW", {"fused": True, "amsgrad": True}), ("Adagrad", {"fused": True})]
-if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+if RELEASE < (2, 13):
     FORMS.pop()  # a fused Adagrad does not take a GPU's tensors; so seen with 2.4 and 2.11
 FORMS += [("SGD", {"momentum": 0.9, "dampening": 0.5}), ("SGD", {"momentum": 0.9, "fused": True})]
 MATRICES = {"matrices": {"name": "Muon"}, "others": {"name": "AdamW"}}

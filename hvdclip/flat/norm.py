@@ -28,10 +28,11 @@ def norm_of(by_dtype: Iterable[list[Tensor]], device: torch.device) -> Tensor:
     if device.type != "cpu":
         return _on_device(lists)
     pieces = [norms for tensors in lists for norms in _norms(tensors)]
-    norm = _norm_of(torch.cat(pieces) if len(pieces) > 1 else pieces[0])
+    together = torch.cat(pieces) if len(pieces) > 1 else pieces[0]  # of the widest dtype
+    norm = _norm_of(together)
     if not LEAST < norm.item() < math.inf:  # squares are too small or too large for float32
         norm = _norm_of(torch.stack([_slow_norm(tensor) for tensors in lists for tensor in tensors]))
-    return norm.to(_widest(lists))
+    return norm.to(together.dtype)
 
 
 def exact(dtype: torch.dtype) -> torch.dtype:
@@ -53,7 +54,7 @@ def _norms(tensors: list[Tensor]) -> list[Tensor]:
         size = tensor.numel()
         if size < LONG:
             short.append(tensor)
-        elif size % ROW == 0 and tensor.is_contiguous():
+        elif size % ROW == 0 and tensor.is_contiguous():  # the usual case, in the fewest calls: small models feel them
             norms.append(vector_norm(tensor.view(-1, ROW), dim=1, dtype=dtype))
         else:
             entries, whole = _entries(tensor), size // ROW * ROW
@@ -74,7 +75,3 @@ def _slow_norm(tensor: Tensor) -> Tensor:
 
 def _norm_of(numbers: Tensor) -> Tensor:
     return vector_norm(numbers, dtype=torch.float64)
-
-
-def _widest(lists: list[list[Tensor]]) -> torch.dtype:
-    return torch.float64 if any(tensors[0].dtype == torch.float64 for tensors in lists) else torch.float32
