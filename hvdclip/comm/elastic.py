@@ -15,7 +15,7 @@ RANKS_CHANGE = (HorovodInternalError, HostsUpdatedInterrupt)
 
 
 class Hosts(State):
-    """`changed` says that the launcher has found or lost hosts; it is told to one of the ranks."""
+    """`changed`: the launcher has found or lost hosts. Horovod reports it to one of the ranks."""
 
     def __init__(self) -> None:
         super().__init__(bcast_object=None, get_rank=None)  # our own messages report it to all
