@@ -76,10 +76,11 @@ def test_every_site_makes_a_script_that_the_shell_reads(site, tmp_path):
 def test_a_dry_run_prints_what_would_be_submitted_and_leaves_nothing(tmp_path):
     arguments = [*QUADRATICS, "--nodes=2", "--run-dir", str(tmp_path / ODD), "--dry-run"]
     said = CliRunner().invoke(main, ["submit", *arguments])
-    assert said.exit_code == 0 and "#SBATCH --nodes=2" in said.output
+    assert said.exit_code == 0 and "#SBATCH --nodes=2" in said.stdout
+    assert said.stderr == "the settings were not checked; hvdclip submit checks them before it submits\n"
     assert os.listdir(tmp_path) == []
     # the words of the script are the words that were given
-    words = shlex.split(said.output.partition("run=")[2])[0]
+    words = shlex.split(said.stdout.partition("run=")[2])[0]
     assert words == str(tmp_path / ODD)
 
 

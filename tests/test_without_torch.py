@@ -112,6 +112,13 @@ def test_configurations():
     assert without("configs", "quickstart") == (0, (PROJECT / "configs/quickstart.yaml").read_text())
 
 
+def test_the_script_of_a_job(tmp_path):
+    status, said = without("submit", "quadratics", "--nodes", 3, "--dry-run", "--run-dir", tmp_path / "run")
+    assert status == 0 and "\n#SBATCH --nodes=3\n" in said and f"\nrun={tmp_path}/run\n" in said
+    status, said = without("submit", "quadratics", "train.seed=1,2", "--array", "--dry-run", "--run-dir", tmp_path)
+    assert status == 0 and "\n#SBATCH --array=0-1\n" in said
+
+
 # T_comm = 6 * 25 us + 2 * 7/8 * 40 MB / 1.25 GB/s = 56.15 ms, beside a step of 100 ms
 PREDICTED = ["10GbE", "8", "56.1", "64%", "1.56", "11", "1.49", "95%", "0.95"]
 OF_LINK = ("--links", "10GbE", "--ranks", "8")

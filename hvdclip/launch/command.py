@@ -19,7 +19,7 @@ from hvdclip.command.exits import bad_input, with_ranks
 from hvdclip.command.options import ConfigFile
 from hvdclip.command.start import load, start
 from hvdclip.launch import following, slurm, submission
-from hvdclip.launch.script import SCRIPT, Resources
+from hvdclip.launch.script import SCRIPT, Resources, SlurmJob
 from hvdclip.launch.submitted import NUMBER, submitted
 from hvdclip.training import status, terminal
 from hvdclip.training.rundir import RunDirectory
@@ -47,7 +47,7 @@ from hvdclip.training.rundir import RunDirectory
 @click.option("--run-dir", type=click.Path(path_type=Path), help="Default: runs/<config name>-<date>.")
 @click.option("--array", is_flag=True, help="One run for each combination of key=a,b settings, as a job array.")
 @click.option("--at-once", default=0, type=click.IntRange(0), help="Runs of an array at a time. Default: all.")
-@click.option("--dry-run", is_flag=True, help="Only print the script.")
+@click.option("--dry-run", is_flag=True, help="Only print the script; the configuration is not checked.")
 def submit_command(
     config: Path,
     overrides: tuple[str, ...],
@@ -67,8 +67,8 @@ def submit_command(
     The script, the complete configuration and SLURM's output are in the run directory.
     """
     folder = run_dir or Path("runs") / f"{config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    made = bad_input(
-        lambda: submission.prepare(
+    job = bad_input(
+        lambda: submission.plan(
             *(config, overrides, folder, Resources(time=limit, **asked)),
             array=array,
             at_once=at_once,
@@ -77,13 +77,19 @@ def submit_command(
         )
     )
     if dry_run:
-        print(bad_input(made.job.script), end="")
+        print(bad_input(job.script), end="")
+        click.echo("the settings were not checked; hvdclip submit checks them before it submits", err=True)
         return
-    number = bad_input(made.submit)
-    runs = f"{len(made.job.runs)} runs, each " if array else ""
-    named = shlex.quote(str(folder))
-    print(
-        f"submitted job {number}: {runs}on {asked['nodes']} node{'s' * (asked['nodes'] > 1)}\n"
+    number = bad_input(lambda: submission.check(job, config, overrides).submit())
+    print(_said(job, number, folder))
+
+
+def _said(job: SlurmJob, number: str, folder: Path) -> str:
+    """What to do with a job that SLURM has taken."""
+    runs = f"{len(job.runs)} runs, each " if job.runs else ""
+    nodes, named = job.resources.nodes, shlex.quote(str(folder))
+    return (
+        f"submitted job {number}: {runs}on {nodes} node{'s' * (nodes > 1)}\n"
         f"its script   {folder / SCRIPT}\n"
         f"follow it    hvdclip status {named}; tail -f {named}/slurm-{number}*.out\n"
         f"end it       hvdclip cancel {named}"

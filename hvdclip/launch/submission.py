@@ -61,7 +61,7 @@ class Submission:
         return number
 
 
-def prepare(
+def plan(
     config: Path,
     overrides: Sequence[str],
     folder: Path,
@@ -71,16 +71,17 @@ def prepare(
     at_once: int = 0,
     site: str | None = None,
     max_requeues: int | None = None,
-) -> Submission:
-    """Check everything that can be checked before SLURM is called; nothing is written."""
+) -> SlurmJob:
+    """The job that would train a configuration; its settings are not read, since that takes torch."""
     if "\n" in str(folder):
         raise ValueError(f"--run-dir is {str(folder)!r}; allowed: a name of one line")
     line = " ".join([str(config), *overrides]).replace("\n", " ")
     title = f"Written by hvdclip submit {__version__}, {commit()}\nfor {line}"
     job = SlurmJob(folder.absolute(), resources, title, site, max_requeues)
-    if not array:
-        return Submission(job, [load(config, overrides)])
-    runs = sweep.grid(overrides)
-    return Submission(
-        replace(job, runs=list(sweep.names(runs)), at_once=at_once), [load(config, chosen) for chosen in runs]
-    )
+    return replace(job, runs=list(sweep.names(sweep.grid(overrides))), at_once=at_once) if array else job
+
+
+def check(job: SlurmJob, config: Path, overrides: Sequence[str]) -> Submission:
+    """Check all settings of all runs of a job before SLURM is called; nothing is written."""
+    runs = sweep.grid(overrides) if job.runs else [overrides]
+    return Submission(job, [load(config, chosen) for chosen in runs])
