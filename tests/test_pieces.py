@@ -71,6 +71,15 @@ if comm.has_ring:
     comm.ring_average_([z])
     neighbours = sorted({{(r - 1) % n, (r + 1) % n}} - {{r}})
     assert torch.equal(z, torch.stack([torch.arange(17.0) * 3**i for i in [r, *neighbours]]).mean(0))
+
+# one machine, by MPI
+pieces.MOST, pieces.CACHED = 2**30, 5
+assert comm.share_memory == {shared}
+for meanwhile in (False, True):
+    before, again = comm.ledger["round"].collectives, torch.arange(23.0) * (r + 1)
+    comm.start_average_([again], meanwhile=meanwhile)()
+    assert torch.equal(again, x)
+    assert comm.ledger["round"].collectives - before == (5 if comm.share_memory and not meanwhile else 1)
 print("ALIKE", r)
 """
 START = {
@@ -83,7 +92,8 @@ START = {
 @pytest.mark.parametrize(("backend", "launcher"), BACKENDS)
 @pytest.mark.parametrize("most", [1, 7])
 def test_pieces_make_the_same_values(backend, launcher, most):
-    done = python_ranks(SMALL.format(most=most, start=START[backend]), 3, launcher)
+    shared = launcher == "mpirun"
+    done = python_ranks(SMALL.format(most=most, start=START[backend], shared=shared), 3, launcher)
     assert done.stdout.count("ALIKE") == 3
 
 

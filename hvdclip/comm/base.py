@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from hvdclip.comm import pieces
 from hvdclip.comm.pieces import number_of
 from hvdclip.comm.watch import watch
 
@@ -219,7 +220,12 @@ class Communicator(ABC):
 
 
 class Network(Communicator):
-    """Ranks that really exchange messages; each message is entered in the ledger."""
+    """Ranks that really exchange messages; each message is entered in the ledger.
+
+    `share_memory` says that all of them are on one machine and send through its memory.
+    """
+
+    share_memory = False
 
     def watch(self, timeout: float | None) -> None:
         super().watch(timeout)
@@ -228,9 +234,12 @@ class Network(Communicator):
     def start_average_(
         self, tensors: Sequence[Tensor], purpose: str = "round", name: str = "", meanwhile: bool = True
     ) -> Waiting[None]:
+        # steps that go on meanwhile need the caches themselves
+        by_caches = self.share_memory and not meanwhile and all(t.device.type == "cpu" for t in tensors)
+        most = min(pieces.CACHED, pieces.MOST) if by_caches else pieces.MOST
         with self.ledger.starting(purpose):
-            finish = self._start_average_(tensors, _full(purpose, name), meanwhile)
-        return self._waiting(purpose, max(1, sum(number_of(t.numel()) for t in tensors)), tensors, finish)
+            finish = self._start_average_(tensors, _full(purpose, name), meanwhile, most)
+        return self._waiting(purpose, max(1, sum(number_of(t.numel(), most=most) for t in tensors)), tensors, finish)
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         with self.ledger.starting(purpose):
@@ -282,7 +291,8 @@ class Network(Communicator):
         return wait
 
     @abstractmethod
-    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]: ...
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool, most: int) -> Callable[[], None]:
+        """As start_average_, by calls that average at most `most` entries."""
 
     @abstractmethod
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]: ...

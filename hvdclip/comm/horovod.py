@@ -54,6 +54,7 @@ class Horovod(Network):
         self.way: Direct | ByHost = ByHost() if host_staging else Direct(bool(hvd.cuda_built() or hvd.rocm_built()))
         # among all ranks of the host, since ranks of other sets share its GPUs and cores too
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.share_memory = hvd.mpi_enabled() and hvd.local_size() == hvd.size()
         # finishes what consists of several collectives, while the rank takes its steps
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="horovod")
 
@@ -82,9 +83,9 @@ class Horovod(Network):
             return "copies in the host's memory"
         return "NCCL" if hvd.nccl_built() else "Horovod's copies in the host's memory"
 
-    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool, most: int) -> Callable[[], None]:
         sent = self.way.take(tensors)
-        finish = self._start_to_average(sent, name)
+        finish = self._start_to_average(sent, name, meanwhile, most)
 
         def wait() -> None:
             finish()
@@ -92,13 +93,15 @@ class Horovod(Network):
 
         return wait
 
-    def _start_to_average(self, tensors: Sequence[Tensor], name: str) -> Callable[[], None]:
+    def _start_to_average(self, tensors: Sequence[Tensor], name: str, meanwhile: bool, most: int) -> Callable[[], None]:
         # If names repeat from round to round, Horovod answers from its cache instead of negotiating again.
         how = {"op": hvd.Average, "process_set": self.set}
         full = f"{self.prefix}.{name}"
-        if number_of(sum(t.numel() for t in tensors)) > 1:
-            # not as a group: Horovod may join its tensors to one that is too long
-            parts = itertools.chain.from_iterable(map(pieces, tensors))
+        parts = [part for tensor in tensors for part in pieces(tensor, most)]
+        # not as a group: Horovod may join its tensors to one that is too long
+        if len(parts) > len(tensors) or number_of(sum(t.numel() for t in tensors)) > 1:
+            if not meanwhile:
+                return lambda: self._average_in_turn(parts, full)
             handles = [hvd.allreduce_async_(part, name=_numbered(full, i), **how) for i, part in enumerate(parts)]
             return lambda: _finish(handles)
         if len(tensors) == 1:
@@ -106,6 +109,11 @@ class Horovod(Network):
         else:
             handle = hvd.grouped_allreduce_async_(list(tensors), name=full, **how)
         return lambda: hvd.synchronize(handle)
+
+    def _average_in_turn(self, parts: Sequence[Tensor], name: str) -> None:
+        """One part after another: Horovod would join parts that it has at the same time."""
+        for i, part in enumerate(parts):
+            hvd.allreduce_(part, name=_numbered(name, i), op=hvd.Average, process_set=self.set)
 
     def _start_gather(self, tensor: Tensor, name: str) -> Callable[[], list[Tensor]]:
         def start(piece: Tensor, number: int) -> Callable[[], list[Tensor]]:
@@ -173,6 +181,7 @@ class _Node(Horovod):
     def __init__(self, whole: Horovod, process_set: Any, ranks: tuple[int, ...]):
         Network.__init__(self)  # its own number would be assigned on some ranks only
         self.prefix, self.ledger, self.set, self.way = whole.prefix, whole.ledger, process_set, whole.way
+        self.share_memory = hvd.mpi_enabled()
         self.rank, self.size = ranks.index(whole.rank), len(ranks)
 
 

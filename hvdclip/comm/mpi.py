@@ -34,7 +34,7 @@ class Mpi4py(Network):
         hosts = self._mpi.allgather(socket.gethostname())
         here = [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
         self.local_rank, self.local_size = here.index(self.rank), len(here)
-        self._colour = here[0]
+        self._colour, self.share_memory = here[0], len(here) == self.size
         # One thread does what this rank does not wait for, in order; later calls wait for their turn, so that all
         # ranks meet in the same collectives.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mpi")
@@ -58,17 +58,17 @@ class Mpi4py(Network):
         self._last = self._thread.submit(call, *arguments)
         return self._last.result
 
-    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool, most: int) -> Callable[[], None]:
         if meanwhile:
-            return self._later(self._average, tensors)
-        return lambda: self._now(self._average, tensors)
+            return self._later(self._average, tensors, most)
+        return lambda: self._now(self._average, tensors, most)
 
-    def _average(self, tensors: Sequence[Tensor]) -> None:
+    def _average(self, tensors: Sequence[Tensor], most: int) -> None:
         for tensor in tensors:
             mine = tensor.detach().cpu()
-            for piece in pieces(mine):
+            for piece in pieces(mine, most):
                 self._mpi.Allreduce(MPI.IN_PLACE, piece.numpy())
-            mine.div_(self.size)
+                piece.div_(self.size)
             if tensor.device.type != "cpu":
                 tensor.copy_(mine)
 

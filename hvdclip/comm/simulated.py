@@ -143,7 +143,7 @@ class Simulated(Network):
 
     # ranks switch only when they wait
 
-    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool, most: int) -> Callable[[], None]:
         return lambda: self._meet_to_average(tensors, name, self._world.size)
 
     def _meet_to_average(self, tensors: Sequence[Tensor], name: str, width: int) -> None:
@@ -185,7 +185,7 @@ class _Node(Simulated):
         super().__init__(world, whole.rank)
         self.ledger, self.size = whole.ledger, world.ranks_per_node
 
-    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool) -> Callable[[], None]:
+    def _start_average_(self, tensors: Sequence[Tensor], name: str, meanwhile: bool, most: int) -> Callable[[], None]:
         return lambda: self._meet_to_average(tensors, name, self.size)
 
 
