@@ -15,7 +15,7 @@ folder=$(realpath "$1") seeds=${2:-1 2 3}
 shift $(($# < 2 ? $# : 2))
 
 streaming=(algorithm.interval=6 algorithm.averaging=fragments algorithm.fragments=4
-  algorithm.overlap=delayed algorithm.delay=2 algorithm.merge_alpha=0.25 algorithm.outer_lr=0.5)
+  algorithm.overlap=delayed algorithm.delay=4 algorithm.merge_alpha=0.25 algorithm.outer_lr=0.5)
 overrides() {
   case $1 in
     adamw) printf '%s\n' algorithm.name=minibatch_clip algorithm.interval=1 algorithm.outer{,_lr,_momentum}=null ;;
