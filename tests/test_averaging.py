@@ -103,6 +103,7 @@ def test_simulated_ranks_follow_the_rule(ranks, algorithm, settings):
     assert (x[:, -1] == x[0, -1]).all(), "ranks differ at the end"
 
 
+@pytest.mark.slow
 def test_the_cases_differ_from_each_other_and_clip_some_steps():
     """Else agreement would show nothing."""
     ends = {title: expected(4, "celgc", CLIPPED | s).x for title, s in (("plain", {}), ("loose", {"gamma": 1e3}))}
@@ -489,6 +490,7 @@ def problem_gradient(model, problem, rank):
     return loss
 
 
+@pytest.mark.slow
 def test_quadratics_get_where_plain_averages_get_by_error_feedback():
     plain = gap({})
     assert plain == pytest.approx(0.0991, rel=0.01)

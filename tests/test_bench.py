@@ -264,6 +264,7 @@ def test_training_of_two_ranks_counts_bytes(tmp_path: Path) -> None:
     assert peers["T_step"]["payload_bytes"] == 0 and peers["celgc_16_topk"]["payload_bytes"] < message / 16
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     draw = [sys.executable, str(PROJECT / "jobs/bench_plot.py"), str(tmp_path)]
     seconds = {"T_step": [1.0, 1.1], "T_comm": [0.1, 0.1], "horovod": [2.0, 2.2], "celgc_1": [1.0, 1.2]}

@@ -69,6 +69,7 @@ def test_a_model_and_loaders_of_ones_own():
     assert {group["role"] for group in trainer.optimizer.param_groups} == {"upper", "lower"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lower", "least", "gap"), [("shared", 0.670394736842, 5e-3), ("own", 0.947265290184, 5e-4)])
 def test_simulated_ranks_approach_the_minimum(lower, least, gap):
     clipped = {"lower": lower, "upper_step": "clipped", "gamma": 0.05, "lr": 0.1, "lower_lr": 0.25}

@@ -1,5 +1,6 @@
 """Jobs from configurations, in this process."""
 
+import pytest
 import torch
 
 from hvdclip.comm import SingleRank
@@ -26,6 +27,7 @@ def gradient(made, again=False):
     return torch.cat([p.grad.flatten() for p in made.model.parameters()])
 
 
+@pytest.mark.slow
 def test_a_batch_asked_for_again_gives_the_same_gradient():
     """Dropout and the hidden state it starts from included; and the text goes on as if it had been asked for once."""
     made = trainer()
@@ -37,6 +39,7 @@ def test_a_batch_asked_for_again_gives_the_same_gradient():
     assert not torch.equal(second, first)
 
 
+@pytest.mark.slow
 def test_a_batch_asked_for_again_is_counted_once():
     made = trainer()
     for _ in range(4):

@@ -22,6 +22,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_launch_that_open_mpi_has_lost_is_made_once_more(tmp_path):
     source = FAILS_AT_FIRST.format(said=LOST_BY_MPI, failures=1)
     with pytest.warns(UserWarning, match=LOST_BY_MPI):

@@ -28,6 +28,7 @@ LARGEST_PAGES = 64_000_000 // 2**21  # of one tensor
 LIBRARY, VERSION = platform.libc_ver()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     LIBRARY != "glibc" or tuple(map(int, VERSION.split("."))) < (2, 35), reason="this libc keeps no blocks of 64 MB"
 )

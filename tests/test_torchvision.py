@@ -91,6 +91,7 @@ print(*model.weight.tolist()[0])
 """
 
 
+@pytest.mark.slow
 def test_loops_and_texts_do_without_it(without_it):
     # the gradient (3, 4) of norm 5 is cut to gamma = 0.1
     first, second = map(float, python(OWN_LOOP).split())
