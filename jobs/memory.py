@@ -1,4 +1,4 @@
-"""Peak memory of a rank by method and by way to average, beside what `hvdclip algorithms` says of a method.
+"""Measures the peak memory of a rank, by method and by way to average, and prints what `hvdclip algorithms` claims.
 
     python jobs/memory.py [FLOATS] [CASE...]
 
@@ -19,10 +19,13 @@ from typing import Any
 INTERVAL, ROUNDS, TENSORS = 4, 3, 20
 # what a method needs besides lr, a threshold and an interval
 NEEDED: dict[str, dict[str, Any]] = {
-    "ef21_norm": {"k": None},
+    "fedprox": {"mu": 0.1},
+    "delta_gclip": {"delta": 0.1},
     "episode_pp": {"participants": 2},
-    "mix_clip": {"momentum": 0.9},
-    "sketched": {"width": 1000},
+    "ian_sgd": {"beta": 0.5, "delta": 1.0, "floor": 0.1},
+    "norm_ec": {"alpha": 1.0, "beta": 0.5},
+    "sketched": {"width": 1000, "server_lr": 0.1},
+    "spider_clip": {"anchor_every": 4},
 }
 DELAYED = {"overlap": "delayed", "delay": 2}
 OUTER = {"outer": "nesterov", "outer_lr": 0.7}

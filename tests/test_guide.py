@@ -51,6 +51,7 @@ SHORTER = {
     "jobs/bench_links.sh": "--shape small --steps 4 --blocks 1",
     "configs/bilevel_cosh.yaml": "train.steps=40 train.evaluate_every_steps=20",
     "configs/cleaning.yaml": "train.steps=20 train.evaluate_every_steps=10 algorithm.warm_start=4",
+    "jobs/memory.py": "1e5 celgc 'celgc, delayed'",
     "jobs/time_to_perplexity.sh": "1gbit model.hidden=16 train.steps=8 train.evaluate_every_steps=4",
 }
 # what a reader waits for, or does, before the next command

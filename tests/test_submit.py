@@ -167,6 +167,7 @@ def test_it_is_not_put_back_for_ever_nor_without_scontrol(slurm_cluster, paced, 
     following = re.findall(r"hvdclip: continues as job (\d+)", chained.log)[0]
     assert following != chained.job
     slurm_cluster.wait(following, 90)
+    assert json.loads((chained.run / "summary.json").read_text())["exit"] == "done", chained.log
     assert f"job {following}: not in the queue" in slurm_cluster.run("hvdclip", "status", str(chained.run))
     assert read(chained.run) == read(paced / "undisturbed")
 

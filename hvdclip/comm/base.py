@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from hvdclip.comm import pieces
-from hvdclip.comm.pieces import number_of
 from hvdclip.comm.watch import watch
 
 Result = TypeVar("Result")
@@ -236,22 +235,24 @@ class Network(Communicator):
     ) -> Waiting[None]:
         # steps that go on meanwhile need the caches themselves
         by_caches = self.share_memory and not meanwhile and all(t.device.type == "cpu" for t in tensors)
-        most = min(pieces.CACHED, pieces.MOST) if by_caches else pieces.MOST
+        most = pieces.CACHED if by_caches else pieces.MOST
         with self.ledger.starting(purpose):
             finish = self._start_average_(tensors, _full(purpose, name), meanwhile, most)
-        return self._waiting(purpose, max(1, sum(number_of(t.numel(), most=most) for t in tensors)), tensors, finish)
+        return self._waiting(
+            purpose, max(1, sum(pieces.number_of(t.numel(), most=most) for t in tensors)), tensors, finish
+        )
 
     def start_gather(self, tensor: Tensor, purpose: str = "round", name: str = "") -> Waiting[list[Tensor]]:
         with self.ledger.starting(purpose):
             finish = self._start_gather(tensor, _full(purpose, name))
-        return self._waiting(purpose, number_of(tensor.numel(), self.size), [tensor], finish)
+        return self._waiting(purpose, pieces.number_of(tensor.numel(), self.size), [tensor], finish)
 
     def start_reduction(
         self, rows: Tensor, reduce: Reduce, purpose: str = "round", name: str = ""
     ) -> Waiting[list[Tensor]]:
         with self.ledger.starting(purpose):
             finish = self._start_reduction(rows, reduce, _full(purpose, name))
-        return self._waiting(purpose, 2 * number_of(rows[0].numel(), self.size), [rows, rows[0]], finish)
+        return self._waiting(purpose, 2 * pieces.number_of(rows[0].numel(), self.size), [rows, rows[0]], finish)
 
     def ring_average_(self, tensors: Sequence[Tensor], purpose: str = "round") -> Cost:
         neighbours = sorted({(self.rank - 1) % self.size, (self.rank + 1) % self.size} - {self.rank})
@@ -265,7 +266,7 @@ class Network(Communicator):
         if tensors:
             with self.ledger.waiting(purpose):
                 self._broadcast_(tensors, purpose)
-            self.ledger.end(purpose, sum(number_of(t.nbytes) for t in tensors), _bytes(tensors))
+            self.ledger.end(purpose, sum(pieces.number_of(t.nbytes) for t in tensors), _bytes(tensors))
 
     def gather(self, value: Any, purpose: str = "setup") -> list[Any]:
         with self.ledger.waiting(purpose):
