@@ -1,7 +1,8 @@
-"""What identifies the origin of a result: a hash of the model, and the versions that made it."""
+"""What identifies the origin of a result: a hash of the model, and the versions that made it, read once a process."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ def sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def code_sha256() -> str:
     """SHA-256 over hvdclip's own source: its version stays the same between two changes of the code."""
     folder, digest = Path(hvdclip.__file__).parent, hashlib.sha256()
@@ -31,6 +33,7 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Python's, torch's, Horovod's and hvdclip's versions; without those that are not installed."""
     found = {"python": platform.python_version()}
