@@ -52,11 +52,11 @@ class Neumann:
 
     def _sum(self, point: Point) -> Vector:
         theta, r = self._theta, point.fy.clone()
-        w = theta * r
+        w = r.clone()
         for _ in range(self.method.settings.terms - 1):
             r.sub_(theta * point.times_h(r))
-            w.add_(theta * r)
-        return w
+            w.add_(r)
+        return theta * w
 
     def _drawn(self, point: Point) -> Vector:
         theta, terms, r = self._theta, self.method.settings.terms, point.fy.clone()

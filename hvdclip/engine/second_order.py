@@ -36,14 +36,15 @@ class Point:
         """
         upper, lower = (space.parameters for space in self.levels.spaces)
         found = self._second([*upper, *lower], v, keep=False)
-        return self.levels.upper_gradient(found[: len(upper)]), self._with_l2(found[len(upper) :], v)
+        return self.levels.upper_gradient(found[: len(upper)]), self.levels.lower_gradient(found[len(upper) :], v)
 
-    def times_h(self, v: Vector) -> Gradient:
-        """H v; the graph stays."""
-        return self._with_l2(self._second(self.levels.spaces[1].parameters, v, keep=True), v)
+    def times_h(self, v: Vector) -> Vector:
+        """H v; the graph stays. One of many: only `times_j` looks at what they have become."""
+        return Vector(self.levels.with_l2(self._second(self.levels.spaces[1].parameters, v, keep=True), v))
 
     def times_j(self, v: Vector) -> Gradient:
         """J v, the last product from this graph."""
+        self.levels.look(self.levels.spaces[1].gradient(v.parts))
         return self.levels.upper_gradient(self._second(self.levels.spaces[0].parameters, v, keep=False))
 
     def _second(self, parameters: Sequence[Tensor], v: Vector, keep: bool) -> Sequence[Tensor | None]:
@@ -54,14 +55,11 @@ class Point:
         with _in_one_line():
             return torch.autograd.grad(gy, parameters, parts, retain_graph=keep, allow_unused=True)
 
-    def _with_l2(self, parts: Sequence[Tensor | None], v: Vector) -> Gradient:
-        return self.levels.lower_gradient(parts, v)
-
 
 class Levels:
     """The two losses of a step, and the spaces of x and y in which their gradients lie.
 
-    `l2` adds l2/2 ||y||^2 to G. `look` is called with everything that autograd returns, `record` with the losses.
+    `l2` adds l2/2 ||y||^2 to G. `look` is called with what autograd returns, `record` with the losses.
     """
 
     def __init__(
@@ -103,10 +101,12 @@ class Levels:
 
     def lower_gradient(self, parts: Sequence[Tensor | None], v: Vector | None = None) -> Gradient:
         """The same for y, plus the gradient of the l2 term: l2 v, or l2 y."""
+        return self.look(self.spaces[1].gradient(self.with_l2(parts, self.y if v is None else v)))
+
+    def with_l2(self, parts: Sequence[Tensor | None], v: Vector) -> list[Tensor]:
+        """l2 v added to them."""
         found = self._parts(1, parts)
-        if self.l2:
-            found = list(foreach_add(found, (self.y if v is None else v).parts, alpha=self.l2))
-        return self.look(self.spaces[1].gradient(found))
+        return list(foreach_add(found, v.parts, alpha=self.l2)) if self.l2 else found
 
     def _below(self, parts: Sequence[Tensor | None]) -> list[Tensor]:
         """Gy with its graph."""
