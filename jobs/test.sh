@@ -61,6 +61,7 @@ sum_up() {
 }
 
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE # hundreds of Pythons start, which need not compile the same modules
 cores=(-n auto --maxprocesses 4)
 set -m # a process group of its own, to end it by
 part slurm "slurm $chosen" -v "$@" &

@@ -16,7 +16,7 @@ CHOSEN = {
         test_own_algorithm.py
         """,
     "every algorithm by its published rule": """
-        test_trajectories.py::test_real_ranks_follow_the_published_rule[2]
+        test_trajectories.py::test_real_ranks_follow_the_published_rule[horovod-2]
         test_simulation.py::test_real_ranks_train_every_algorithm_to_the_same_values
         """,
     "what is sent": """

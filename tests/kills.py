@@ -28,15 +28,15 @@ SETTINGS: dict[str, list[str]] = {
 # What they train on: a language model with dropout and a hidden state, or noisy quadratics, which start sooner.
 LANGUAGE = [
     *("configs/quickstart.yaml", "model.embedding=8", "model.hidden=16", "model.dropout=0.1", "data.batch=4"),
-    *("data.bptt=16", "data.evaluation_columns=600", "train.steps=400", "train.evaluate_every_steps=100"),
+    *("data.bptt=16", "data.evaluation_columns=600", "train.steps=240", "train.evaluate_every_steps=80"),
     *("checkpoint.every_steps=40", "algorithm=null", "algorithm.lr=0.1"),
 ]
 PROBLEM = [
-    *("configs/quadratics.yaml", "data.dimension=40", "train.steps=3000", "train.evaluate_every_steps=500"),
-    *("checkpoint.every_steps=100", "algorithm=null", "algorithm.lr=0.001"),
+    *("configs/quadratics.yaml", "data.dimension=40", "train.steps=1200", "train.evaluate_every_steps=200"),
+    *("checkpoint.every_steps=40", "algorithm=null", "algorithm.lr=0.001"),
 ]
 BILEVEL = [
-    *("configs/bilevel_cosh.yaml", "train.steps=600", "train.evaluate_every_steps=200"),
+    *("configs/bilevel_cosh.yaml", "train.steps=360", "train.evaluate_every_steps=120"),
     *("checkpoint.every_steps=40", "algorithm.lr=0.05", "algorithm.estimator=linear"),
 ]
 

@@ -55,6 +55,6 @@ def logistic(data: str, algorithm: dict, steps: int = 1000) -> Job:
 # what real ranks do, of the longer ones the beginning
 JOBS = {
     "cancelling": CANCELLING,
-    "quartics": [quartics(algorithm, h, rounds=150) for algorithm in ("celgc", "episode") for h in QUARTICS],
-    "logistic": [logistic(data, algorithm, steps=300) for data, algorithm, _ in LOGISTIC],
+    "quartics": [quartics(algorithm, h, rounds=40) for algorithm in ("celgc", "episode") for h in QUARTICS],
+    "logistic": [logistic(data, algorithm, steps=100) for data, algorithm, _ in LOGISTIC],
 }

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,15 @@ def _warmed(command: Sequence[str], env: Mapping[str, str]) -> tuple[Sequence[st
         return command, env
     stand_in = [sys.executable, "-IS", str(TESTS / "warm_rank.py")]
     return [*stand_in, *arguments], {**env, WARM: ":".join(warm.socket for warm in _warm())}
+
+
+def forked(folder: Path) -> Mapping[str, str]:
+    """Writes an hvdclip whose ranks are forks, as with `warm`; returns what it needs in its environment."""
+    command, env = _warmed([HVDCLIP], {})
+    file = folder / "hvdclip"
+    file.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    file.chmod(0o755)
+    return env
 
 
 class Warm:

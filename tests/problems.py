@@ -1,5 +1,6 @@
 """A small noisy quadratic that differs from rank to rank, for PyTorch; its numbers for NumPy."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,12 @@ from torch import Tensor, nn
 
 SHAPES = ((3, 2), (4,))
 SIZE = sum(int(np.prod(shape)) for shape in SHAPES)
+
+
+@functools.cache
+def drawn(shape: tuple[int, ...], *key: int) -> np.ndarray:
+    """The same numbers for the same key; nobody changes them."""
+    return np.random.default_rng(key).normal(size=shape)
 
 
 @dataclass(frozen=True)
@@ -20,17 +27,17 @@ class Quadratic:
     spread: float = 1.0
 
     def matrix(self, rank: int) -> np.ndarray:
-        m = np.random.default_rng((self.seed, 1, rank)).normal(size=(SIZE, SIZE))
+        m = drawn((SIZE, SIZE), self.seed, 1, rank)
         return m @ m.T / SIZE + 0.1 * np.eye(SIZE)
 
     def vector(self, rank: int) -> np.ndarray:
-        return self.spread * np.random.default_rng((self.seed, 2, rank)).normal(size=SIZE)
+        return self.spread * drawn((SIZE,), self.seed, 2, rank)
 
     def draw(self, rank: int, step: int) -> np.ndarray:
-        return self.noise * np.random.default_rng((self.seed, 3, rank, step)).normal(size=SIZE)
+        return self.noise * drawn((SIZE,), self.seed, 3, rank, step)
 
     def start(self) -> np.ndarray:
-        return np.random.default_rng((self.seed, 4)).normal(size=SIZE)
+        return drawn((SIZE,), self.seed, 4).copy()
 
     def gradient(self, rank: int, step: int, x: np.ndarray) -> np.ndarray:
         return self.matrix(rank) @ x - self.vector(rank) + self.draw(rank, step)

@@ -1,14 +1,21 @@
-"""Runs every case on the ranks of Horovod; rank r saves its trajectories as <folder>/<r>.npz."""
+"""Runs every case on the ranks of a backend; rank r saves its trajectories as <folder>/<r>.npz."""
 
 import sys
 
-import horovod.torch as hvd
 import numpy as np
 from cases import cases, train
 
-from hvdclip.comm import default
+folder, backend = sys.argv[1:]
+if backend == "horovod":
+    import horovod.torch as hvd
 
-hvd.init()
-comm = default()
+    from hvdclip.comm import default
+
+    hvd.init()
+    comm = default()
+else:
+    from hvdclip.comm.mpi import Mpi4py
+
+    comm = Mpi4py()
 trajectories = {name: train(comm, algorithm, settings) for name, algorithm, settings in cases()}
-np.savez(f"{sys.argv[1]}/{comm.rank}.npz", **trajectories)
+np.savez(f"{folder}/{comm.rank}.npz", **trajectories)

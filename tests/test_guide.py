@@ -15,7 +15,7 @@ import click
 import pytest
 import yaml
 from conftest import PROJECT
-from launch import Launch
+from launch import BIN, Launch, forked
 
 from hvdclip.cli import main
 
@@ -51,11 +51,12 @@ SHORTER = {
     "jobs/bench_links.sh": "--shape small --steps 4 --blocks 1",
     "configs/bilevel_cosh.yaml": "train.steps=40 train.evaluate_every_steps=20",
     "configs/cleaning.yaml": "train.steps=20 train.evaluate_every_steps=10 algorithm.warm_start=4",
-    "jobs/memory.py": "1e5 celgc 'celgc, delayed'",
+    "jobs/memory.py": "1e5 celgc",
     "jobs/time_to_perplexity.sh": "1gbit model.hidden=16 train.steps=8 train.evaluate_every_steps=4",
 }
 # what a reader waits for, or does, before the next command
 AFTERWARDS = {
+    "source .venv/bin/activate": "PATH=$FORKED:$PATH",
     "hvdclip eval runs/i4": "hvdclip train configs/quickstart.yaml train.steps=99999 --run-dir runs/i4 --overwrite &\n"
     "until hvdclip status runs/i4 | grep -q 'training at step [1-9]'; do sleep 0.5; done",
     "--time 02:00:00 --run-dir runs/a": "until [[ -s runs/a/metrics.jsonl ]]; do sleep 0.5; done",
@@ -63,6 +64,8 @@ AFTERWARDS = {
     "--run-dir runs/sweep": "until (($(ls runs/sweep/*/summary.json 2>/dev/null | wc -l) == 4)); do sleep 0.5; done",
     "sbatch slurm/scaling.sbatch": "until grep -sq 'report: ' study/4-nodes.out; do sleep 0.5; done",
 }
+# pages that are run after another one, in the same folder, without the commands that are there too
+AFTER = {"interval.md": "scaling.md"}
 ON_A_CLUSTER = ("srun ", "sbatch ", "hvdclip submit ")
 WITH_A_CLUSTER_OF_THEIR_OWN = "jobs/bench_links.sh"
 
@@ -138,11 +141,14 @@ def run(script, project, timeout):
     data = {"HVDCLIP_DATA": str(project / "data")} if (project / "data").exists() else {}
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
     many = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
-    with Launch(["bash", "-exc", script], 1, "alone", env=root | many | data, cwd=project) as page:
+    (project / "forked").mkdir()
+    warm = forked(project / "forked") | {"FORKED": str(project / "forked")}
+    path = {"PATH": f"{project / 'forked'}:{BIN}:{os.environ['PATH']}"}
+    with Launch(["bash", "-exc", script], 1, "alone", env=root | many | data | warm | path, cwd=project) as page:
         return page.finish(timeout)
 
 
-LOCAL = [page for page in PAGES if scripts(page, cluster=False)]
+LOCAL = [page for page in PAGES if scripts(page, cluster=False) and page not in AFTER]
 
 
 @pytest.mark.ranks
@@ -150,6 +156,9 @@ LOCAL = [page for page in PAGES if scripts(page, cluster=False)]
 @pytest.mark.parametrize("page", LOCAL)
 def test_a_pages_commands_run(page, project):
     script = scripts(page, cluster=False)
+    for later in (each for each, first in AFTER.items() if first == page):
+        lines = scripts(later, cluster=False).splitlines()
+        script = "\n".join([script, *(line for line in lines if line not in script.splitlines())])
     if page in ("bilevel.md", "images.md", "wikitext2.md") and "HVDCLIP_DATA" not in os.environ:
         pytest.skip("HVDCLIP_DATA names no folder with the data of this page")
     if WITH_A_CLUSTER_OF_THEIR_OWN in script and os.geteuid() != 0:
