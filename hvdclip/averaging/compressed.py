@@ -39,7 +39,7 @@ class Compressed:
 
     def start(self, key: tuple[int, ...]) -> None:
         self.generator.manual_seed(int(np.random.SeedSequence((*key, self.message.comm.rank)).generate_state(1)[0]))
-        self.error.add_(self.x - self.x_round)
+        self.error.add_difference_(self.x, self.x_round)
         self.error.sub_(self.message.take(self.error))
         self.message.start()
 

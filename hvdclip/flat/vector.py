@@ -25,6 +25,7 @@ from hvdclip.torch_private import (
 )
 
 HALVES = (torch.float16, torch.bfloat16)
+PIECE = 1 << 20  # entries
 
 
 class Vector:
@@ -66,12 +67,27 @@ class Vector:
         elif mask:
             self.copy_(other)
 
+    def zero_unless(self, mask: Tensor | bool) -> None:
+        """Become zero if the mask, of one number, is false."""
+        if isinstance(mask, Tensor):
+            for tensor in self.tensors:
+                tensor.masked_fill_(~mask, 0.0)
+        elif not mask:
+            self.zero_()
+
     def add_(self, other: Vector) -> Vector:
         foreach_add_(*self._matched(other))
         return self
 
     def sub_(self, other: Vector) -> Vector:
         foreach_sub_(*self._matched(other))
+        return self
+
+    def add_difference_(self, other: Vector, another: Vector) -> Vector:
+        """Add other - another, in pieces: no further vector is made."""
+        for tensors in zip(self.tensors, other.tensors, another.tensors, strict=True):
+            for mine, a, b in zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True):
+                mine.add_(a - b)
         return self
 
     def maximum_(self, other: Vector) -> Vector:
@@ -98,8 +114,8 @@ class Vector:
 
     def dot(self, other: Vector) -> Tensor:
         """The inner product, as exact as `norm`."""
-        products = [a.to(e) * b.to(e) for a, b in zip(self.parts, other.parts, strict=True) for e in (exact(a.dtype),)]
-        return torch.stack([product.sum() for product in products]).sum()
+        pairs = [(a, b, exact(a.dtype)) for a, b in zip(self.parts, other.parts, strict=True)]
+        return torch.stack([(a.to(dtype) * b.to(dtype)).sum() for a, b, dtype in pairs]).sum()
 
     def __add__(self, other: Vector | float) -> Vector:
         return self.like(foreach_add(self.parts, other.parts if isinstance(other, Vector) else other))

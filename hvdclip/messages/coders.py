@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 BLOCK = 1024  # every row has a whole number of such runs of entries
+PIECE = 128 * BLOCK  # entries that a CPU codes at a time: what they pass through stays in its caches
 
 
 class Coder(Protocol):
@@ -15,9 +17,20 @@ class Coder(Protocol):
 
     def bytes(self, width: int) -> int: ...
 
-    def encode(self, rows: Tensor) -> Tensor: ...
+    def encode(self, rows: Tensor, codes: Tensor) -> None: ...
 
     def decode(self, codes: Tensor, rows: Tensor) -> None: ...
+
+
+def pieces(rows: Tensor) -> Iterator[tuple[slice, int, int]]:
+    """(rows, first column, end of the columns) of what is coded at a time, in the order of memory."""
+    width = rows.shape[1]
+    if rows.device.type != "cpu":
+        yield slice(None), 0, width
+        return
+    for row in range(len(rows)):
+        for start in range(0, width, PIECE):
+            yield slice(row, row + 1), start, min(start + PIECE, width)
 
 
 class Half:
@@ -29,12 +42,15 @@ class Half:
     def bytes(self, width: int) -> int:
         return 2 * width
 
-    def encode(self, rows: Tensor) -> Tensor:
+    def encode(self, rows: Tensor, codes: Tensor) -> None:
         largest = torch.finfo(self.dtype).max
-        return rows.clamp(-largest, largest).to(self.dtype).view(torch.uint8)
+        for row, start, end in pieces(rows):
+            halves = rows[row, start:end].clamp(-largest, largest).to(self.dtype)
+            codes[row, 2 * start : 2 * end] = halves.view(torch.uint8)
 
     def decode(self, codes: Tensor, rows: Tensor) -> None:
-        rows.copy_(codes.contiguous().view(self.dtype))
+        for row, start, end in pieces(rows):
+            rows[row, start:end] = codes[row, 2 * start : 2 * end].contiguous().view(self.dtype)
 
 
 class Blocks:
@@ -49,6 +65,10 @@ class Blocks:
     def bytes(self, width: int) -> int:
         """The bytes of the scales."""
         return 4 * (width // self.size)
+
+    def of(self, start: int, end: int) -> slice:
+        """Which bytes of the scales belong to these columns."""
+        return slice(self.bytes(start), self.bytes(end))
 
     def round(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The integers, as floats, (k, width), and the bytes of the scales."""
@@ -77,14 +97,18 @@ class Int8:
     def bytes(self, width: int) -> int:
         return width + self.blocks.bytes(width)
 
-    def encode(self, rows: Tensor) -> Tensor:
-        integers, scales = self.blocks.round(rows)
-        return torch.cat([integers.to(torch.int8).view(torch.uint8), scales], dim=1)
+    def encode(self, rows: Tensor, codes: Tensor) -> None:
+        all_scales = codes[:, rows.shape[1] :]
+        for row, start, end in pieces(rows):
+            integers, scales = self.blocks.round(rows[row, start:end])
+            codes[row, start:end] = integers.to(torch.int8).view(torch.uint8)
+            all_scales[row, self.blocks.of(start, end)] = scales
 
     def decode(self, codes: Tensor, rows: Tensor) -> None:
-        width = rows.shape[1]
-        rows.copy_(codes[:, :width].view(torch.int8))
-        self.blocks.scale_(rows, codes[:, width:])
+        all_scales = codes[:, rows.shape[1] :]
+        for row, start, end in pieces(rows):
+            piece = rows[row, start:end].copy_(codes[row, start:end].view(torch.int8))
+            self.blocks.scale_(piece, all_scales[row, self.blocks.of(start, end)])
 
 
 class Int4:
@@ -100,13 +124,18 @@ class Int4:
     def bytes(self, width: int) -> int:
         return width // 2 + self.blocks.bytes(width)
 
-    def encode(self, rows: Tensor) -> Tensor:
-        integers, scales = self.blocks.round(rows)
-        nibbles = integers.add_(8).to(torch.uint8)
-        return torch.cat([nibbles[:, ::2] | nibbles[:, 1::2] << 4, scales], dim=1)
+    def encode(self, rows: Tensor, codes: Tensor) -> None:
+        all_scales = codes[:, rows.shape[1] // 2 :]
+        for row, start, end in pieces(rows):
+            integers, scales = self.blocks.round(rows[row, start:end])
+            nibbles = integers.add_(8).to(torch.uint8)
+            codes[row, start // 2 : end // 2] = nibbles[:, ::2] | nibbles[:, 1::2] << 4
+            all_scales[row, self.blocks.of(start, end)] = scales
 
     def decode(self, codes: Tensor, rows: Tensor) -> None:
-        pairs = rows.shape[1] // 2
-        rows[:, ::2].copy_(codes[:, :pairs] & 15)
-        rows[:, 1::2].copy_(codes[:, :pairs] >> 4)
-        self.blocks.scale_(rows.sub_(8), codes[:, pairs:])
+        all_scales = codes[:, rows.shape[1] // 2 :]
+        for row, start, end in pieces(rows):
+            piece, pairs = rows[row, start:end], codes[row, start // 2 : end // 2]
+            piece[:, ::2] = pairs & 15
+            piece[:, 1::2] = pairs >> 4
+            self.blocks.scale_(piece.sub_(8), all_scales[row, self.blocks.of(start, end)])

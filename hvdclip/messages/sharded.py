@@ -43,7 +43,7 @@ class ShardedMessage:
         entries = self.space.flatten(v, self._entries.view(-1)[: self.space.size])
         if self.weight != 1.0:
             entries.mul_(self.weight)
-        self.codes.copy_(self.coder.encode(self._entries))
+        self.coder.encode(self._entries, self.codes)
         self.coder.decode(self.codes, self._entries)
         if self.weight != 1.0:
             entries.div_(self.weight)
@@ -57,24 +57,25 @@ class ShardedMessage:
         self._everyone: Waiting[list[Tensor]] = self.comm.start_reduction(self.sent, self._mean, purpose, self.name)
 
     def _mean(self, shards: Tensor) -> Tensor:
-        """The mean of the shard that this rank owns, coded; `_lost` is what the code omits."""
-        coded = self.codes.shape[1]
-        mean, said = torch.zeros_like(self._entries[:1]), torch.empty_like(self._entries[:1])
+        """The mean of the shard that this rank owns, coded; `_lost`, in this message's memory, is what that omits."""
+        coded, answer = self.codes.shape[1], torch.empty_like(self.sent[:1])
+        mean, said = self._entries[:1].zero_(), torch.empty_like(self._entries[:1])
         for shard in shards:
             self.coder.decode(shard[None, :coded], said)
             mean.add_(said)
-        codes = self.coder.encode(mean.div_(self.comm.size))
-        self.coder.decode(codes, said)
+        self.coder.encode(mean.div_(self.comm.size), answer[:, :coded])
+        self.coder.decode(answer[:, :coded], said)
         self._lost = mean.sub_(said)[0]
         tail = shards[:, coded:].contiguous().view(torch.float32).mean(dim=0, keepdim=True)
-        return torch.cat([codes, tail.view(torch.uint8)], dim=1)[0]
+        answer[:, coded:] = tail.view(torch.uint8)
+        return answer[0]
 
     def wait(self) -> Vector:
         """Wait for all means; returns what coding on this rank has lost, as its part in the mean over the ranks."""
         self.received, self.cost = self._everyone()
         del self._everyone  # it refers to this message, which could otherwise not be freed
-        self._entries.zero_()
-        self._entries[self.comm.rank] = self._lost * (self.comm.size / self.weight)
+        lost = self._lost * (self.comm.size / self.weight)
+        self._entries.zero_()[self.comm.rank] = lost
         return self._vector(self._entries)
 
     def restore(self, received: Sequence[Tensor]) -> None:
