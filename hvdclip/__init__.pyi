@@ -29,7 +29,7 @@ def algorithms() -> list[dict[str, str]]:
     """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
 
     `message` is what a rank sends to collectives, `memory` what it needs besides x and its gradient (without momentum,
-    drift measurement and outer step), both in floats.
+    drift measurement and outer step), `peak` that at the peak of a step on a CPU, all in floats.
     """
 
 def register(chosen: type[_M]) -> type[_M]:

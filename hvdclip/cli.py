@@ -192,16 +192,19 @@ def algorithms_command(name: str | None) -> None:
 
     if name is None:
         print("P: trainable floats. message: what a rank sends; memory: besides x and its gradient; both in floats")
+        print("peak: memory at the peak of a step on a CPU, if that is more")
         table = Table("name", Column("formula and paper", ratio=1), show_lines=True, expand=True)
         for cost, width in (("message", 19), ("memory", 13), ("extra gradients", 17)):
             table.add_column(cost, width=width)
         for row in algorithms():
             rule = f"{escape(row['formula'])}\n[dim]{escape(row['paper'])}[/dim]"
-            table.add_row(row["name"], rule, row["message"], row["memory"], row["extra gradients"])
+            peak = "" if row["peak"] == row["memory"] else f"\npeak {row['peak']}"
+            table.add_row(row["name"], rule, row["message"], row["memory"] + peak, row["extra gradients"])
     else:
         chosen = bad_input(lambda: method(name))
         print(f"{chosen.name}: {chosen.formula}\n{chosen.paper}")
-        print(f"message: {chosen.message_size}; memory: {chosen.memory}; extra gradients: {chosen.extra_gradients}")
+        memory = f"{chosen.memory} (peak of a step: {chosen.peak or chosen.memory})"
+        print(f"message: {chosen.message_size}; memory: {memory}; extra gradients: {chosen.extra_gradients}")
         print("units: x, of the parameters; g, of the gradient")
         table = Table("setting", "default", "unit", "what it is")
         for setting, field in chosen.Settings.model_fields.items():

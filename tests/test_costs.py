@@ -6,6 +6,8 @@ import re
 import pytest
 import torch
 from algorithms import ALGORITHMS, OF_ONE_LOSS, has, settings_of
+from conftest import PROJECT
+from launch import python_ranks
 from torch import nn
 
 import hvdclip
@@ -14,6 +16,7 @@ from hvdclip.methods import METHODS
 INTERVAL, ROUNDS = 4, 6
 STEPS = INTERVAL * ROUNDS
 P = 100 * 200
+LARGE = 10_000_000  # floats
 
 
 def settings(algorithm):
@@ -113,3 +116,29 @@ def test_extra_gradients_are_as_many_as_claimed(algorithm):
         "1 a step; at anchors anchor_batches - 1": STEPS - anchors + more * anchors,
     }
     assert calls - STEPS == expected[METHODS[algorithm].extra_gradients]
+
+
+PEAKS = f"""
+import sys
+sys.path.insert(0, {str(PROJECT / "jobs")!r})
+from memory import peaks
+peaks("local_sgd", {LARGE})  # what the first training alone needs
+for case in {list(OF_ONE_LOSS)}:
+    print("PEAK", case, max(peaks(case, {LARGE})), sep=";", flush=True)
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.slow
+def test_the_peak_of_a_step_is_as_claimed():
+    """On two ranks; by what jobs/memory.py measures, with freed memory given back at once."""
+    done = python_ranks(PEAKS, 2, timeout=280, env={"MALLOC_MMAP_THRESHOLD_": "65536"}, warm=False)
+    found: dict[str, float] = {}
+    for name, peak in re.findall(r"^PEAK;(.*);(.*)$", done.stdout, re.MULTILINE):
+        found[name] = max(found.get(name, 0), float(peak))
+    assert set(found) == set(OF_ONE_LOSS)
+    for name, peak in found.items():
+        claimed = 2 + floats(METHODS[name].peak or METHODS[name].memory, name) / P
+        bucket = METHODS[name].Settings.model_fields.get("bucket_mb")
+        fixed = (6e6 + (bucket.default * 2**20 if bucket else 0)) / (4 * LARGE)  # this does not grow with the model
+        assert 0.95 * claimed <= peak <= 1.05 * claimed + fixed, f"{name}: {peak:.2f} instead of {claimed:.2f}"

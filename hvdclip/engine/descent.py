@@ -62,7 +62,8 @@ class Descent:
         """g + wd_k * x."""
         parts: list[Tensor] = []
         for group, span in self.spans():
-            parts += foreach_add(g.parts[span], self.x.parts[span], alpha=group["weight_decay"])
+            wd, its_g = group["weight_decay"], g.parts[span]
+            parts += foreach_add(its_g, self.x.parts[span], alpha=wd) if wd else its_g
         return g.like(parts)
 
     def spans(self) -> Iterator[tuple[dict[str, Any], slice]]:

@@ -56,6 +56,7 @@ class Method(torch.optim.Optimizer):
     paper: ClassVar[str]
     message_size: ClassVar[str]  # floats that a rank hands to collectives
     memory: ClassVar[str]  # floats besides x and the gradient, without momentum, drift and outer step
+    peak: ClassVar[str] = ""  # the same at the peak of a step, if that is more; on a CPU, without weight decay
     extra_gradients: ClassVar[str] = "none"
     Settings: ClassVar[type[CommonSettings]]
 

@@ -148,7 +148,7 @@ def algorithms() -> list[dict[str, Any]]:
     """The algorithms by name, with formula, paper and costs (P is the number of trainable floats).
 
     `message` is what a rank sends to collectives, `memory` what it needs besides x and its gradient (without momentum,
-    drift measurement and outer step), both in floats.
+    drift measurement and outer step), `peak` that at the peak of a step on a CPU, all in floats.
     """
     return [
         {
@@ -157,6 +157,7 @@ def algorithms() -> list[dict[str, Any]]:
             "paper": m.paper,
             "message": m.message_size,
             "memory": m.memory,
+            "peak": m.peak or m.memory,
             "extra gradients": m.extra_gradients,
         }
         for m in METHODS.values()

@@ -17,6 +17,7 @@ class AdamProx(LocalMethod):
     paper = "Zhuang, Liu, Cutkosky, Orabona, TMLR 2022"
     message_size = "P every I steps"
     memory = "2P"
+    peak = "4P"
 
     class Settings(AveragingSettings):
         """lr is the current step size, lr_0 the constructor's, I is interval."""
@@ -39,8 +40,8 @@ class AdamProx(LocalMethod):
         beta1, beta2, eps = self.settings.beta1, self.settings.beta2, self.settings.eps
         m, v = self.vectors["m"], self.vectors["v"]
         t = self.numbers["t"] = self.numbers.get("t", 0) + self.skip.taken
-        m.copy_(beta1 * m + (1 - beta1) * g)
-        v.copy_(beta2 * v + (1 - beta2) * g**2)
-        m_hat, v_hat = 1 / (1 - beta1**t) * m, 1 / (1 - beta2**t) * v
-        self.move(m_hat / (v_hat**0.5 + eps), weight_decay=False)  # x -= lr * m^/(sqrt(v^) + eps)
+        m.lerp_(g, 1 - beta1)
+        v.lerp_(g**2, 1 - beta2)
+        of_m, of_v = 1 / (1 - beta1**t), 1 / (1 - beta2**t)  # m^ = of_m * m
+        self.move(m / ((of_v * v) ** 0.5 + eps), of_m, weight_decay=False)  # x -= lr * m^/(sqrt(v^) + eps)
         self.descent.shrink(self.eta * self.step_scale / self.settings.lr)  # x /= 1 + wd * lr/lr_0

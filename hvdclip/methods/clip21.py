@@ -15,6 +15,7 @@ class Clip21(GradientMethod):
     paper = "Khirirat et al., Clip21, 2023, Algorithm 1"
     message_size = "P every step"
     memory = "3P"
+    peak = "4P"
 
     class Settings(CommonSettings):
         """eta is lr."""

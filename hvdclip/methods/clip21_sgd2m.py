@@ -19,6 +19,7 @@ class Clip21SGD2M(GradientMethod):
     paper = "Islamov et al., 2025"
     message_size = "P every step"
     memory = "4P"
+    peak = "6P"
 
     class Settings(NoiseSettings):
         """eta is lr."""
@@ -40,11 +41,11 @@ class Clip21SGD2M(GradientMethod):
     def gradient_step(self, g: Gradient) -> None:
         b1, b2 = self.settings.b1, self.settings.b2
         u_i, h_i, h = (self.vectors[name] for name in ("u_i", "h_i", "h"))
-        new_u_i = (1 - b1) * u_i + b1 * g
+        new_u_i = ((1 - b1) * u_i).add_(b1 * g)
         m_i = new_u_i - h_i
         m_i.mul_(self.clip_message(m_i, self.settings.tau))
         m = self.mean(self.noise.added_to(m_i))
         u_i.copy_(new_u_i)
-        h_i.add_(b2 * m_i)
-        h.add_(b2 * m)
+        h_i.add_(m_i.mul_(b2))
+        h.add_(m.mul_(b2))
         self.move(h)  # x -= eta * h

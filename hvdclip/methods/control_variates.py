@@ -27,10 +27,9 @@ def momentum_of(settings: ControlledSettings) -> dict[str, Sharing]:
 def corrected(method: LocalMethod, g: Gradient, c_i: Vector, c: Vector) -> Vector:
     """u = g - c_i + c, or with momentum u = buf(g + wd*x) - c_i + c."""
     if not method.settings.momentum:
-        return g - c_i + c
-    buf = method.vectors["momentum"]
-    buf.copy_(method.settings.momentum * buf + method.with_weight_decay(g))
-    return buf - c_i + c
+        return (g - c_i).add_(c)
+    buf = method.vectors["momentum"].mul_(method.settings.momentum).add_(method.with_weight_decay(g))
+    return (buf - c_i).add_(c)
 
 
 def descend(method: LocalMethod, u: Vector, factor: Scalar = 1.0) -> None:
@@ -55,8 +54,7 @@ class ControlVariates:
 
     def replace(self, new: Vector, made: Tensor | bool) -> None:
         """c_i = c_i+, if the round has made one."""
-        self.change.zero_()
-        self.change.copy_where(made, new - self.c_i)
+        self.change.copy_(new).sub_(self.c_i).zero_unless(made)
         self.c_i.copy_where(made, new)
 
     def after_average(self) -> None:

@@ -31,6 +31,7 @@ class DecentralizedClip(Method):
     paper = "Sun, Zhang, Chen, Li, 2023"
     message_size = "P to each of 2 neighbours every step"
     memory = "0"
+    peak = "3P"
 
     class Settings(CommonSettings):
         """alpha_k = lr/(k+1)^lr_decay and tau_k = tau (k+1)^tau_growth in step k = 0, 1, ..."""

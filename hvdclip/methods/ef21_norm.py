@@ -17,6 +17,7 @@ class EF21Norm(GradientMethod):
     paper = "Khirirat et al., 2025"
     message_size = "2k every step (P if k is none)"
     memory = "4P + 2k (4P if k is none)"
+    peak = "7P"
 
     class Settings(CommonSettings):
         """eta is lr; C takes the k largest entries, or all."""
@@ -42,7 +43,7 @@ class EF21Norm(GradientMethod):
     def gradient_step(self, g: Gradient) -> None:
         b = self.settings.b
         u_i, h_i, h = (self.vectors[name] for name in ("u_i", "h_i", "h"))
-        new_u_i = (1 - b) * u_i + b * g if "started" in self.numbers else g
+        new_u_i = ((1 - b) * u_i).add_(b * g) if "started" in self.numbers else g
         m_i = new_u_i - h_i
         m_i, m = self._compressed_mean(m_i)
         self.numbers["started"] = True

@@ -35,6 +35,7 @@ class Episode(LocalMethod):
     paper = "Crawshaw, Bao, Liu, ICLR 2023, Algorithm 1"
     message_size = "2P every I steps, in two collectives"
     memory = "2P"
+    peak = "3P"
     extra_gradients = "1 a round"
 
     class Settings(ControlledSettings, ThresholdSettings):

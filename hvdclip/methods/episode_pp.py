@@ -23,6 +23,7 @@ class EpisodePP(LocalMethod):
     paper = "Crawshaw, Bao, Liu, NeurIPS 2023"
     message_size = "2P every I steps"
     memory = "3P"
+    peak = "5P"
     extra_gradients = "I before the first step"
 
     class Settings(ControlledSettings, ThresholdSettings):
@@ -70,7 +71,7 @@ class EpisodePP(LocalMethod):
     def end_round(self) -> None:
         G_i, change, taken = self.vectors["G_i"], self.vectors["change"], self.numbers["taken"] > 0
         new = change.clone()
-        change.copy_where(taken, new - G_i)
+        change.sub_(G_i).zero_unless(taken)
         G_i.copy_where(taken, new)
 
     def after_average(self) -> None:

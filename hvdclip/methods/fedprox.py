@@ -14,6 +14,7 @@ class FedProx(LocalMethod):
     paper = "Li et al., MLSys 2020"
     message_size = "P every I steps"
     memory = "P"
+    peak = "2P"
 
     class Settings(LocalSgdSettings):
         """eta is lr, I is interval."""
@@ -25,5 +26,5 @@ class FedProx(LocalMethod):
             return True
 
     def local_step(self, g: Gradient) -> None:
-        g_prox = g + self.settings.mu * (self.x - self.x_round)
+        g_prox = (self.x - self.x_round).mul_(self.settings.mu).add_(g)
         self.sgd.descend(self.sgd.direction(g_prox))  # x -= eta * d

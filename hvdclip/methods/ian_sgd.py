@@ -14,6 +14,7 @@ class IANSGD(LocalMethod):
     paper = "Yang, Tripp, Sun, Zou, Zhou, 2024"
     message_size = "P every I steps"
     memory = "0"
+    peak = "2P"
     extra_gradients = "1 a step"
 
     class Settings(AveragingSettings):

@@ -19,7 +19,7 @@ def mixed_step(method: LocalMethod, g: Gradient, nu: float) -> None:
     beta, c = method.settings.beta, method.threshold
     decayed = method.with_weight_decay(g)  # here weight decay is added before the norms
     method.clip(decayed)  # counts the step
-    m = method.vectors["m"].copy_(beta * method.vectors["m"] + (1 - beta) * decayed)
+    m = method.vectors["m"].lerp_(decayed, 1 - beta)
     of_m, of_g = nu / (1 + m.norm() / c), (1 - nu) / (1 + decayed.norm() / c)
     method.move(m, of_m, weight_decay=False)
     method.move(decayed, of_g, weight_decay=False)

@@ -19,6 +19,7 @@ class NormEC(GradientMethod):
     paper = "Shulgin et al., 2025"
     message_size = "P every step"
     memory = "3P"
+    peak = "5P"
 
     class Settings(NoiseSettings):
         """eta is lr."""
@@ -43,8 +44,8 @@ class NormEC(GradientMethod):
         m_i = g - v_i
         m_i.mul_(inverse(self.settings.alpha + m_i.norm()))
         m = self.mean(self.noise.added_to(m_i))
-        v_i.add_(beta * m_i)
-        v.add_(beta * m)
+        v_i.add_(m_i.mul_(beta))
+        v.add_(m.mul_(beta))
         if self.settings.server:
             self.move_normalized(v)  # x -= eta * v/||v||
         else:

@@ -30,5 +30,5 @@ class NormalizedSGD(LocalMethod):
     def local_step(self, g: Gradient) -> None:
         m: Vector = g
         if self.settings.momentum:
-            m = self.vectors["m"].copy_(self.settings.momentum * self.vectors["m"] + g)
+            m = self.vectors["m"].mul_(self.settings.momentum).add_(g)
         self.move(m, inverse(m.norm()))  # x -= eta * m/||m||

@@ -25,6 +25,7 @@ class Scaffold(LocalMethod):
     paper = "Karimireddy et al., ICML 2020, Algorithm 1"
     message_size = "2P every I steps"
     memory = "4P"
+    peak = "5P"
     extra_gradients = "none (option I: 1 a round)"
 
     class Settings(ControlledSettings):
@@ -83,7 +84,7 @@ class Scaffold(LocalMethod):
         update = self.x_round - self.x
         for (_, span), length in zip(self.descent.spans(), self.numbers["lengths"], strict=True):
             foreach_div_(update.parts[span], _or_one(length))
-        return self.controls.c_i - self.controls.c + update
+        return update.add_(self.controls.c_i).sub_(self.controls.c)
 
 
 def _or_one(length: Scalar) -> Scalar:

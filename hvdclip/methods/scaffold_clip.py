@@ -15,6 +15,7 @@ class ScaffoldClip(LocalMethod):
     paper = "Karimireddy et al., ICML 2020; Crawshaw, Bao, Liu, ICLR 2023"
     message_size = "2P every I steps"
     memory = "4P"
+    peak = "5P"
 
     class Settings(ControlledSettings, ThresholdSettings):
         """eta is lr, I is interval."""

@@ -20,6 +20,7 @@ class SGDOL(LocalMethod):
     paper = "Zhuang, Cutkosky, Orabona, ICML 2019"
     message_size = "P every I steps"
     memory = "P"
+    peak = "2P"
     extra_gradients = "1 a step"
 
     class Settings(AveragingSettings):

@@ -26,6 +26,7 @@ class Sketched(LocalMethod):
     paper = "Chen, Li, Banerjee, 2024 (SAFL)"
     message_size = "b every I steps"
     memory = "4P + b"
+    peak = "11P + b"
 
     class Settings(LocalSettings, ThresholdSettings):
         """eta is lr, b is width, I is interval."""
@@ -96,10 +97,10 @@ class Sketch:
         kept = {i: [u.parts[i].clone() for u in self.moments] for i in self.statistics.absent_everywhere()}
         m, v, v_max = self.moments
         beta1, beta2, eps = self.settings.server_beta1, self.settings.server_beta2, self.settings.server_eps
-        m.copy_(beta1 * m + (1 - beta1) * d)
-        v.copy_(beta2 * v + (1 - beta2) * d**2)
+        m.lerp_(d, 1 - beta1)
+        v.lerp_(d**2, 1 - beta2)
         v_max.maximum_(v)
-        self.x.copy_(self.x_round - self.settings.server_lr * (m / (v_max**0.5 + eps)))
+        self.x.copy_(self.x_round).sub_((m / (v_max**0.5 + eps)).mul_(self.settings.server_lr))
         for place, moments in kept.items():  # no step of the round had a gradient for this parameter
             self.x.parts[place].copy_(self.x_round.parts[place])
             for moment, before in zip(self.moments, moments, strict=True):

@@ -17,6 +17,7 @@ class SpiderClip(LocalMethod):
     paper = "Reisizadeh, Li, Das, Jadbabaie, 2023"
     message_size = "P every I steps"
     memory = "2P"
+    peak = "4P"
     extra_gradients = "1 a step; at anchors anchor_batches - 1"
 
     class Settings(AveragingSettings, ThresholdSettings):
@@ -44,7 +45,7 @@ class SpiderClip(LocalMethod):
             for taken in range(2, self.settings.anchor_batches + 1):
                 new.lerp_(self.fresh_gradient(), 1 / taken)  # the mean so far
         else:
-            new = v + (new - self.same_batch_gradient(x_before))
+            new.sub_(self.same_batch_gradient(x_before)).add_(v)
         if "anchored" in self.numbers:  # used for a further gradient too
             self.skip.check_on_host()
         else:
