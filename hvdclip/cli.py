@@ -203,7 +203,7 @@ def algorithms_command(name: str | None) -> None:
     else:
         chosen = bad_input(lambda: method(name))
         print(f"{chosen.name}: {chosen.formula}\n{chosen.paper}")
-        memory = f"{chosen.memory} (peak of a step: {chosen.peak or chosen.memory})"
+        memory = f"{chosen.memory} (peak of a step: {chosen.peak})"
         print(f"message: {chosen.message_size}; memory: {memory}; extra gradients: {chosen.extra_gradients}")
         print("units: x, of the parameters; g, of the gradient")
         table = Table("setting", "default", "unit", "what it is")

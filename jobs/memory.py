@@ -108,7 +108,7 @@ def table(floats: int, chosen: list[str]) -> None:
         )
         found = [json.loads(line) for line in re.findall(r"^PEAKS (.*)$", done.stdout, re.MULTILINE)]
         start, training = map(max, zip(*found, strict=True)) if done.returncode == 0 else (float("nan"),) * 2
-        claim = METHODS[case].peak or METHODS[case].memory if case in METHODS else ""
+        claim = METHODS[case].peak if case in METHODS else ""
         print(f"{case} | {claim} | {start:.2f} | {training:.2f}", flush=True)
         if done.returncode:
             print(done.stderr[-2000:], file=sys.stderr)

@@ -68,7 +68,6 @@ class SlurmCluster:
             "PFX": f"t{os.getpid()}n",
             "SHARED": ":".join(str(folder) for folder in shared),
             "OMP_NUM_THREADS": "1",
-            "HOROVOD_CYCLE_TIME": "10",  # ms; ranks that wait leave the cores to the tests beside them
             "EXTRA_CONF": "\n".join(
                 [
                     "PreemptType=preempt/partition_prio",

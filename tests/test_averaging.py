@@ -47,6 +47,8 @@ import hvdclip
 from hvdclip import simulate
 from hvdclip.averaging import MeasuredIntervals
 from hvdclip.averaging.intervals import WINDOW
+from hvdclip.flat import Vector, vector
+from hvdclip.messages import coders
 from hvdclip.messages.coders import BLOCK, Int4, Int8
 from hvdclip.methods import METHODS
 from hvdclip.models.point import Point
@@ -419,6 +421,29 @@ def test_integers_round_to_both_neighbours_and_right_in_the_mean(kind, largest, 
     z = (said.mean(dim=0) - rows)[quantum > 0] / (quantum[quantum > 0] / 2 / count**0.5)
     assert z.abs().max() < 5 and abs(z.mean().item()) < 0.05
     assert 0.5 < z.std().item() < 1
+
+
+@pytest.mark.parametrize("kind", [Int8, Int4, "bf16", "fp16"])
+def test_pieces_are_coded_as_the_whole(kind, monkeypatch):
+    """Every byte is written, and the bits do not depend on the size of pieces."""
+    rows, found = 100 * torch.randn(2, 3 * BLOCK, generator=torch.Generator().manual_seed(1)), []
+    for piece, before in ((coders.PIECE, 0), (BLOCK, 255), (2 * BLOCK, 1)):
+        monkeypatch.setattr(coders, "PIECE", piece)
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(kind)
+        coder = coders.Half(half) if half else kind(torch.Generator().manual_seed(2))
+        codes, said = torch.full((2, coder.bytes(3 * BLOCK)), before, dtype=torch.uint8), torch.empty_like(rows)
+        coder.encode(rows, codes)
+        coder.decode(codes, said)
+        found.append((codes, said))
+    for codes, said in found[1:]:
+        assert torch.equal(codes, found[0][0]) and torch.equal(said, found[0][1])
+
+
+def test_a_difference_is_added_in_pieces(monkeypatch):
+    monkeypatch.setattr(vector, "PIECE", 7)
+    mine, x, y = (Vector([part], [part]) for part in torch.randn(3, 30, generator=torch.Generator().manual_seed(1)))
+    expected = mine.parts[0] + (x.parts[0] - y.parts[0])
+    assert torch.equal(mine.add_difference_(x, y).parts[0], expected)
 
 
 def test_int8_rounds_as_torchs_seed_says_when_the_optimizer_was_made():

@@ -138,7 +138,7 @@ def test_the_peak_of_a_step_is_as_claimed():
         found[name] = max(found.get(name, 0), float(peak))
     assert set(found) == set(OF_ONE_LOSS)
     for name, peak in found.items():
-        claimed = 2 + floats(METHODS[name].peak or METHODS[name].memory, name) / P
+        claimed = 2 + floats(METHODS[name].peak, name) / P
         bucket = METHODS[name].Settings.model_fields.get("bucket_mb")
         fixed = (6e6 + (bucket.default * 2**20 if bucket else 0)) / (4 * LARGE)  # this does not grow with the model
         assert 0.95 * claimed <= peak <= 1.05 * claimed + fixed, f"{name}: {peak:.2f} instead of {claimed:.2f}"

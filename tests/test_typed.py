@@ -100,6 +100,12 @@ def test_mypy_accepts_what_is_right_and_refuses_the_rest(tmp_path):
     assert errors[0][2].startswith('Unexpected keyword argument "gama"'), "the first of them says what is wrong"
 
 
+@pytest.mark.slow
+def test_mypy_accepts_the_project():
+    done = mypy(cwd=PROJECT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def built(hook, source, folder):
     """What setuptools builds of the source, as an open archive."""
     script = f"from setuptools.build_meta import {hook}; print({hook}({str(folder)!r}))"

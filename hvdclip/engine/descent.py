@@ -59,7 +59,7 @@ class Descent:
                 foreach_div_(self.x.parts[span], 1 + group["weight_decay"] * factor * self.skip.taken)
 
     def with_weight_decay(self, g: Vector) -> Vector:
-        """g + wd_k * x."""
+        """g + wd_k * x; where wd_k is 0, g's own tensors."""
         parts: list[Tensor] = []
         for group, span in self.spans():
             wd, its_g = group["weight_decay"], g.parts[span]

@@ -56,7 +56,7 @@ class Method(torch.optim.Optimizer):
     paper: ClassVar[str]
     message_size: ClassVar[str]  # floats that a rank hands to collectives
     memory: ClassVar[str]  # floats besides x and the gradient, without momentum, drift and outer step
-    peak: ClassVar[str] = ""  # the same at the peak of a step, if that is more; on a CPU, without weight decay
+    peak: ClassVar[str]  # the same at the peak of a step on a CPU without weight decay; `memory` if that is not more
     extra_gradients: ClassVar[str] = "none"
     Settings: ClassVar[type[CommonSettings]]
 
@@ -66,6 +66,8 @@ class Method(torch.optim.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "memory" in vars(cls) and "peak" not in vars(cls):
+            cls.peak = cls.memory
         if is_horovods(cls):
             raise TypeError(
                 "hvd.DistributedOptimizer around an hvdclip optimizer would average twice: use the hvdclip optimizer "
@@ -246,7 +248,7 @@ class Method(torch.optim.Optimizer):
         self.descent.move(v, factor, weight_decay=weight_decay)
 
     def with_weight_decay(self, g: Vector) -> Vector:
-        """g + wd_k * x."""
+        """g + wd_k * x; where wd_k is 0, g's own tensors."""
         return self.descent.with_weight_decay(g)
 
     def move_normalized(self, v: Vector) -> None:

@@ -157,7 +157,7 @@ def algorithms() -> list[dict[str, Any]]:
             "paper": m.paper,
             "message": m.message_size,
             "memory": m.memory,
-            "peak": m.peak or m.memory,
+            "peak": m.peak,
             "extra gradients": m.extra_gradients,
         }
         for m in METHODS.values()

@@ -17,7 +17,7 @@ class EF21Norm(GradientMethod):
     paper = "Khirirat et al., 2025"
     message_size = "2k every step (P if k is none)"
     memory = "4P + 2k (4P if k is none)"
-    peak = "7P"
+    peak = "7P if k is none"
 
     class Settings(CommonSettings):
         """eta is lr; C takes the k largest entries, or all."""

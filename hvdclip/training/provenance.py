@@ -1,4 +1,4 @@
-"""What identifies the origin of a result: a hash of the model, and the versions that made it, read once a process."""
+"""What identifies the origin of a result: a hash of the model, and the versions that made it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sha256(model: nn.Module) -> str:
 
 @functools.cache
 def code_sha256() -> str:
-    """SHA-256 over hvdclip's own source: its version stays the same between two changes of the code."""
+    """SHA-256 over hvdclip's own source: its version stays the same between two changes of the code; read once."""
     folder, digest = Path(hvdclip.__file__).parent, hashlib.sha256()
     # a wheel packs more beside it than a checkout has there
     for file in sorted(file for file in folder.rglob("*.py") if PACKED not in file.parents):
@@ -35,7 +35,7 @@ def code_sha256() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Python's, torch's, Horovod's and hvdclip's versions; without those that are not installed."""
+    """Python's, torch's, Horovod's and hvdclip's versions; without those that are not installed; read once."""
     found = {"python": platform.python_version()}
     for package in ("hvdclip", "torch", "horovod", "mpi4py", "numpy"):
         try:
